@@ -1,0 +1,301 @@
+/* The capture file: what the process writes and the reader reads. The only thing the two halves share.
+ *
+ *      offset 0     +--------------------------+
+ *                   | header (one page)        |  who, when, how; state; section table
+ *      4096         +--------------------------+
+ *                   | mailbox (one page)       |  requests from a reader of the same user
+ *      8192         +--------------------------+
+ *                   | current point + status   |  rewritten in place, under a sequence number
+ *                   +--------------------------+
+ *                   | marks                    |  the instants at which sites keep their live bytes
+ *                   | timeline                 |  points over time, thinned by two when full
+ *                   | events                   |  what happened: fork, allocator replaced, ...
+ *                   | modules                  |  native modules and their build ids
+ *                   | codes                    |  one entry per code object seen
+ *                   | nodes                    |  the call tree: (parent, code, instruction offset)
+ *                   | strings                  |  names, line tables; NUL terminated, offsets into it
+ *                   | sites                    |  counters per (node, domain)
+ *                   +--------------------------+
+ *
+ * The file is as long as its bound from the start and sparse: a page costs memory once it is written.
+ * At a clean exit it is cut after the last used page.
+ *
+ * Rules
+ * - One process writes; any number read, without locks, at any moment, also after the writer was killed.
+ * - All numbers are in the writer's byte order, aligned to their size. Bytes are bytes, times are
+ *   nanoseconds: `*_ns` since the process's start, except `*_realtime_ns` (since 1970).
+ * - Codes, nodes, strings and sites are append-only: an entry is complete before the section's `count`
+ *   is raised with a release store. `count` is entries, for strings bytes.
+ * - A record with a `sequence` is being written while that is odd: a reader retries; of a dead process it
+ *   drops the record.
+ * - Index 0 of strings, codes, nodes is reserved and means "none". Node 0 is the root: a stack ends there.
+ * - Nothing here is trusted by a reader: every offset, count and size is checked against the file, and
+ *   sums are computed again.
+ * - A new minor version only appends fields into reserved space or adds section kinds; a reader skips
+ *   kinds it does not know. Anything else is a new major version.
+ */
+#ifndef HK_CAPTURE_FORMAT_H
+#define HK_CAPTURE_FORMAT_H
+
+#include <stdint.h>
+
+#define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
+#define HK_CAPTURE_MAJOR 1
+#define HK_CAPTURE_MINOR 0
+#define HK_CAPTURE_BYTE_ORDER 0x01020304u
+#define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
+
+enum hk_section_kind {
+    HK_SECTION_NONE = 0,
+    HK_SECTION_MARKS = 1,    /* struct hk_capture_mark */
+    HK_SECTION_TIMELINE = 2, /* struct hk_capture_point */
+    HK_SECTION_EVENTS = 3,   /* struct hk_capture_event */
+    HK_SECTION_MODULES = 4,  /* struct hk_capture_module */
+    HK_SECTION_CODES = 5,    /* struct hk_capture_code */
+    HK_SECTION_NODES = 6,    /* struct hk_capture_node */
+    HK_SECTION_STRINGS = 7,  /* bytes */
+    HK_SECTION_SITES = 8,    /* struct hk_capture_site */
+    HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
+};
+
+struct hk_capture_section {
+    uint32_t entry_size; /* bytes; 1 for strings; 0: section absent */
+    uint32_t reserved;
+    uint64_t offset;   /* of the first entry, from the start of the file */
+    uint64_t capacity; /* entries */
+    uint64_t count;    /* entries in use; release-stored by the writer */
+};
+
+/* Life of the recorded process as far as it told. A reader combines RUNNING with whether pid lives. */
+enum hk_capture_state {
+    HK_STATE_EMPTY = 0,   /* created by `heapkeeper run`; no library has taken it over yet */
+    HK_STATE_RUNNING = 1, /* the writer is at work, or was killed, or has exec'd another program */
+    HK_STATE_EXITED = 2,  /* ended through exit(); figures are final */
+};
+
+/* Who answers CPython's allocation functions; contract "An allocator watch". */
+enum hk_capture_watch {
+    HK_WATCH_UNKNOWN = 0,
+    HK_WATCH_OURS = 1,
+    HK_WATCH_OURS_UNDER_HOOK = 2, /* ours, beneath tracemalloc or another wrapper */
+    HK_WATCH_REPLACED = 3,        /* `watch_name` says by what; figures stop at watch_time_ns */
+    HK_WATCH_NOT_PYTHON = 4,
+    HK_WATCH_REFUSED = 5, /* free-threaded, debug, ...: observed only; `watch_name` says why */
+};
+
+enum hk_capture_stacks {
+    HK_STACKS_UNTESTED = 0, /* no Python frame was seen yet */
+    HK_STACKS_GOOD = 1,     /* self-test passed */
+    HK_STACKS_OFF = 2,      /* unknown version or failed self-test: `stacks_why` */
+};
+
+enum hk_capture_mode {
+    HK_MODE_NONE = 0,   /* counters and timeline only */
+    HK_MODE_SAMPLE = 1, /* one sample per `sample_bytes` on average */
+    HK_MODE_EXACT = 2,  /* every block */
+};
+
+/* Why recording is less than whole; bits of `limits`. */
+enum hk_capture_limit {
+    HK_LIMIT_SITES = 1,   /* section full: further sites are counted in "(other)" of their domain */
+    HK_LIMIT_NODES = 2,   /* stacks were cut to their innermost frames */
+    HK_LIMIT_STRINGS = 4, /* names of late code objects are missing */
+    HK_LIMIT_DISK = 8,    /* the file system was full: recording stopped at `limit_time_ns` */
+    HK_LIMIT_MEMORY = 16, /* no memory for the recorder's own tables */
+};
+
+struct hk_capture_header {
+    char magic[8];
+    uint16_t major, minor;
+    uint32_t byte_order;
+    uint32_t page_size;
+    uint32_t header_size; /* sizeof(struct hk_capture_header) of the writer */
+    uint64_t file_size;   /* bound, bytes */
+    uint32_t state;       /* enum hk_capture_state */
+    uint32_t mode;        /* enum hk_capture_mode */
+    uint64_t sample_bytes;
+    uint8_t boot_id[16];
+    uint8_t run_id[16]; /* the same in every capture of one `heapkeeper run` */
+    uint32_t pid, parent_pid;
+    uint32_t exec_count;    /* earlier captures of this same process in this run */
+    uint32_t forked;        /* 1: this process was forked from a recorded one without exec */
+    uint64_t start_realtime_ns;
+    uint64_t start_ticks; /* field 22 of /proc/PID/stat: tells a reused pid */
+    uint64_t end_ns;      /* at HK_STATE_EXITED */
+    uint32_t python_version; /* PY_VERSION_HEX; 0: no Python */
+    uint32_t python_flags;   /* 1 free-threaded, 2 debug, 4 trace-refs, 8 JIT seen */
+    uint32_t command_line;   /* string: arguments, each followed by \x1f */
+    uint32_t executable;     /* string: path of the program */
+    uint32_t working_directory; /* string */
+    uint32_t watch;             /* enum hk_capture_watch */
+    uint32_t watch_name;        /* string */
+    uint32_t stacks;            /* enum hk_capture_stacks */
+    uint32_t stacks_why;        /* string */
+    uint32_t limits;            /* bits of enum hk_capture_limit */
+    uint64_t watch_time_ns;
+    uint64_t limit_time_ns;
+    uint64_t exit_status_known; /* reserved, 0 */
+    uint64_t reserved[20];
+    struct hk_capture_section sections[HK_SECTION_KINDS];
+};
+
+/* Requests. A reader fills kind and name, then raises `asked`; the owner acts on its next slow path,
+ * writes `result` and sets `done` to the value of `asked` it saw. */
+enum hk_request_kind {
+    HK_REQUEST_MARK = 1,  /* put a mark with `name` on the timeline */
+    HK_REQUEST_FLUSH = 2, /* take a full point now */
+    HK_REQUEST_START = 3,
+    HK_REQUEST_STOP = 4,
+    HK_REQUEST_TRIM = 5, /* give free pools back to the system */
+};
+
+struct hk_capture_mailbox {
+    uint32_t asked, done;
+    uint32_t kind;
+    int32_t result;
+    char name[112];
+};
+
+/* One moment of the whole process. Bytes of the heap are in exactly one class:
+ *   mapped = live + free_in_used_pools + empty_pools + metadata  (+ frame_chunks, which is beside the pools) */
+struct hk_capture_point {
+    uint64_t sequence; /* odd while written */
+    uint64_t time_ns;
+    uint64_t allocated_bytes;  /* requested by the program since the start, exact */
+    uint64_t allocated_blocks; /* exact */
+    uint64_t live_bytes;       /* in allocated blocks, rounded to their size class, exact, pools only */
+    uint64_t live_blocks;
+    uint64_t large_bytes; /* live in large blocks of the C allocator that came through our domains */
+    uint64_t large_blocks;
+    uint64_t mapped_bytes;             /* total of the classes */
+    uint64_t free_in_used_pools_bytes; /* free or untouched blocks, and tails, of pools in use */
+    uint64_t empty_pools_bytes;        /* kept for reuse */
+    uint64_t returned_bytes;           /* of empty pools, given back to the system; not in mapped */
+    uint64_t metadata_bytes;
+    uint64_t frame_chunks_bytes;
+    uint64_t rss_bytes; /* of the process; 0: not read at this point */
+    uint64_t recorder_bytes; /* memory of the recorder, file pages included */
+    uint64_t recorder_ns;    /* estimated time spent recording so far */
+    uint32_t samples;        /* events recorded so far (saturates) */
+    uint32_t arenas;
+    uint32_t pools_used, pools_full, pools_empty;
+    uint32_t mark;      /* index of the newest mark */
+    uint32_t name;      /* string: given by a mark request or hk_mark, or 0 */
+    uint32_t skipped;   /* events not recorded because the recorder was interrupted by a signal handler */
+    uint64_t domain_allocated_bytes[4]; /* raw, mem, object, malloc: requested since the start */
+    uint64_t domain_live_bytes[4];      /* pools and large, rounded */
+    uint64_t reserved[2];
+};
+
+/* Right after the mailbox's page. */
+struct hk_capture_status {
+    struct hk_capture_point now; /* the newest point; never older than 1 s or 512 KiB of allocation
+                                    while the program allocates */
+    uint64_t peak_serial;        /* see hk_capture_site */
+    uint64_t peak_bytes;         /* recorded live bytes at the peak of the recorded total */
+    uint64_t peak_ns;
+    uint64_t recorded_live_bytes;
+    uint64_t recorded_total_bytes;
+    uint64_t recorded_domain_total_bytes[4]; /* sum over all sites of a domain, "(other)" included */
+    uint64_t peak_rss_bytes; /* as the kernel counted it; at points that read it and at exit */
+    uint64_t timeline_sequence; /* odd while the timeline is being thinned */
+    uint64_t marks_generation;  /* how often the marks were thinned by two */
+    uint64_t foreign_frees;     /* blocks freed that neither we nor the C allocator through us gave */
+    uint64_t libc_frees;        /* our blocks freed by a libc name (free, realloc) */
+    uint64_t reserved[8];
+};
+
+/* Marks: instants at which sites keep their live bytes; at most HK_MARKS, taken when enough time or enough
+ * allocation has passed since the last. When they are all used, every second is dropped and both distances
+ * double (generation + 1). Mark i of generation g spans what marks 2i and 2i+1 of g-1 spanned. */
+#define HK_MARKS 16
+struct hk_capture_mark {
+    uint64_t time_ns;         /* start of the span */
+    uint64_t allocated_bytes; /* by then */
+};
+
+/* A site: one call path in one domain, with its counters. In sample mode bytes and blocks are unbiased
+ * estimates (a sample of n bytes stands for n / (1 - exp(-n / mean)) bytes), `samples` the count behind them.
+ *
+ * Peak, by the serial rule: the recorder has a peak serial, raised whenever the recorded total reaches a new
+ * peak. A site saves its live values the first time it changes after a raise. So
+ *      bytes at peak = (peak_serial == status.peak_serial) ? peak_bytes : live_bytes.
+ *
+ * Growth: `at_mark[i]` is the site's live KiB at the end of span i, `born_in[i]` the KiB live now that were
+ * allocated in span i. Both are brought up to date when the site changes: values for spans after `mark` are
+ * not written yet and equal live_bytes (at_mark) or 0 (born_in); if `mark_generation` is older than the
+ * status', pairs are to be merged first (at_mark: the second of the pair; born_in: the sum).
+ */
+struct hk_capture_site {
+    uint32_t node;  /* innermost frame; 0: no stack */
+    uint8_t domain; /* 0 raw, 1 mem, 2 object, 3 malloc */
+    uint8_t flags;  /* HK_SITE_* */
+    uint16_t thread; /* reserved, 0 */
+    uint64_t live_bytes, live_blocks;
+    uint64_t peak_bytes, peak_blocks;
+    uint64_t total_bytes, total_blocks;
+    uint64_t peak_serial;
+    uint64_t inherited_bytes; /* of live_bytes: allocated by the parent before fork */
+    uint32_t samples_total, samples_live;
+    uint16_t mark; /* span of the last change */
+    uint16_t mark_generation;
+    uint32_t reserved0;
+    uint32_t at_mark[HK_MARKS]; /* KiB */
+    uint32_t born_in[HK_MARKS]; /* KiB */
+    uint64_t reserved[5];
+};
+
+enum hk_site_flag {
+    HK_SITE_OTHER = 1, /* "(other)" of its domain: what came after the bound was reached */
+    HK_SITE_CUT = 2,   /* the stack is cut: outer frames are missing */
+    HK_SITE_JIT = 4,   /* recorded inside JIT code: the line may be 1-3 off */
+    HK_SITE_BLIND = 8, /* no Python thread state: native code without the interpreter's lock */
+};
+
+struct hk_capture_node {
+    uint32_t parent; /* the caller's node, always a lower index; 0: outermost */
+    uint32_t code;
+    int32_t offset; /* bytes into the code's instructions; < 0: before the first */
+    uint32_t depth; /* 1 for a node whose parent is 0 */
+};
+
+struct hk_capture_code {
+    uint32_t file, name, qualified_name; /* strings; qualified_name 0 before Python 3.11 */
+    uint32_t line_table, line_table_size; /* string offset and bytes; 0: missing */
+    int32_t first_line;
+    uint32_t flags; /* 1: interpreter's internal trampoline: not to be shown */
+    uint32_t reserved;
+};
+
+struct hk_capture_module {
+    uint64_t start, end; /* addresses */
+    uint64_t offset;     /* in the file, of start */
+    uint32_t path;       /* string */
+    uint32_t build_id_size;
+    uint8_t build_id[32];
+};
+
+enum hk_event_kind {
+    HK_EVENT_FORK = 1,          /* value: pid of the child */
+    HK_EVENT_WATCH = 2,         /* value: enum hk_capture_watch */
+    HK_EVENT_LIMIT = 3,         /* value: enum hk_capture_limit */
+    HK_EVENT_INTERPRETERS = 4,  /* value: 1: interpreters with their own GIL from here on */
+    HK_EVENT_NOTE = 5,          /* text */
+};
+
+struct hk_capture_event {
+    uint64_t time_ns;
+    uint32_t kind;
+    uint32_t text; /* string */
+    uint64_t value;
+};
+
+#define HK_CAPTURE_MAILBOX_OFFSET 4096u
+#define HK_CAPTURE_STATUS_OFFSET 8192u
+
+_Static_assert(sizeof(struct hk_capture_header) <= 4096, "the header is one page");
+_Static_assert(sizeof(struct hk_capture_status) <= 4096, "the status is one page");
+_Static_assert(sizeof(struct hk_capture_node) == 16, "nodes stay small");
+_Static_assert(sizeof(struct hk_capture_site) == 256, "sites stay small");
+
+#endif
