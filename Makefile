@@ -1,39 +1,85 @@
-# A thin front for Meson. `make help` lists the targets.
-#
-#   SAN=address | SAN=thread | DEBUG=1 | FUZZ=1   build in a directory of its own (build-address, ...)
-#   PREFIX=/usr/local DESTDIR=                    for `make install`
+# A thin front for Meson. `make help` lists what there is.
 
 PREFIX ?= /usr/local
-MESON ?= meson
-NINJA ?= ninja
 PYTHON ?= python3
+ARGS ?=
 
-SETUP :=
+# A Meson or pytest that the distribution does not have lives in build/venv (tools/bootstrap.sh puts it there).
+export PATH := $(PATH):$(CURDIR)/build/venv/bin
+SHELL := /bin/bash
+
+comma := ,
+
+# Each way of building has a directory of its own, so that going back and forth rebuilds nothing.
 BUILD := build
+SETUP :=
 ifneq ($(SAN),)
 BUILD := build-$(SAN)
-ifeq ($(SAN),address)
-SETUP += -Db_sanitize=address,undefined
-else
-SETUP += -Db_sanitize=$(SAN)
-endif
-SETUP += -Db_lundef=false -Db_ndebug=false
+SETUP += -Db_sanitize=$(if $(filter address,$(SAN)),address$(comma)undefined,$(SAN)) -Db_lundef=false -Db_ndebug=false
 endif
 ifneq ($(DEBUG),)
-BUILD := $(BUILD)-debug
+BUILD := $(BUILD)$(if $(SAN),,-debug)
 SETUP += --buildtype=debug -Db_ndebug=false
 endif
 ifneq ($(FUZZ),)
 BUILD := build-fuzz
 SETUP += -Dfuzz=true -Dtests=false -Dbench=false -Db_sanitize=address,undefined -Db_lundef=false -Db_ndebug=false
-export CC = clang
+export CC := clang
+endif
+ifneq ($(WERROR),)
+BUILD := build-werror
+SETUP += --werror
 endif
 
-.PHONY: all build
+.PHONY: all build bootstrap run test test-c test-py test-pythons bench lint install clean help
+.DEFAULT_GOAL := all
+
 all: build
 
-build: $(BUILD)/build.ninja
-	@$(NINJA) -C $(BUILD)
+bootstrap:
+	@tools/bootstrap.sh
 
-$(BUILD)/build.ninja:
-	$(MESON) setup $(BUILD) --prefix=$(PREFIX) $(SETUP)
+build: bootstrap
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix="$(PREFIX)" $(SETUP) >$(BUILD).setup.log 2>&1 || \
+	    { tail -n 20 $(BUILD).setup.log; exit 1; }
+	@rm -f $(BUILD).setup.log
+	@ninja -C $(BUILD)
+
+run: build
+	@$(PYTHON) tools/demo.py $(ARGS)
+
+test: build
+	@tools/test.sh $(BUILD) all $(ARGS)
+
+test-c: build
+	@tools/test.sh $(BUILD) c $(ARGS)
+
+test-py: build
+	@tools/test.sh $(BUILD) py $(ARGS)
+
+test-pythons: build
+	@tools/test-pythons.sh $(BUILD) $(ARGS)
+
+bench: build
+	@tools/bench.sh $(BUILD) $(ARGS)
+
+lint: bootstrap
+	@tools/lint.sh
+
+install: build
+	@meson configure $(BUILD) -Dprefix="$(PREFIX)"
+	@meson install -C $(BUILD)
+
+clean:
+	rm -rf build build-address build-thread build-undefined build-debug build-fuzz build-werror
+
+help:
+	@echo 'make                 build; build/heapkeeper is ready to use'
+	@echo 'make run             the demonstration: a shop, its leak, and what it costs to find it'
+	@echo 'make test            the C tests and the Python tests   (test-c, test-py: one of them; ARGS=...)'
+	@echo 'make test-pythons    the Python tests on every Python there is, chroots included'
+	@echo 'make bench           the benchmarks: ratios against named peers'
+	@echo 'make lint            format, warnings, leftovers'
+	@echo 'make install         PREFIX=/usr/local DESTDIR='
+	@echo
+	@echo 'SAN=address | SAN=thread | DEBUG=1 | FUZZ=1 | WERROR=1   each in a build directory of its own'
