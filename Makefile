@@ -40,7 +40,7 @@ bootstrap:
 	@tools/bootstrap.sh
 
 build: bootstrap
-	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix="$(PREFIX)" $(SETUP) >$(BUILD).setup.log 2>&1 || \
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix="$(PREFIX)" --libdir=lib $(SETUP) >$(BUILD).setup.log 2>&1 || \
 	    { tail -n 20 $(BUILD).setup.log; exit 1; }
 	@rm -f $(BUILD).setup.log
 	@ninja -C $(BUILD)
