@@ -4,8 +4,8 @@ PREFIX ?= /usr/local
 PYTHON ?= python3
 ARGS ?=
 
-# A Meson or pytest that the distribution does not have lives in build/venv (tools/bootstrap.sh puts it there).
-export PATH := $(PATH):$(CURDIR)/build/venv/bin
+# A Meson that the distribution does not have: tools/bootstrap.sh puts it there.
+export PATH := $(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash
 
 comma := ,

@@ -11,6 +11,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 venv=$here/build/venv
+tools=$here/build/tools
 log=$here/build/bootstrap.log
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -85,7 +86,17 @@ as_root() {
 # Where the distribution has no Meson that is new enough, or no pytest: a private environment in the build directory.
 install_in_venv() {
     echo "heapkeeper: installing $* into build/venv with pip" >&2
+    # Debian and Ubuntu keep the part of Python that makes environments in a package of its own.
+    if [ "$family" = apt ]; then
+        # shellcheck disable=SC2086
+        $root DEBIAN_FRONTEND=noninteractive $install python3-venv >>"$log" 2>&1 </dev/null || true
+    fi
     if python3 -m venv "$venv" >>"$log" 2>&1 && "$venv/bin/pip" install -q "$@" >>"$log" 2>&1; then
+        # Only these names go before the system's: the environment's python3 must not become everybody's.
+        mkdir -p "$tools"
+        for tool in meson ninja; do
+            [ ! -x "$venv/bin/$tool" ] || ln -sf "$venv/bin/$tool" "$tools/$tool"
+        done
         return 0
     fi
     echo "heapkeeper: that did not work; the end of $log:" >&2
@@ -105,7 +116,7 @@ case ${1:-} in
     ;;
 esac
 
-PATH=$PATH:$venv/bin
+PATH=$tools:$PATH
 lacking=$(missing | tr '\n' ' ')
 [ -n "$lacking" ] || exit 0
 if [ "${1:-}" = --check ]; then
