@@ -32,7 +32,8 @@ def _candidates():
 
 def _open():
     """The library that is in the process already, else one from disk: (library, path or None, preloaded)."""
-    process = ctypes.CDLL(None)
+    # PyDLL keeps the GIL during a call: nobody allocates meanwhile, so the figures are of one instant.
+    process = ctypes.PyDLL(None)
     if hasattr(process, "hk_stats_json"):
         return process, None, True
     tried = []
@@ -41,7 +42,7 @@ def _open():
             tried.append(path)
             continue
         try:
-            return ctypes.CDLL(path), path, False
+            return ctypes.PyDLL(path), path, False
         except OSError as error:
             tried.append(str(error))
     raise ImportError("%s was not found; tried: %s" % (_NAME, "; ".join(tried)))
