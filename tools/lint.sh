@@ -32,6 +32,17 @@ if [ "${1:-}" != --no-build ]; then
     }
 fi
 
+# A C file that no meson.build names is silently not built.
+while read -r file; do
+    directory=$(dirname "$file")
+    name=$(basename "$file" .c)
+    name=${name#test_} name=${name#fuzz_}
+    grep -qE "'(test_|fuzz_)?$name(\.c)?'" "$directory/meson.build" 2>/dev/null || {
+        say "$file is not named in $directory/meson.build"
+        status=1
+    }
+done < <(git ls-files 'src/*.c' 'tests/*.c' 'bench/*.c' 'examples/*.c')
+
 python3 -m compileall -q python tests examples tools bench || { say "a Python file does not compile"; status=1; }
 
 if command -v shellcheck >/dev/null 2>&1; then
