@@ -185,23 +185,24 @@ def machine():
 PROBE = """
 import json, sys, sysconfig
 get = lambda name: str(sysconfig.get_config_var(name) or "")
+arguments = get("CONFIG_ARGS")
 print(json.dumps({
     "version": sys.version.split()[0],
-    "shared": get("Py_ENABLE_SHARED") not in ("", "0"),
-    "pgo": "--enable-optimizations" in get("CONFIG_ARGS") or "-fprofile-use" in get("PGO_PROF_USE_FLAG") + get("CFLAGS"),
-    "lto": "--with-lto" in get("CONFIG_ARGS") or "-flto" in get("LDFLAGS") + get("CFLAGS"),
+    "shared": "libpython" in open("/proc/self/maps").read(),
+    "debian": "/usr/share/python-wheels" in arguments,
+    "pgo": "--enable-optimizations" in arguments,
     "free_threaded": get("Py_GIL_DISABLED") not in ("", "0"),
 }))
 """
 
 
 def python_build(python, prefix=()):
-    """What an interpreter is: version, shared or static, PGO, LTO. Raises Failed if it does not run."""
+    """What an interpreter is: version, shared or static, PGO or not. Raises Failed if it does not run."""
     build = json.loads(run([*prefix, python, "-I", "-c", PROBE]).output)
     build["path"] = python
-    build["kind"] = ", ".join(
-        ["shared" if build["shared"] else "static"] + [name.upper() for name in ("pgo", "lto") if build[name]]
-        + ([] if build["pgo"] else ["not PGO"]))
+    # Debian builds with profiles and LTO without saying so in the configuration that it installs.
+    tuned = "Debian's, PGO" if build["debian"] else "PGO" if build["pgo"] else "not PGO"
+    build["kind"] = "%s, %s" % ("shared" if build["shared"] else "static", tuned)
     return build
 
 
