@@ -10,7 +10,8 @@
 # sid is Debian unstable: python3.13, 3.14 and 3.15, as far as it has them on the day.
 #
 # A chroot is made by debootstrap under NAME.partial and renamed when it is whole, so an interrupted
-# run leaves nothing that looks finished; a second run finds it there and only checks the packages.
+# run leaves nothing that looks finished; a second run finds it whole and leaves it alone (remove the
+# directory to get a newer sid).
 # `exec` mounts /proc, /dev, /sys, /tmp and the source tree in a mount namespace of its own: the mounts
 # vanish with the command, whatever ends it, and nobody else ever sees them.
 #
@@ -173,10 +174,15 @@ setup() {
     [ -n "$mirror" ] ||
         fail 2 "no Debian mirror in /etc/apt/sources.list*; name one:  HEAPKEEPER_MIRROR=URL $self setup"
     for name in ${*:-$all_names}; do
-        pythons_of "$name" >/dev/null
+        contents="$common_packages python $(pythons_of "$name")"
+        if [ "$(cat "$base/$name/.heapkeeper" 2>/dev/null)" = "$contents" ]; then
+            say "$name: is there"
+            continue
+        fi
         [ -x "$base/$name/usr/bin/dpkg" ] || bootstrap "$name" "$mirror"
         configure "$name" "$mirror"
         install_packages "$name"
+        echo "$contents" >"$base/$name/.heapkeeper"
     done
     list
 }

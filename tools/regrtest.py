@@ -40,6 +40,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent
+BUILD = Path(os.environ.get("HEAPKEEPER_BUILD") or TREE / "build")
 KNOWN_FILE = Path(__file__).resolve().with_name("regrtest_known.json")
 ATTEMPTS = 3
 
@@ -77,6 +78,10 @@ PROBE = (
 
 class CannotRun(Exception):
     """Something is missing here; the message says what and how to get it."""
+
+
+class NotUs(Exception):
+    """The interpreter ran, but not on our heap or without a record: a failure, not an excuse."""
 
 
 # --- An interpreter and its two ways to run -----------------------------------------------------
@@ -443,8 +448,8 @@ def parse_arguments():
 
 def check_that_it_is_us(interpreter, options):
     """A run that silently was on pymalloc would prove nothing."""
-    if not options.runner and not os.access(TREE / "build/heapkeeper", os.X_OK):
-        raise CannotRun("build/heapkeeper is not there; build it: make")
+    if not options.runner and not os.access(BUILD / "heapkeeper", os.X_OK):
+        raise CannotRun(f"{BUILD}/heapkeeper is not there; build it: make")
     with Scratch() as scratch:
         done = subprocess.run(interpreter.command(True, ["-c", PROBE]), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, env=scratch.environment(), timeout=120)
@@ -453,7 +458,7 @@ def check_that_it_is_us(interpreter, options):
     print(f"runner: {shlex.join(interpreter.runner)}: allocator replaced: {replaced}, "
           f"library mapped: {mapped}, captures: {captures}", flush=True)
     if not options.runner and (replaced, mapped, captures > 0) != ("True", "True", True):
-        raise CannotRun(f"heapkeeper did not take over or did not record: {done.stderr.strip()[-300:]}")
+        raise NotUs(f"heapkeeper did not take over or did not record: {done.stderr.strip()[-300:]}")
 
 
 def summary(comparison, options):
@@ -488,7 +493,7 @@ def summary(comparison, options):
 
 def main():
     options = parse_arguments()
-    runner = shlex.split(options.runner) if options.runner else [str(TREE / "build/heapkeeper"), "run"]
+    runner = shlex.split(options.runner) if options.runner else [str(BUILD / "heapkeeper"), "run"]
     interpreter = Interpreter(options.python, options.chroot, runner)
     names = QUICK if options.quick else NEAR if options.near else options.modules
     modules, absent = (interpreter.modules(), []) if options.all else interpreter.select(names)
@@ -528,3 +533,6 @@ if __name__ == "__main__":
     except CannotRun as problem:
         print(f"regrtest: {problem}", file=sys.stderr)
         sys.exit(2)
+    except NotUs as problem:
+        print(f"regrtest: {problem}\n0 passed, 1 failed")
+        sys.exit(1)

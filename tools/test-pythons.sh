@@ -1,79 +1,136 @@
 #!/bin/bash
-# Runs the Python tests once on every Python that is there: pyenv's 3.9 and later, the system's, and those in the
-# chroots that tools/chroots.sh makes (it is called to make them when we are root; it says so when it cannot).
+# The Python tests on every Python there is: pyenv's, the system's and those of the Debian chroots.
 #
-#   tools/test-pythons.sh BUILD [--no-chroots] [PYTEST-ARGUMENT...]
+#   tools/test-pythons.sh [BUILD] [-o ONLY] [PYTEST ARGUMENT...]
 #
-# pytest runs under one Python and the tests start another, $HEAPKEEPER_TEST_PYTHON. In a chroot, pytest is that
-# system's own. Exit status: 0 all passed, 1 a test failed or no Python was there.
+# For each interpreter: a virtual environment with pytest (kept in ~/.cache/heapkeeper/venvs, in a chroot in its own
+# /var/cache), `pytest tests/py`, and the memory-related modules of CPython's own suite (tools/regrtest.py --quick),
+# where the interpreter has one. Arguments for pytest leave the latter out; HEAPKEEPER_SUITE=0 does, too. ONLY is a
+# pattern over the names that are printed, e.g. `-o 'sid*'`. Two interpreters at a time (JOBS=N).
+#
+# In a chroot the build of the host is used: it needs an older glibc than theirs. Where chroots cannot be made (not
+# root, no mirror) a line says so and the others are run. Exit status: 0 nothing failed, 1 something did.
 set -u
 
-build=${1:-build}
-shift $(($# < 1 ? $# : 1))
-chroots=yes
-if [ "${1:-}" = --no-chroots ]; then
-    chroots=no
-    shift
-fi
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/.." && pwd -P)
 cd "$here" || exit 1
-runner=$(tools/bootstrap.sh --pytest-python)
-status=0
-ran=0
-results=()
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/heapkeeper
+chroots=$here/tools/chroots.sh
 
-note() { # NAME EXIT-STATUS OUTPUT-FILE
-    local closing
-    closing=$(tail -n 1 "$3" | sed 's/^=* *//; s/ *=*$//')
-    results+=("$(printf '%-28s %s' "$1" "$closing")")
-    if [ "$2" != 0 ]; then
-        status=1
-    fi
-    ran=$((ran + 1))
+# "NAME CHROOT PYTHON", one interpreter a line; CHROOT is - for the host.
+host_pythons() {
+    local python version seen=" "
+    for python in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 /usr/bin/python3 "$(command -v python3)"; do
+        [ -x "$python" ] || continue
+        version=$("$python" -c 'import platform, sys
+if (3, 9) <= sys.version_info[:2] <= (3, 15) and platform.python_implementation() == "CPython":
+    print(platform.python_version(), sys._base_executable)' 2>/dev/null)
+        [ -n "$version" ] || continue
+        case $seen in *" ${version#* } "*) continue ;; esac
+        seen="$seen${version#* } "
+        case $python in
+        /usr/bin/*) echo "system-${version% *} - ${version#* }" ;;
+        *) echo "${version% *} - ${version#* }" ;;
+        esac
+    done
 }
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-
-for python in "$HOME"/.pyenv/versions/3.*/bin/python3 /usr/bin/python3 /usr/local/bin/python3; do
-    [ -x "$python" ] || continue
-    version=$("$python" -c 'import sys; print(sys.version_info >= (3, 9) and sys.version.split()[0] or "")' 2>/dev/null)
-    [ -n "$version" ] || continue
-    echo "== Python $version, $python"
-    HEAPKEEPER_BUILD=$here/$build HEAPKEEPER_TEST_PYTHON=$python \
-        "$runner" -m pytest tests/py -q -p no:cacheprovider "$@" 2>&1 | tee "$log"
-    note "$version ($(dirname "$(dirname "$python")" | sed "s|$HOME|~|"))" "${PIPESTATUS[0]}" "$log"
-done
-
-if [ $chroots = yes ]; then
-    if [ "$(id -u)" != 0 ]; then
-        echo "== chroots: not root, so the Pythons of Debian 13 and unstable are not tested"
-    elif ! tools/chroots.sh setup; then
-        echo "== chroots: could not be made here, so the Pythons of Debian 13 and unstable are not tested"
-    else
-        while read -r name python version; do
-            echo "== Python $version, chroot $name"
-            # shellcheck disable=SC2016 # for the inner shell
-            tools/chroots.sh exec "$name" -- sh -c '
-                python3 -c "import pytest" 2>/dev/null || {
-                    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-                        --no-install-recommends python3-pytest; } >/tmp/heapkeeper-chroot.log 2>&1 ||
-                    { tail -n 3 /tmp/heapkeeper-chroot.log; echo "pytest could not be installed"; exit 1; }
-                build=$1 python=$2
-                shift 2
-                cd "$(dirname "$build")" || exit 1
-                HEAPKEEPER_BUILD=$build HEAPKEEPER_TEST_PYTHON=$python \
-                    exec python3 -m pytest tests/py -q -p no:cacheprovider "$@"
-            ' sh "$here/$build" "$python" "$@" </dev/null 2>&1 | tee "$log"
-            note "$version (chroot $name)" "${PIPESTATUS[0]}" "$log"
-        done < <(tools/chroots.sh list)
+chroot_pythons() {
+    local said status=0 name python version
+    said=$(HEAPKEEPER_CHROOTS=${HEAPKEEPER_CHROOTS:-} "$chroots" setup 2>&1) || status=$?
+    if [ $status != 0 ]; then
+        printf '%s\n' "$said" | tail -n 3 >&2
+        echo "test-pythons: the Debian chroots cannot be made here; Debian 13's and unstable's Pythons are left out" >&2
+        return
     fi
+    "$chroots" list | while read -r name python version; do
+        echo "$name-$version $name $python"
+    done
+}
+
+# Runs the words inside, or on the host.
+in_place() {
+    local chroot=$1
+    shift
+    if [ "$chroot" = - ]; then
+        "$@"
+    else
+        "$chroots" exec "$chroot" -- "$@"
+    fi
+}
+
+# An environment with pytest; greenlet for the tests that know it, where it can be had.
+environment() {
+    local name=$1 chroot=$2 python=$3 venv=$cache/venvs/$1
+    [ "$chroot" = - ] || venv=/var/cache/heapkeeper-venvs/$name
+    if ! in_place "$chroot" "$venv/bin/python" -c 'import pytest' 2>/dev/null; then
+        in_place "$chroot" "$python" -m venv --clear "$venv" &&
+            in_place "$chroot" "$venv/bin/python" -m pip install -q pytest || return 1
+        in_place "$chroot" "$venv/bin/python" -m pip install -q --only-binary :all: greenlet >/dev/null 2>&1 || true
+    fi >&2
+    echo "$venv/bin/python"
+}
+
+# One interpreter, whole; the output is the log, the last line of it the verdict.
+one() {
+    local name=$1 chroot=$2 python=$3 venv rc=0 suite=0
+    shift 3
+    venv=$(environment "$name" "$chroot" "$python") || { echo "no virtual environment with pytest"; return 1; }
+    in_place "$chroot" env HEAPKEEPER_BUILD="$here/$build" "$venv" -m pytest tests/py -q -ra \
+        -p no:cacheprovider "$@" || rc=$?
+    if [ "${HEAPKEEPER_SUITE:-1}" != 0 ] && [ $# = 0 ]; then
+        local place=()
+        [ "$chroot" = - ] || place=(--chroot "$chroot")
+        HEAPKEEPER_BUILD=$here/$build python3 tools/regrtest.py --quick --jobs 1 --python "$python" "${place[@]}" ||
+            suite=$?
+        [ $suite = 2 ] && echo "CPython's own suite: left out"
+        [ $suite != 1 ] || rc=1
+    fi
+    return $rc
+}
+
+# The same, with a log of its own; says how it went in one line.
+logged() {
+    local name=$1 log=$logs/$1.log started=$SECONDS rc=0 tests suite
+    one "$@" >"$log" 2>&1 </dev/null || rc=$?
+    tests=$(grep -aE '^[=]* ?[0-9]+ (passed|failed|skipped|error).* in [0-9.]+s' "$log" | tail -n 1 | tr -d =)
+    suite=$(grep -aE '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1)
+    [ $rc = 0 ] || { printf '\n--- %s: the end of %s\n' "$name" "$log"; tail -n 40 "$log"; } >&2
+    printf '%-18s %-6s %5d s   pytest: %s   suite: %s\n' "$name" "$([ $rc = 0 ] && echo ok || echo FAILED)" \
+        $((SECONDS - started)) "${tests:-none ran}" "${suite:-left out}" | tee "$logs/$name.verdict"
+}
+
+if [ "${1:-}" = --logged ]; then
+    build=$2 logs=$3
+    shift 3
+    logged "$@"
+    exit 0
 fi
 
-echo "== Pythons"
-printf '%s\n' "${results[@]}"
-if [ $ran = 0 ]; then
-    echo "no Python was there to test"
-    status=1
+build=${1:-build} only='*'
+shift $(($# > 0))
+if [ "${1:-}" = -o ]; then
+    only=$2
+    shift 2
 fi
-exit $status
+[ -e "$build/heapkeeper" ] || { echo "test-pythons: $build/heapkeeper is not there; run make first" >&2; exit 1; }
+logs=$here/$build/test-pythons
+rm -rf "$logs"
+mkdir -p "$logs"
+
+# Words of a line are passed on as words: no path here has a space but pytest's arguments may.
+{
+    host_pythons
+    chroot_pythons
+} | while read -r name chroot python; do
+    # shellcheck disable=SC2254 # a pattern
+    case $name in $only) printf '%s\0%s\0%s\0' "$name" "$chroot" "$python" ;; esac
+done | xargs -0 -r -n 3 -P "${JOBS:-2}" bash -c 'exec "$0" --logged "${@:(-5):2}" "${@:(-3)}" "${@:1:$#-5}"' \
+    "$0" "$@" "$build" "$logs"
+
+[ -n "$(ls "$logs"/*.verdict 2>/dev/null)" ] || { echo "test-pythons: no Python to test"; exit 1; }
+printf '\nevery Python (logs: %s)\n' "$build/test-pythons"
+sort -V "$logs"/*.verdict
+failed=$(grep -c ' FAILED ' <(cat "$logs"/*.verdict))
+echo "$(($(cat "$logs"/*.verdict | wc -l) - failed)) passed, $failed failed"
+[ "$failed" = 0 ]
