@@ -1,0 +1,161 @@
+/* heapkeeper/heap.h: a private heap in CPython's shape, for any C program.
+ *
+ * The model, in the words of CPython's memory management (Objects/obmalloc.c; "Memory Management" in the C API
+ * manual):
+ *
+ *   heap    one private heap; any number in a process. A heap owns
+ *   arenas  64 pools each, contiguous, in one large reserved range of addresses; an arena is made of
+ *   pools   64 KiB each; a pool holds blocks of one size class, and is used, full or empty;
+ *   blocks  16 ... 16384 bytes in 68 size classes; a block is untouched (never handed out), free or allocated.
+ *   Larger requests go to the C allocator and are counted as large blocks.
+ *
+ * All that is known of a pool is kept outside of it, so an empty pool is plain pages that can be given back, and
+ * whose block a pointer is follows from its address: one subtraction, one comparison and one table entry.
+ *
+ * Unless a comment says otherwise: sizes are bytes; NULL means "no memory", nothing was changed and errno is not
+ * set; functions may be called from any thread if the heap was made with HK_LOCK_OWN, and by one thread at a time
+ * (whoever holds the program's own lock) if it was made with HK_LOCK_HOST. No function may be called from inside
+ * an allocation hook of the same heap, except where "hook: yes" stands. */
+#ifndef HEAPKEEPER_HEAP_H
+#define HEAPKEEPER_HEAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define HK_API __attribute__((visibility("default")))
+#else
+#define HK_API
+#endif
+
+typedef struct hk_heap hk_heap;
+
+/* Who serialises calls on a heap. */
+typedef enum {
+    HK_LOCK_OWN = 0,  /* the heap locks itself: any thread may allocate and free */
+    HK_LOCK_HOST = 1, /* a lock of the program protects the heap (a GIL; or there is one thread). Only frees
+                         through hk_free_remote may come from outside that lock */
+} hk_lock_mode;
+
+typedef struct {
+    size_t size; /* sizeof(hk_heap_options): lets later versions add fields */
+    hk_lock_mode lock;
+    const char *name; /* borrowed for the heap's life; shown in statistics; NULL: "heap" */
+} hk_heap_options;
+
+/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no address space, or 32 heaps exist. Any thread. */
+HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
+
+/* Ends a heap with all that is allocated in it, in time proportional to its arenas. Large blocks that are still
+ * allocated are the C allocator's and are not freed. No other call on this heap may be under way. */
+HK_API void hk_heap_destroy(hk_heap *heap);
+
+/* As in C, but: size 0 gives a block of its own; a block is 16-aligned. realloc may move within or between the
+ * heap and the C allocator, and leaves the old block as it is when it returns NULL. */
+HK_API void *hk_malloc(hk_heap *heap, size_t size);
+HK_API void *hk_calloc(hk_heap *heap, size_t count, size_t size);
+HK_API void *hk_realloc(hk_heap *heap, void *block, size_t size);
+/* alignment: a power of two up to 65536; otherwise NULL. Freed like any block. */
+HK_API void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size);
+/* block: from any function above on the same heap, or NULL. */
+HK_API void hk_free(hk_heap *heap, void *block);
+/* Frees a block of any heap, from any thread, whatever locks are held: a heap under HK_LOCK_HOST takes it back at
+ * its next slow path. hook: yes. Returns false if the block is in no heap (a large block, or foreign). */
+HK_API bool hk_free_remote(void *block);
+/* Bytes the block may be used for: at least what was asked. 0 if no heap owns it. Any thread. hook: yes. */
+HK_API size_t hk_usable_size(const void *block);
+/* The heap that owns the block; NULL: none (large blocks have none). Any thread. hook: yes. */
+HK_API hk_heap *hk_heap_of(const void *block);
+
+/* Gives empty pools, and what the C allocator has free, back to the system. Returns the bytes of pools given
+ * back. */
+HK_API size_t hk_heap_trim(hk_heap *heap);
+
+/* Statistics. Every mapped byte is in exactly one class:
+ *   mapped = live + free + untouched + tails + empty + metadata
+ * `returned` is address space whose pages went back to the system; it is not part of mapped. Large blocks are the C
+ * allocator's: counted beside. */
+typedef struct {
+    size_t size; /* sizeof(hk_heap_stats), set by the caller */
+    uint64_t mapped_bytes;
+    uint64_t live_bytes;      /* in allocated blocks, as large as their size class */
+    uint64_t free_bytes;      /* free blocks in used and full pools */
+    uint64_t untouched_bytes; /* never handed out, in used pools */
+    uint64_t tail_bytes;      /* behind the last block of a pool */
+    uint64_t empty_bytes;     /* empty pools kept for reuse */
+    uint64_t metadata_bytes;
+    uint64_t returned_bytes;
+    uint64_t live_blocks;
+    uint64_t allocated_bytes; /* requested since the heap began */
+    uint64_t allocated_blocks;
+    uint64_t large_bytes; /* live large blocks, usable size */
+    uint64_t large_blocks;
+    uint32_t arenas;
+    uint32_t pools_used, pools_full, pools_empty; /* used: at least one block allocated and one not */
+} hk_heap_stats;
+
+/* heap NULL: the sum of all heaps. Cost: proportional to the number of pools. Any thread; exact if nobody
+ * allocates meanwhile. hook: yes. */
+HK_API void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats);
+
+/* All heaps, and the process's totals, as text or JSON, NUL terminated. Returns the length it would have had, as
+ * snprintf does. Any thread. hook: yes. */
+HK_API size_t hk_stats_text(char *buffer, size_t capacity);
+HK_API size_t hk_stats_json(char *buffer, size_t capacity);
+
+/* Walking a heap. */
+typedef enum { HK_POOL_EMPTY, HK_POOL_USED, HK_POOL_FULL } hk_pool_state;
+typedef enum { HK_BLOCK_UNTOUCHED, HK_BLOCK_FREE, HK_BLOCK_ALLOCATED } hk_block_state;
+
+typedef struct {
+    void *start;
+    size_t size;       /* of the pool */
+    size_t block_size; /* 0: empty */
+    uint32_t capacity, allocated;
+    uint32_t touched;  /* blocks handed out at least once */
+    uint32_t arena;    /* number of its arena in this heap */
+    hk_pool_state state;
+} hk_pool_info;
+
+/* Called for each pool with block NULL, then, if it returned true, for each block of the pool (what it returns
+ * then is not looked at). Must not allocate from or free into the heap. */
+typedef bool hk_visitor(const hk_pool_info *pool, void *block, hk_block_state state, void *argument);
+HK_API void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument);
+
+/* Checks every structure of the heap. 0, or the number of the rule that is broken (see src/heap/check.c). */
+HK_API int hk_heap_check(hk_heap *heap);
+
+/* Domains: the C form of PEP 445. A domain is a replaceable table of functions; the default of each is a heap of
+ * its own. RAW may be called without the program's lock; MEM and OBJECT only under it. */
+typedef enum { HK_DOMAIN_RAW, HK_DOMAIN_MEM, HK_DOMAIN_OBJECT, HK_DOMAINS } hk_domain;
+
+typedef struct {
+    void *context; /* first argument of the four */
+    void *(*malloc)(void *context, size_t size);
+    void *(*calloc)(void *context, size_t count, size_t size);
+    void *(*realloc)(void *context, void *block, size_t size);
+    void (*free)(void *context, void *block);
+} hk_allocator;
+
+/* Copies the table in force. Any thread. */
+HK_API void hk_get_allocator(hk_domain domain, hk_allocator *allocator);
+/* Replaces it. As in PEP 445: before the first allocation freely; later the new one must wrap the old one, since
+ * live blocks will be freed through it. Not while another thread allocates in the domain. */
+HK_API void hk_set_allocator(hk_domain domain, const hk_allocator *allocator);
+
+HK_API void *hk_domain_malloc(hk_domain domain, size_t size);
+HK_API void *hk_domain_calloc(hk_domain domain, size_t count, size_t size);
+HK_API void *hk_domain_realloc(hk_domain domain, void *block, size_t size);
+HK_API void hk_domain_free(hk_domain domain, void *block);
+
+HK_API const char *hk_version(void); /* "MAJOR.MINOR.PATCH", static */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,131 @@
+/* The platform layer for Linux and glibc. See os.h for the contract. */
+#include "base/os.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+
+static size_t round_up(size_t size)
+{
+    size_t page = hk_os_page_size();
+    return (size + page - 1) & ~(page - 1);
+}
+
+size_t hk_os_page_size(void)
+{
+    static size_t page;
+    if (page == 0)
+        page = (size_t)sysconf(_SC_PAGESIZE);
+    return page;
+}
+
+void *hk_os_reserve(size_t size, size_t alignment)
+{
+    int saved = errno;
+    size_t padded = size + alignment;
+    char *start = padded < size ? MAP_FAILED
+                                : mmap(NULL, padded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    errno = saved;
+    if (start == MAP_FAILED)
+        return NULL;
+    char *aligned = (char *)(((uintptr_t)start + alignment - 1) & ~(uintptr_t)(alignment - 1));
+    if (aligned > start)
+        hk_os_unmap(start, (size_t)(aligned - start));
+    size_t tail = padded - (size_t)(aligned - start) - size;
+    if (tail > 0)
+        hk_os_unmap(aligned + size, tail);
+    return aligned;
+}
+
+bool hk_os_commit(void *start, size_t size)
+{
+    int saved = errno;
+    bool good = mprotect(start, round_up(size), PROT_READ | PROT_WRITE) == 0;
+    errno = saved;
+    return good;
+}
+
+void hk_os_unmap(void *start, size_t size)
+{
+    int saved = errno;
+    munmap(start, round_up(size));
+    errno = saved;
+}
+
+void *hk_os_map(size_t size)
+{
+    int saved = errno;
+    void *start = mmap(NULL, round_up(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+void hk_os_discard(void *start, size_t size)
+{
+    int saved = errno;
+    madvise(start, size, MADV_DONTNEED);
+    errno = saved;
+}
+
+void hk_os_huge_pages(void *start, size_t size, bool wanted)
+{
+    int saved = errno;
+    madvise(start, size, wanted ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    errno = saved;
+}
+
+void hk_os_name(void *start, size_t size, const char *name)
+{
+    int saved = errno;
+    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, round_up(size), name);
+    errno = saved;
+}
+
+uint64_t hk_os_clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t hk_os_physical_memory(void)
+{
+    struct sysinfo info;
+    if (sysinfo(&info) != 0)
+        return 0;
+    return (uint64_t)info.totalram * info.mem_unit;
+}
+
+void hk_lock_wait(hk_lock *lock)
+{
+    int saved = errno;
+    for (int spin = 0; spin < 64; spin++) {
+        if (hk_lock_try(lock)) {
+            errno = saved;
+            return;
+        }
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    while (__atomic_exchange_n(&lock->word, 2, __ATOMIC_ACQUIRE) != 0)
+        syscall(SYS_futex, &lock->word, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+    errno = saved;
+}
+
+void hk_lock_wake(hk_lock *lock)
+{
+    int saved = errno;
+    syscall(SYS_futex, &lock->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    errno = saved;
+}

@@ -1,0 +1,153 @@
+/* Walking a heap, and checking it.
+ *
+ * The rules, by the number that hk_heap_check returns:
+ *   1  an arena belongs to the heap, arenas are in order of address and counted
+ *   2  a pool of the heap says so, and is EMPTY exactly if its arena's bit says so; dirty pools are empty ones
+ *   3  an EMPTY pool has no blocks
+ *   4  a free list stays in its pool, hits blocks at their starts, below `carved`, each once
+ *   5  free + allocated = carved: as many blocks on the list as the counts say
+ *   6  a CURRENT pool is current[class]; a FULL one has no free block; a PARTIAL one has one and one allocated
+ *   7  partial lists hold PARTIAL pools of their class, linked both ways, all of them
+ *   8  used and dirty pools are counted
+ */
+#include "heap/pool.h"
+
+#include <string.h>
+
+#define BLOCKS_MAX (HK_POOL_SIZE / HK_ALIGNMENT)
+
+struct block_set {
+    uint64_t bits[BLOCKS_MAX / 64];
+};
+
+/* Marks the free blocks; returns their number, or -1 if the list is broken (rule 4). */
+static int free_blocks(const struct hk_pool *pool, struct block_set *set)
+{
+    const char *start = hk_pool_start(pool);
+    int count = 0;
+    memset(set, 0, sizeof(*set));
+    for (const void *block = pool->free; block != NULL; block = *(void *const *)block) {
+        size_t at = (size_t)((const char *)block - start);
+        if (at >= pool->carved || at % pool->block_size != 0)
+            return -1;
+        size_t index = at / pool->block_size;
+        if (set->bits[index / 64] >> (index % 64) & 1)
+            return -1;
+        set->bits[index / 64] |= (uint64_t)1 << (index % 64);
+        count++;
+    }
+    return count;
+}
+
+static void pool_visit(struct hk_pool *pool, const hk_pool_info *info, hk_visitor *visitor, void *argument)
+{
+    struct block_set free_set;
+    if (free_blocks(pool, &free_set) < 0)
+        return;
+    for (uint32_t i = 0; i < info->capacity; i++) {
+        hk_block_state state = HK_BLOCK_ALLOCATED;
+        if (i >= info->touched)
+            state = HK_BLOCK_UNTOUCHED;
+        else if (free_set.bits[i / 64] >> (i % 64) & 1)
+            state = HK_BLOCK_FREE;
+        visitor(info, (char *)info->start + (size_t)i * info->block_size, state, argument);
+    }
+}
+
+void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
+{
+    if (heap->mode == HK_LOCK_OWN)
+        hk_lock_take(&heap->lock);
+    for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
+        struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
+        for (int i = 0; i < HK_ARENA_POOLS; i++) {
+            struct hk_pool *pool = &pools[i];
+            hk_pool_info info = {.start = hk_pool_start(pool), .size = HK_POOL_SIZE, .arena = arena->number};
+            if (pool->place >= HK_PLACE_CURRENT) {
+                info.block_size = pool->block_size;
+                info.capacity = pool->capacity;
+                info.allocated = hk_pool_allocated(pool);
+                info.touched = pool->carved / pool->block_size;
+                info.state = info.allocated == info.capacity ? HK_POOL_FULL : HK_POOL_USED;
+            }
+            if (visitor(&info, NULL, HK_BLOCK_UNTOUCHED, argument))
+                pool_visit(pool, &info, visitor, argument);
+        }
+    }
+    if (heap->mode == HK_LOCK_OWN)
+        hk_lock_release(&heap->lock);
+}
+
+static int pool_check(const hk_heap *heap, const struct hk_pool *pool, bool empty)
+{
+    if (pool->heap != heap || (pool->place == HK_PLACE_EMPTY) != empty)
+        return 2;
+    if (empty)
+        return pool->free != NULL || pool->carved != 0 || pool->counts != 0 ? 3 : 0;
+    struct block_set free_set;
+    int count = free_blocks(pool, &free_set);
+    if (count < 0)
+        return 4;
+    if (pool->size_class == 0 || pool->size_class >= HK_CLASSES ||
+        (uint32_t)count + hk_pool_allocated(pool) != pool->carved / pool->block_size)
+        return 5;
+    if ((pool->place == HK_PLACE_CURRENT) != (heap->current[pool->size_class] == pool))
+        return 6;
+    if (pool->place == HK_PLACE_FULL && (count != 0 || hk_pool_allocated(pool) != pool->capacity))
+        return 6;
+    if (pool->place == HK_PLACE_PARTIAL && (count == 0 || hk_pool_allocated(pool) == 0))
+        return 6;
+    return 0;
+}
+
+static int arenas_check(const hk_heap *heap, uint32_t *partial)
+{
+    uint32_t arenas = 0, used = 0, dirty = 0;
+    for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
+        if (arena->heap != heap || (arena->next != NULL && arena->next <= arena))
+            return 1;
+        if (arena->dirty & ~arena->empty)
+            return 2;
+        const struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
+        for (int i = 0; i < HK_ARENA_POOLS; i++) {
+            int broken = pool_check(heap, &pools[i], arena->empty >> i & 1);
+            if (broken)
+                return broken;
+            *partial += pools[i].place == HK_PLACE_PARTIAL;
+        }
+        arenas++;
+        used += HK_ARENA_POOLS - (uint32_t)__builtin_popcountll(arena->empty);
+        dirty += (uint32_t)__builtin_popcountll(arena->dirty);
+    }
+    if (arenas != heap->arena_count)
+        return 1;
+    return used != heap->used_pools || dirty != heap->dirty_pools ? 8 : 0;
+}
+
+static int heap_check(const hk_heap *heap)
+{
+    uint32_t partial = 0;
+    int broken = arenas_check(heap, &partial);
+    if (broken)
+        return broken;
+    for (int i = 1; i < HK_CLASSES; i++) {
+        const struct hk_pool *previous = NULL;
+        for (const struct hk_pool *pool = heap->partial[i]; pool != NULL; pool = pool->next) {
+            if (pool->place != HK_PLACE_PARTIAL || pool->size_class != i || pool->previous != previous || partial == 0)
+                return 7;
+            previous = pool;
+            partial--;
+        }
+    }
+    return partial != 0 ? 7 : 0;
+}
+
+int hk_heap_check(hk_heap *heap)
+{
+    if (heap->mode == HK_LOCK_OWN)
+        hk_lock_take(&heap->lock);
+    int broken = heap_check(heap);
+    if (heap->mode == HK_LOCK_OWN)
+        hk_lock_release(&heap->lock);
+    return broken;
+}

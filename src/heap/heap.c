@@ -1,0 +1,520 @@
+/* The heap's slow paths and its public functions. The structures and fast paths are in pool.h.
+ *
+ * The order of a slow malloc: blocks freed from outside come back first; then the current pool is carved further; then
+ * a partial pool takes its place, the one that was freed into last; then an empty pool. A free that is not the
+ * fast path's is one of: a block of a pool that had none free, a block of another heap, or no block of ours.
+ */
+#include "heap/pool.h"
+
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct hk_pool hk_no_pool;
+hk_heap *hk_heaps[HK_MAX_HEAPS];
+struct hk_heap_recorder hk_recorder;
+struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign};
+static hk_lock heaps_lock;
+
+/* Large blocks: the C allocator's, counted by what they can hold. Counters are atomic: any thread frees them. */
+
+static void large_count(hk_heap *heap, void *block, int sign)
+{
+    int64_t bytes = (int64_t)hk_libc.usable_size(block);
+    __atomic_add_fetch(&heap->large_bytes, sign * bytes, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&heap->large_blocks, sign, __ATOMIC_RELAXED);
+}
+
+static void *large_malloc(hk_heap *heap, size_t size)
+{
+    void *block = hk_libc.malloc(size);
+    if (block != NULL) {
+        large_count(heap, block, 1);
+        heap->large_allocations++;
+    }
+    return block;
+}
+
+static void large_forget(const void *block)
+{
+    if (hk_recorder.table_size != NULL && hk_recorder.table_size() != 0)
+        hk_recorder.free(block);
+}
+
+static void large_free(hk_heap *heap, void *block)
+{
+    if (block == NULL)
+        return;
+    large_forget(block);
+    large_count(heap, block, -1);
+    hk_libc.free(block);
+}
+
+/* Pools. */
+
+static void partial_push(hk_heap *heap, struct hk_pool *pool)
+{
+    struct hk_pool **head = &heap->partial[pool->size_class];
+    pool->place = HK_PLACE_PARTIAL;
+    pool->previous = NULL;
+    pool->next = *head;
+    if (*head != NULL)
+        (*head)->previous = pool;
+    *head = pool;
+}
+
+static void partial_unlink(hk_heap *heap, struct hk_pool *pool)
+{
+    if (pool->previous != NULL)
+        pool->previous->next = pool->next;
+    else
+        heap->partial[pool->size_class] = pool->next;
+    if (pool->next != NULL)
+        pool->next->previous = pool->previous;
+}
+
+static void pool_fold(struct hk_pool *pool)
+{
+    pool->heap->class_allocations[pool->size_class] += (uint32_t)pool->counts;
+    pool->counts &= ~(uint64_t)UINT32_MAX;
+}
+
+void hk_heap_fold(hk_heap *heap)
+{
+    for (int i = 1; i < HK_CLASSES; i++)
+        if (heap->current[i] != &hk_no_pool)
+            pool_fold(heap->current[i]);
+}
+
+void hk_pool_emptied(struct hk_pool *pool)
+{
+    pool_fold(pool);
+    partial_unlink(pool->heap, pool);
+    hk_pool_put_empty(pool);
+}
+
+static void pool_init(struct hk_pool *pool, uint8_t size_class)
+{
+    pool->size_class = size_class;
+    pool->block_size = hk_class_size[size_class];
+    pool->capacity = (uint16_t)(HK_POOL_SIZE / pool->block_size);
+    pool->carved = 0;
+    pool->free = NULL;
+    pool->counts = 0;
+}
+
+/* Adds untouched blocks to the free list, in the order of their addresses. */
+static void pool_carve(struct hk_pool *pool)
+{
+    uint32_t size = pool->block_size, end = (uint32_t)pool->capacity * size;
+    uint32_t count = size >= HK_CARVE_BYTES ? 1 : HK_CARVE_BYTES / size;
+    uint32_t from = pool->carved, to = from + count * size;
+    if (to > end)
+        to = end;
+    char *start = hk_pool_start(pool);
+    for (uint32_t at = from; at + size < to; at += size)
+        *(void **)(start + at) = start + at + size;
+    *(void **)(start + to - size) = NULL;
+    pool->free = start + from;
+    pool->carved = to;
+}
+
+static void pool_retire(struct hk_pool *pool)
+{
+    pool_fold(pool);
+    pool->counts -= HK_ONE_USED;
+    pool->place = HK_PLACE_FULL;
+}
+
+static void free_into(hk_heap *heap, void *block);
+
+static void remote_drain(hk_heap *heap)
+{
+    void *block = __atomic_exchange_n(&heap->remote, NULL, __ATOMIC_ACQUIRE);
+    while (block != NULL) {
+        void *next = *(void **)block;
+        free_into(heap, block);
+        block = next;
+    }
+}
+
+/* The class's current pool, with a free block in it; NULL: no memory. */
+static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
+{
+    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
+        remote_drain(heap);
+    struct hk_pool *pool = heap->current[size_class];
+    if (pool->free != NULL)
+        return pool;
+    if (pool != &hk_no_pool) {
+        if (pool->carved < (uint32_t)pool->capacity * pool->block_size) {
+            pool_carve(pool);
+            return pool;
+        }
+        pool_retire(pool);
+        heap->current[size_class] = &hk_no_pool;
+    }
+    pool = heap->partial[size_class];
+    if (pool != NULL) {
+        partial_unlink(heap, pool);
+        pool->counts += HK_ONE_USED;
+    } else {
+        pool = hk_pool_take_empty(heap);
+        if (pool == NULL)
+            return NULL;
+        pool_init(pool, size_class);
+        pool_carve(pool);
+    }
+    pool->place = HK_PLACE_CURRENT;
+    heap->current[size_class] = pool;
+    return pool;
+}
+
+static void *malloc_charged(hk_heap *heap, size_t size)
+{
+    if (size > HK_BLOCK_MAX)
+        return large_malloc(heap, size);
+    uint8_t size_class;
+    if (size > HK_SMALL_MAX)
+        size_class = hk_class_of_64[(size + 63) / 64];
+    else
+        size_class = (uint8_t)((size + (size == 0) + HK_ALIGNMENT - 1) / HK_ALIGNMENT);
+    struct hk_pool *pool = heap->current[size_class];
+    void *block = pool->free;
+    if (block == NULL) {
+        pool = pool_with_free(heap, size_class);
+        if (pool == NULL)
+            return large_malloc(heap, size); /* no addresses left: the C allocator may have some */
+        block = pool->free;
+    }
+    pool->free = *(void **)block;
+    pool->counts += HK_ONE_USED + 1;
+    return block;
+}
+
+static void *malloc_sampled(hk_heap *heap, size_t size, uint64_t mean)
+{
+    void *block;
+    if (size > HK_BLOCK_MAX) {
+        block = large_malloc(heap, size);
+    } else {
+        hk_heap *watched = heap->watched;
+        hk_lock_take(&watched->lock);
+        block = malloc_charged(watched, size);
+        hk_lock_release(&watched->lock);
+    }
+    if (block != NULL)
+        hk_recorder.allocation(block, size, mean, heap->domain);
+    return block;
+}
+
+void *hk_malloc_expired(hk_heap *heap, size_t size)
+{
+    uint64_t mean;
+    void *block = hk_budget_expire(heap, &mean) ? malloc_sampled(heap, size, mean) : malloc_charged(heap, size);
+    if (block == NULL)
+        heap->allocated_before -= size;
+    return block;
+}
+
+void *hk_malloc_slow(hk_heap *heap, size_t size)
+{
+    if (size > PTRDIFF_MAX)
+        return NULL;
+    heap->budget -= (int64_t)size;
+    if (heap->budget < 0)
+        return hk_malloc_expired(heap, size);
+    void *block = malloc_charged(heap, size);
+    if (block == NULL)
+        heap->allocated_before -= size;
+    return block;
+}
+
+/* Frees a block of this heap. */
+static void free_into(hk_heap *heap, void *block)
+{
+    struct hk_pool *pool = hk_pool_of(block);
+    *(void **)block = pool->free;
+    pool->free = block;
+    uint64_t counts = pool->counts;
+    pool->counts = counts - HK_ONE_USED;
+    if (pool->place == HK_PLACE_FULL)
+        partial_push(heap, pool);
+    if (counts < HK_ONE_USED)
+        hk_pool_emptied(pool);
+}
+
+static void remote_push(hk_heap *heap, void *block)
+{
+    void *head = __atomic_load_n(&heap->remote, __ATOMIC_RELAXED);
+    do
+        *(void **)block = head;
+    while (!__atomic_compare_exchange_n(&heap->remote, &head, block, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+}
+
+/* A block of a heap that locks itself. */
+static void free_locked(hk_heap *owner, void *block)
+{
+    if (owner->is_watched)
+        hk_recorder.free(block);
+    hk_lock_take(&owner->lock);
+    free_into(owner, block);
+    hk_lock_release(&owner->lock);
+}
+
+void hk_free_slow(hk_heap *heap, void *block)
+{
+    if (!hk_region_has(block)) {
+        large_free(heap, block);
+        return;
+    }
+    hk_heap *owner = hk_pool_of(block)->heap;
+    if (owner == heap)
+        free_into(heap, block);
+    else if (owner->mode == HK_LOCK_OWN)
+        free_locked(owner, block);
+    else if (heap->mode == HK_LOCK_HOST)
+        free_into(owner, block); /* both are under the same host's lock */
+    else
+        remote_push(owner, block);
+}
+
+bool hk_free_remote(void *block)
+{
+    if (!hk_region_has(block))
+        return false;
+    hk_heap *owner = hk_pool_of(block)->heap;
+    if (owner->mode == HK_LOCK_OWN)
+        free_locked(owner, block);
+    else
+        remote_push(owner, block);
+    return true;
+}
+
+void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
+{
+    size_t total;
+    if (__builtin_mul_overflow(count, size, &total))
+        return NULL;
+    if (total > HK_BLOCK_MAX && total <= PTRDIFF_MAX && heap->budget > (int64_t)total) {
+        void *block = hk_libc.calloc(1, total); /* fresh pages need no clearing */
+        if (block != NULL) {
+            heap->budget -= (int64_t)total;
+            large_count(heap, block, 1);
+            heap->large_allocations++;
+        }
+        return block;
+    }
+    void *block = hk_malloc_unlocked(heap, total);
+    if (block != NULL)
+        memset(block, 0, total);
+    return block;
+}
+
+/* Aligned blocks come from a class whose size is a multiple of the alignment: pools are 64 KiB-aligned. */
+static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
+{
+    size_t rounded = (size + (size == 0) + alignment - 1) & ~(alignment - 1);
+    if (rounded < size)
+        return NULL;
+    if (rounded <= HK_BLOCK_MAX) {
+        for (int i = rounded > HK_SMALL_MAX ? hk_class_of_64[(rounded + 63) / 64] : (int)(rounded / HK_ALIGNMENT);
+             i < HK_CLASSES; i++)
+            if (hk_class_size[i] % alignment == 0 && hk_class_size[i] >= rounded)
+                return hk_malloc_unlocked(heap, hk_class_size[i]);
+    }
+    void *block;
+    if (hk_libc.memalign(&block, alignment, size) != 0)
+        return NULL;
+    large_count(heap, block, 1);
+    heap->large_allocations++;
+    return block;
+}
+
+/* Public. */
+
+static void heap_take(hk_heap *heap)
+{
+    if (heap->mode == HK_LOCK_OWN)
+        hk_lock_take(&heap->lock);
+}
+
+static void heap_release(hk_heap *heap)
+{
+    if (heap->mode == HK_LOCK_OWN)
+        hk_lock_release(&heap->lock);
+}
+
+hk_heap *hk_heap_create(const hk_heap_options *options)
+{
+    if (!hk_region_init())
+        return NULL;
+    hk_heap *heap = hk_os_map(sizeof(*heap));
+    if (heap == NULL)
+        return NULL;
+    heap->mode = options != NULL ? options->lock : HK_LOCK_OWN;
+    heap->name = options != NULL && options->name != NULL ? options->name : "heap";
+    heap->domain = HK_DOMAIN_OBJECT;
+    for (int i = 0; i < HK_CLASSES; i++)
+        heap->current[i] = &hk_no_pool;
+
+    hk_lock_take(&heaps_lock);
+    int slot = 0;
+    while (slot < HK_MAX_HEAPS && hk_heaps[slot] != NULL)
+        slot++;
+    if (slot < HK_MAX_HEAPS)
+        __atomic_store_n(&hk_heaps[slot], heap, __ATOMIC_RELEASE);
+    hk_lock_release(&heaps_lock);
+    if (slot == HK_MAX_HEAPS) {
+        hk_os_unmap(heap, sizeof(*heap));
+        return NULL;
+    }
+    return heap;
+}
+
+static void arenas_give_up(hk_heap *heap)
+{
+    hk_lock_take(&hk_region.lock);
+    while (heap->arenas != NULL) {
+        struct hk_arena *arena = heap->arenas;
+        size_t index = (size_t)(arena - hk_region.arenas);
+        heap->arenas = arena->next;
+        hk_os_discard(hk_region.base + index * HK_ARENA_SIZE, HK_ARENA_SIZE);
+        arena->heap = NULL;
+        arena->next = hk_region.freed;
+        hk_region.freed = arena;
+    }
+    hk_lock_release(&hk_region.lock);
+}
+
+void hk_heap_destroy(hk_heap *heap)
+{
+    if (heap == NULL)
+        return;
+    hk_lock_take(&heaps_lock);
+    for (int i = 0; i < HK_MAX_HEAPS; i++)
+        if (hk_heaps[i] == heap)
+            hk_heaps[i] = NULL;
+    hk_lock_release(&heaps_lock);
+    arenas_give_up(heap);
+    hk_os_unmap(heap, sizeof(*heap));
+}
+
+void *hk_malloc(hk_heap *heap, size_t size)
+{
+    if (heap->mode == HK_LOCK_HOST)
+        return hk_malloc_unlocked(heap, size);
+    hk_lock_take(&heap->lock);
+    void *block = hk_malloc_unlocked(heap, size);
+    hk_lock_release(&heap->lock);
+    return block;
+}
+
+void hk_free(hk_heap *heap, void *block)
+{
+    if (heap->mode == HK_LOCK_HOST) {
+        hk_free_unlocked(heap, block);
+        return;
+    }
+    /* Only the owner's lock is taken, so that heaps never wait for each other in a circle. */
+    if (!hk_free_remote(block))
+        large_free(heap, block);
+}
+
+void *hk_calloc(hk_heap *heap, size_t count, size_t size)
+{
+    heap_take(heap);
+    void *block = hk_calloc_unlocked(heap, count, size);
+    heap_release(heap);
+    return block;
+}
+
+/* Charges the heap for size bytes; true: they are a sample. */
+static bool charge(hk_heap *heap, size_t size, uint64_t *mean)
+{
+    heap_take(heap);
+    heap->budget -= (int64_t)size;
+    bool sampled = heap->budget < 0 && hk_budget_expire(heap, mean);
+    heap->large_allocations++;
+    heap_release(heap);
+    return sampled;
+}
+
+/* Both sizes are large: the C allocator may grow in place or move pages. Counted as a free and an allocation. */
+static void *large_realloc(hk_heap *heap, void *block, size_t size)
+{
+    if (size > PTRDIFF_MAX)
+        return NULL;
+    int64_t before = (int64_t)hk_libc.usable_size(block);
+    uint64_t mean;
+    bool sampled = charge(heap, size, &mean);
+    large_forget(block);
+    void *moved = hk_libc.realloc(block, size);
+    if (moved == NULL)
+        return NULL;
+    int64_t after = (int64_t)hk_libc.usable_size(moved);
+    __atomic_add_fetch(&heap->large_bytes, after - before, __ATOMIC_RELAXED);
+    if (sampled)
+        hk_recorder.allocation(moved, size, mean, heap->domain);
+    return moved;
+}
+
+void *hk_realloc(hk_heap *heap, void *block, size_t size)
+{
+    if (block == NULL)
+        return hk_malloc(heap, size);
+    size_t old;
+    if (hk_region_has(block)) {
+        old = hk_pool_of(block)->block_size;
+        if (size <= old && size > old - old / 4)
+            return block; /* CPython's rule: shrink only if a quarter is saved */
+    } else {
+        if (size > HK_BLOCK_MAX)
+            return large_realloc(heap, block, size);
+        old = hk_libc.usable_size(block);
+    }
+    void *moved = hk_malloc(heap, size);
+    if (moved == NULL)
+        return size <= old ? block : NULL;
+    memcpy(moved, block, size < old ? size : old);
+    hk_free(heap, block);
+    return moved;
+}
+
+void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
+{
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_POOL_SIZE)
+        return NULL;
+    if (alignment <= HK_ALIGNMENT)
+        return hk_malloc(heap, size);
+    heap_take(heap);
+    void *block = aligned_unlocked(heap, alignment, size);
+    heap_release(heap);
+    return block;
+}
+
+size_t hk_usable_size(const void *block)
+{
+    return hk_region_has(block) ? hk_pool_of(block)->block_size : 0;
+}
+
+hk_heap *hk_heap_of(const void *block)
+{
+    return hk_region_has(block) ? hk_pool_of(block)->heap : NULL;
+}
+
+size_t hk_heap_trim(hk_heap *heap)
+{
+    heap_take(heap);
+    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
+        remote_drain(heap);
+    size_t bytes = hk_heap_discard(heap, 0);
+    heap_release(heap);
+    malloc_trim(0);
+    return bytes;
+}
+
+const char *hk_version(void)
+{
+    return HK_VERSION;
+}

@@ -1,0 +1,223 @@
+/* The heap's structures and its fast paths. Read include/heapkeeper/heap.h first.
+ *
+ *      region   one reservation of addresses for the process, cut into arenas of 4 MiB
+ *      arena    64 pools; belongs to one heap; two bit maps say which pools are empty, and which of those are dirty
+ *      pool     64 KiB of blocks of one class; everything known about it is in its descriptor, struct hk_pool,
+ *               in a table beside the region: descriptor = region.pools[(address - region.base) >> 16]
+ *
+ * A pool's life, and which list it is in:
+ *
+ *      (none)  --arena is added-->  EMPTY      bit in arena->empty
+ *      EMPTY   --needed-->          CURRENT    heap->current[class]: where the next block comes from
+ *      CURRENT --last block goes--> FULL       in no list
+ *      FULL    --a block is freed-> PARTIAL    heap->partial[class], at its head
+ *      PARTIAL --chosen-->          CURRENT    when the current pool has filled up
+ *      PARTIAL --last block freed-> EMPTY      (the current pool stays, so a pair of malloc and free never
+ *                                               makes a pool come and go)
+ *
+ * Why a pool that was full goes behind the current one and not in its place: at a boundary each free would bring an
+ * other pool to the front and each malloc exhaust it, two slow paths per pair (measured 2x on random replacement).
+ *
+ * `counts` holds two numbers so that one addition keeps both: the high half is the number of allocated blocks minus
+ * one, plus one while the pool is CURRENT; so the free that empties any pool but the current one, and only
+ * that, borrows. The low half counts allocations since it was last folded into heap->class_allocations.
+ *
+ * Blocks are carved from a pool a page at a time, so a small program touches few pages.
+ */
+#ifndef HK_HEAP_POOL_H
+#define HK_HEAP_POOL_H
+
+#include "base/os.h"
+#include "heapkeeper/heap.h"
+
+#define HK_POOL_SHIFT 16
+#define HK_POOL_SIZE ((size_t)1 << HK_POOL_SHIFT)
+#define HK_ARENA_POOLS 64
+#define HK_ARENA_SIZE (HK_POOL_SIZE * HK_ARENA_POOLS)
+#define HK_ALIGNMENT 16u
+#define HK_SMALL_MAX 512u   /* up to here: a class every 16 bytes */
+#define HK_BLOCK_MAX 16384u /* up to here: from pools. 8 KiB would do for most programs, regex gains until here */
+#define HK_CLASSES 69       /* class 0 is "none" */
+#define HK_CARVE_BYTES 4096u
+#define HK_ONE_USED ((uint64_t)1 << 32)
+#define HK_MAX_HEAPS 32
+
+enum hk_pool_place { HK_PLACE_NONE, HK_PLACE_EMPTY, HK_PLACE_CURRENT, HK_PLACE_PARTIAL, HK_PLACE_FULL };
+
+struct hk_pool {
+    void *free;      /* list of free blocks, linked through their first word */
+    uint64_t counts; /* see above */
+    hk_heap *heap;
+    struct hk_pool *next, *previous; /* in heap->partial[class] */
+    uint32_t carved;                 /* bytes from the start that were handed out at least once */
+    uint32_t block_size;
+    uint16_t capacity; /* blocks */
+    uint8_t size_class;
+    uint8_t place; /* enum hk_pool_place */
+    uint32_t reserved[3];
+};
+_Static_assert(sizeof(struct hk_pool) == 64, "64 descriptors, those of an arena, are one page");
+
+struct hk_arena {
+    hk_heap *heap;
+    uint64_t empty; /* bit i: pool i is empty */
+    uint64_t dirty; /* of the empty ones: has pages in memory */
+    struct hk_arena *next;
+    uint32_t number; /* in its heap, from 0 */
+    bool huge;       /* huge pages were asked for */
+};
+
+struct hk_heap {
+    int64_t budget; /* bytes until the slow path looks up: a sample, a tick of the timeline; see budget.c */
+    struct hk_pool *current[HK_CLASSES];
+    struct hk_pool *partial[HK_CLASSES]; /* heads */
+    uint64_t class_allocations[HK_CLASSES];
+
+    void *remote; /* blocks freed from outside the host's lock, linked; atomic */
+    hk_lock lock; /* for HK_LOCK_OWN */
+    uint8_t mode; /* hk_lock_mode */
+    bool is_watched; /* holds the blocks that the recorder knows */
+    int16_t domain;  /* of blocks allocated here, as the recorder numbers them */
+    hk_heap *watched; /* where this heap's recorded blocks live: a heap under HK_LOCK_OWN; NULL: recording is off */
+    const char *name;
+
+    int64_t budget_start; /* what budget was when it was last set */
+    int64_t to_sample;    /* bytes to the next sample at that time */
+    uint64_t sample_mean;
+    uint64_t allocated_before; /* bytes requested before the budget was last set */
+    uint32_t expiries;
+
+    struct hk_arena *arenas; /* by address */
+    struct hk_arena *maybe_empty; /* no arena before this one has an empty pool */
+    uint32_t arena_count;
+    uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory */
+
+    int64_t large_bytes, large_blocks; /* live; atomic */
+    uint64_t large_allocations;
+};
+
+struct hk_region {
+    char *base;
+    size_t span;           /* bytes; 0: no region, every block is the C allocator's */
+    struct hk_pool *pools; /* committed as arenas are taken */
+    struct hk_arena *arenas;
+    uint32_t arena_limit; /* that fit in span */
+    uint32_t arena_next;  /* never used from here on */
+    struct hk_arena *freed;
+    hk_lock lock;
+    size_t heap_page_bytes; /* for struct hk_heap */
+};
+
+extern struct hk_region hk_region;
+extern struct hk_pool hk_no_pool;                  /* stands for "no current pool"; never written */
+extern hk_heap *hk_heaps[HK_MAX_HEAPS];            /* NULL: free slot */
+extern const uint8_t hk_class_of_64[HK_BLOCK_MAX / 64 + 1]; /* class for sizes over HK_SMALL_MAX, by (size + 63) / 64 */
+extern const uint16_t hk_class_size[HK_CLASSES];
+
+/* The recorder as the heap sees it; all NULL until one is attached. */
+struct hk_heap_recorder {
+    uint64_t (*draw)(uint64_t *mean); /* NULL: no samples are wanted */
+    void (*allocation)(const void *block, size_t size, uint64_t mean, int domain);
+    bool (*free)(const void *block);
+    uint32_t (*table_size)(void);
+    void (*tick)(uint64_t allocated_bytes);
+};
+extern struct hk_heap_recorder hk_recorder;
+
+/* The C allocator; replaced by the next definitions where our own names are interposed. */
+struct hk_libc {
+    void *(*malloc)(size_t);
+    void *(*calloc)(size_t, size_t);
+    void *(*realloc)(void *, size_t);
+    void (*free)(void *);
+    size_t (*usable_size)(void *);
+    int (*memalign)(void **, size_t, size_t);
+};
+extern struct hk_libc hk_libc;
+
+/* region.c */
+bool hk_region_init(void);
+bool hk_region_shrink(size_t spare); /* gives back all but `spare` bytes of the unused addresses */
+struct hk_arena *hk_arena_take(hk_heap *heap);
+struct hk_pool *hk_pool_take_empty(hk_heap *heap); /* EMPTY no more, otherwise as it was; NULL: no memory */
+void hk_pool_put_empty(struct hk_pool *pool);
+size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty);
+
+/* heap.c: the slow paths. `*_unlocked`: whoever calls holds what protects the heap. */
+void *hk_malloc_slow(hk_heap *heap, size_t size);    /* not charged to the budget yet */
+void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget went below 0 */
+void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
+void hk_pool_emptied(struct hk_pool *pool);
+void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
+void hk_heap_fold(hk_heap *heap);
+
+/* budget.c */
+bool hk_budget_expire(hk_heap *heap, uint64_t *mean); /* true: the allocation at hand is a sample */
+uint64_t hk_heap_allocated_bytes(const hk_heap *heap);
+
+static inline bool hk_region_has(const void *block)
+{
+    return (uintptr_t)block - (uintptr_t)hk_region.base < hk_region.span;
+}
+
+static inline struct hk_pool *hk_pool_of(const void *block)
+{
+    return &hk_region.pools[((uintptr_t)block - (uintptr_t)hk_region.base) >> HK_POOL_SHIFT];
+}
+
+static inline char *hk_pool_start(const struct hk_pool *pool)
+{
+    return hk_region.base + ((size_t)(pool - hk_region.pools) << HK_POOL_SHIFT);
+}
+
+static inline struct hk_arena *hk_arena_of(const struct hk_pool *pool)
+{
+    return &hk_region.arenas[(size_t)(pool - hk_region.pools) / HK_ARENA_POOLS];
+}
+
+static inline uint32_t hk_pool_allocated(const struct hk_pool *pool)
+{
+    if (pool->place < HK_PLACE_CURRENT)
+        return 0;
+    return (uint32_t)(pool->counts >> 32) + (pool->place != HK_PLACE_CURRENT);
+}
+
+static inline void *hk_malloc_unlocked(hk_heap *heap, size_t size)
+{
+    size_t size_class = (size + HK_ALIGNMENT - 1) / HK_ALIGNMENT;
+    if (__builtin_expect(size_class > HK_SMALL_MAX / HK_ALIGNMENT, 0))
+        return hk_malloc_slow(heap, size);
+    struct hk_pool *pool = heap->current[size_class];
+    void *block = pool->free;
+    if (__builtin_expect(block == NULL, 0))
+        return hk_malloc_slow(heap, size);
+    if (__builtin_expect((heap->budget -= (int64_t)size) < 0, 0))
+        return hk_malloc_expired(heap, size);
+    pool->free = *(void **)block;
+    pool->counts += HK_ONE_USED + 1;
+    return block;
+}
+
+static inline void hk_free_unlocked(hk_heap *heap, void *block)
+{
+    uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
+    if (__builtin_expect(distance >= hk_region.span, 0)) {
+        hk_free_slow(heap, block);
+        return;
+    }
+    struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
+    void *next = pool->free;
+    /* next is NULL: the pool was full, or its carved part was. Looked at before the block is written to. */
+    if (__builtin_expect(pool->heap != heap || next == NULL, 0)) {
+        hk_free_slow(heap, block);
+        return;
+    }
+    *(void **)block = next;
+    pool->free = block;
+    uint64_t counts = pool->counts;
+    pool->counts = counts - HK_ONE_USED;
+    if (__builtin_expect(counts < HK_ONE_USED, 0))
+        hk_pool_emptied(pool);
+}
+
+#endif

@@ -1,0 +1,147 @@
+/* Statistics: every mapped byte in exactly one class, the classes summed from the pools' descriptors. Nothing is
+ * locked: a number read while somebody allocates is off by what happened meanwhile. */
+#include "heap/pool.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static void pool_add(const struct hk_pool *pool, hk_heap_stats *stats, uint64_t *allocations)
+{
+    uint32_t allocated = hk_pool_allocated(pool), size = pool->block_size, capacity = pool->capacity;
+    uint64_t live = (uint64_t)allocated * size;
+    stats->live_blocks += allocated;
+    stats->live_bytes += live;
+    stats->free_bytes += pool->carved - live;
+    stats->untouched_bytes += (uint64_t)capacity * size - pool->carved;
+    stats->tail_bytes += HK_POOL_SIZE - (uint64_t)capacity * size;
+    stats->pools_full += allocated == capacity;
+    stats->pools_used += allocated != capacity;
+    *allocations += (uint32_t)pool->counts;
+}
+
+static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
+{
+    uint64_t allocations = heap->large_allocations;
+    for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
+        const struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
+        uint64_t empty = arena->empty, dirty = arena->dirty & empty;
+        for (int i = 0; i < HK_ARENA_POOLS; i++)
+            if (!(empty >> i & 1))
+                pool_add(&pools[i], stats, &allocations);
+        stats->pools_empty += (uint32_t)__builtin_popcountll(empty);
+        stats->empty_bytes += (uint64_t)__builtin_popcountll(dirty) * HK_POOL_SIZE;
+        stats->returned_bytes += (uint64_t)__builtin_popcountll(empty & ~dirty) * HK_POOL_SIZE;
+        stats->metadata_bytes += HK_ARENA_POOLS * sizeof(struct hk_pool) + sizeof(*arena);
+        stats->arenas++;
+    }
+    for (int i = 1; i < HK_CLASSES; i++)
+        allocations += heap->class_allocations[i];
+    stats->metadata_bytes += sizeof(*heap);
+    stats->allocated_blocks += allocations;
+    stats->allocated_bytes += hk_heap_allocated_bytes(heap);
+    stats->large_bytes += (uint64_t)__atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED);
+    stats->large_blocks += (uint64_t)__atomic_load_n(&heap->large_blocks, __ATOMIC_RELAXED);
+    stats->mapped_bytes = stats->live_bytes + stats->free_bytes + stats->untouched_bytes + stats->tail_bytes +
+                          stats->empty_bytes + stats->metadata_bytes;
+}
+
+void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats)
+{
+    hk_heap_stats sum = {.size = sizeof(sum)};
+    size_t size = stats->size < sizeof(sum) ? stats->size : sizeof(sum);
+    if (heap != NULL)
+        heap_add(heap, &sum);
+    else
+        for (int i = 0; i < HK_MAX_HEAPS; i++)
+            if (hk_heaps[i] != NULL)
+                heap_add(hk_heaps[i], &sum);
+    sum.size = stats->size;
+    memcpy(stats, &sum, size);
+}
+
+/* Text into a buffer that may be too small. snprintf with only integers and %s allocates nothing. */
+struct writer {
+    char *buffer;
+    size_t capacity, length;
+};
+
+static void put(struct writer *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void put(struct writer *out, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    size_t room = out->length < out->capacity ? out->capacity - out->length : 0;
+    int length = vsnprintf(room ? out->buffer + out->length : NULL, room, format, arguments);
+    va_end(arguments);
+    if (length > 0)
+        out->length += (size_t)length;
+}
+
+static void put_json(struct writer *out, const hk_heap_stats *s)
+{
+    put(out, "\"mapped_bytes\":%" PRIu64 ",\"live_bytes\":%" PRIu64 ",\"free_bytes\":%" PRIu64
+             ",\"untouched_bytes\":%" PRIu64 ",\"tail_bytes\":%" PRIu64 ",\"empty_bytes\":%" PRIu64
+             ",\"metadata_bytes\":%" PRIu64 ",\"returned_bytes\":%" PRIu64 ",\"live_blocks\":%" PRIu64,
+        s->mapped_bytes, s->live_bytes, s->free_bytes, s->untouched_bytes, s->tail_bytes, s->empty_bytes,
+        s->metadata_bytes, s->returned_bytes, s->live_blocks);
+    put(out, ",\"allocated_bytes\":%" PRIu64 ",\"allocated_blocks\":%" PRIu64 ",\"large_bytes\":%" PRIu64
+             ",\"large_blocks\":%" PRIu64 ",\"arenas\":%u,\"pools_used\":%u,\"pools_full\":%u,\"pools_empty\":%u",
+        s->allocated_bytes, s->allocated_blocks, s->large_bytes, s->large_blocks, s->arenas, s->pools_used,
+        s->pools_full, s->pools_empty);
+}
+
+static void put_text(struct writer *out, const char *name, const hk_heap_stats *s)
+{
+    put(out, "%-16s %5u arenas %7u pools used %7u full %7u empty %12" PRIu64 " blocks\n", name, s->arenas, s->pools_used,
+        s->pools_full, s->pools_empty, s->live_blocks);
+    put(out, "  %14" PRIu64 " live + %" PRIu64 " free + %" PRIu64 " untouched + %" PRIu64 " tails + %" PRIu64
+             " empty + %" PRIu64 " metadata = %" PRIu64 " bytes mapped\n",
+        s->live_bytes, s->free_bytes, s->untouched_bytes, s->tail_bytes, s->empty_bytes, s->metadata_bytes,
+        s->mapped_bytes);
+    put(out, "  %14" PRIu64 " large, %" PRIu64 " allocated in all, %" PRIu64 " returned to the system\n", s->large_bytes,
+        s->allocated_bytes, s->returned_bytes);
+}
+
+static size_t stats_print(char *buffer, size_t capacity, bool json)
+{
+    struct writer out = {buffer, capacity, 0};
+    hk_heap_stats stats = {.size = sizeof(stats)};
+    hk_heap_get_stats(NULL, &stats);
+    if (json) {
+        put(&out, "{");
+        put_json(&out, &stats);
+        put(&out, ",\"heaps\":[");
+    } else {
+        put_text(&out, "all heaps", &stats);
+    }
+    bool first = true;
+    for (int i = 0; i < HK_MAX_HEAPS; i++) {
+        if (hk_heaps[i] == NULL)
+            continue;
+        hk_heap_get_stats(hk_heaps[i], &stats);
+        if (json) {
+            put(&out, "%s{\"name\":\"%s\",", first ? "" : ",", hk_heaps[i]->name);
+            put_json(&out, &stats);
+            put(&out, "}");
+        } else {
+            put_text(&out, hk_heaps[i]->name, &stats);
+        }
+        first = false;
+    }
+    if (json)
+        put(&out, "]}");
+    return out.length;
+}
+
+size_t hk_stats_text(char *buffer, size_t capacity)
+{
+    return stats_print(buffer, capacity, false);
+}
+
+size_t hk_stats_json(char *buffer, size_t capacity)
+{
+    return stats_print(buffer, capacity, true);
+}
