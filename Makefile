@@ -23,7 +23,7 @@ SETUP += --buildtype=debug -Db_ndebug=false
 endif
 ifneq ($(FUZZ),)
 BUILD := build-fuzz
-SETUP += -Dfuzz=true -Dtests=false -Dbench=false -Db_sanitize=address,undefined -Db_lundef=false -Db_ndebug=false
+SETUP += -Dfuzz=true -Dtests=false -Db_sanitize=address,undefined -Db_lundef=false -Db_ndebug=false
 export CC := clang
 endif
 ifneq ($(WERROR),)
@@ -61,7 +61,7 @@ test-pythons: build
 	@tools/test-pythons.sh $(BUILD) $(ARGS)
 
 bench: build
-	@tools/bench.sh $(BUILD) $(ARGS)
+	@tools/bench.sh $(ARGS)
 
 lint: bootstrap
 	@tools/lint.sh

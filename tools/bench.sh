@@ -1,15 +1,33 @@
 #!/bin/bash
-# Runs the benchmarks, C first. `make bench ARGS=micro` or `ARGS=macro` runs one kind.
+# Runs the benchmarks.
+#
+#   tools/bench.sh [micro | macro | memory | bias | growing] [ARGUMENT...]
+#
+# Without a name: micro, macro and memory, which is long. Arguments go to the program (bench/NAME.py --help).
 set -u
 
-build=${1:-build} which=${2:-all}
-here=$(cd "$(dirname "$0")/.." && pwd)
-cd "$here" || exit 1
+cd "$(dirname "$0")/.." || exit 1
+python=${PYTHON:-python3}
+which=${1:-all}
+shift $(($# < 1 ? $# : 1))
+
+one() {
+    case $1 in
+    memory) shift && "$python" bench/macro.py --memory "$@" ;;
+    micro | macro | bias | growing) name=$1 && shift && "$python" "bench/$name.py" "$@" ;;
+    *)
+        echo "bench: no benchmark '$1'; there are micro, macro, memory, bias, growing" >&2
+        return 2
+        ;;
+    esac
+}
+
 status=0
-if [ "$which" != macro ] && [ -x "$build/bench/bench_micro" ]; then
-    "$build/bench/bench_micro" || status=1
-fi
-if [ "$which" != micro ] && [ -f bench/macro.py ]; then
-    "${PYTHON:-python3}" bench/macro.py || status=1
+if [ "$which" = all ]; then
+    for name in micro macro memory; do
+        one $name || status=1
+    done
+else
+    one "$which" "$@" || status=$?
 fi
 exit $status
