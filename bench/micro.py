@@ -73,7 +73,14 @@ def allocators(options, program):
             print("skipped: %s" % common.missing_peer(name))
         else:
             chosen.append(Allocator(name, library, program))
-    return chosen
+    working = []
+    for one in chosen:
+        try:
+            one.nanoseconds("lifo1k")
+            working.append(one)
+        except Failed as failure:
+            print("skipped: %s: %s" % (one.name, failure))
+    return working
 
 
 def measure(chosen, patterns, rounds):
