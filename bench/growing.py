@@ -128,8 +128,8 @@ def leak_listeners(key, size):
     kept_list.append(bytes(size))
 
 
-def leak_sessions(key, size):
-    kept_table[key] = "session %d " % key + "s" * size
+def leak_texts(key, size):
+    kept_table[key] = "user %d " % key + "s" * size
 
 
 def leak_closures(key, size):
@@ -148,7 +148,7 @@ def leak_entries(key, size):
     kept_table[key] = entry
 
 
-LEAKS = (leak_listeners, leak_sessions, leak_closures, leak_chain, leak_entries)
+LEAKS = (leak_listeners, leak_texts, leak_closures, leak_chain, leak_entries)
 
 
 def garbage(rnd):
