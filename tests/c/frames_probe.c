@@ -155,7 +155,8 @@ static void *our_calloc(void *domain, size_t count, size_t size) {
     int d = (int)(intptr_t)domain;
     void *block = below[d].calloc(below[d].ctx, count, size);
     const hk_py_layout *l = hk_py_layout_find();
-    if (d == 0 && count == 1 && size > 100000 && size - hk_py_interpreter_size(l) < 64 && !hk_py_this_thread_state(l))
+    if (d == 0 && count == 1 && size > 100000 && size - hk_py_interpreter_size(l) < 64 &&
+        (l->minor == 12 || !hk_py_this_thread_state(l)))
         add(&stats.interpreters_announced, 1);
     see(d, block);
     return block;

@@ -25,11 +25,7 @@ INCLUDES = """
 #include "internal/pycore_code.h"
 #include "internal/pycore_frame.h"
 #endif
-#if PY_VERSION_HEX >= 0x030A0000
 #include "internal/pycore_runtime.h"
-#else
-#include "internal/pycore_runtime.h"
-#endif
 """
 
 OFFSET = "offsetof(%s, %s)"
@@ -55,6 +51,7 @@ COMMON = {
     "bytes_length": OFFSET % ("PyVarObject", "ob_size"),
     "bytes_data": OFFSET % ("PyBytesObject", "ob_sval"),
     "runtime_interpreters": OFFSET % ("_PyRuntimeState", "interpreters.head"),
+    "runtime_main": OFFSET % ("_PyRuntimeState", "interpreters.main"),
 }
 
 FRAME_OBJECTS = {

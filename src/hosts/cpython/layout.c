@@ -100,6 +100,7 @@ static bool from_debug_offsets(hk_py_layout *l, const uint64_t *word, const stru
     l->source = HK_PY_SOURCE_DEBUG_OFFSETS;
     l->raw_may_walk = true;
     l->runtime_interpreters = word_at(word, s->runtime_interpreters);
+    l->runtime_main = -1;
     l->interpreter_size = word[s->interpreter_size];
     l->interpreter_id = word_at(word, s->interpreter_id);
     l->interpreter_next = word_at(word, s->interpreter_next);
@@ -243,6 +244,12 @@ static bool find_addresses(hk_py_layout *l) {
            (l->raw_may_walk || l->thread_state_of_thread);
 }
 
+static uint64_t size_of_symbol(const void *address) {
+    Dl_info info;
+    const ElfW(Sym) *symbol = NULL;
+    return dladdr1(address, &info, (void **)&symbol, RTLD_DL_SYMENT) && symbol ? symbol->st_size : 0;
+}
+
 static void find_in_process(hk_py_layout *l) {
     memset(l, 0, sizeof *l);
     l->why = "no Python in this process";
@@ -258,6 +265,7 @@ static void find_in_process(hk_py_layout *l) {
     facts.trace_refs = dlsym(RTLD_DEFAULT, "PyModule_Create2TraceRefs") != NULL;
     hk_py_layout_from(l, &facts);
     l->runtime = runtime;
+    l->runtime_size = size_of_symbol(runtime);
     if (!find_addresses(l) && l->stacks) refuse(l, "no Python stacks: the interpreter hides symbols that are needed");
 }
 
@@ -279,29 +287,11 @@ static const void *pointer_at(const void *base, int32_t offset) {
 
 /* 3.12 has no table, and the size differs between micro versions. But the main interpreter is embedded in _PyRuntime
  * as its last member, and the symbol table knows how long _PyRuntime is. */
-static uint64_t size_from_symbol(const hk_py_layout *l) {
-    const void *main_interpreter = pointer_at(l->runtime, l->runtime_interpreters);
-    for (int i = 0; main_interpreter && i < 1000; i++) { /* newest first: the main one is the last */
-        const void *next = pointer_at(main_interpreter, l->interpreter_next);
-        if (!next) break;
-        main_interpreter = next;
-    }
-    Dl_info info;
-    const ElfW(Sym) *symbol = NULL;
-    if (!main_interpreter || !dladdr1(l->runtime, &info, (void **)&symbol, RTLD_DL_SYMENT) || !symbol) return 0;
-    uint64_t at = (uint64_t)((const char *)main_interpreter - (const char *)l->runtime);
-    return at < symbol->st_size ? symbol->st_size - at : 0;
-}
-
 uint64_t hk_py_interpreter_size(const hk_py_layout *layout) {
-    if (!layout->stacks || layout->interpreter_size || layout->minor != 12) return layout->interpreter_size;
-    static _Atomic uint64_t size;
-    uint64_t known = atomic_load_explicit(&size, memory_order_relaxed);
-    if (known == 0) {
-        known = size_from_symbol(layout);
-        atomic_store_explicit(&size, known, memory_order_relaxed);
-    }
-    return known;
+    if (!layout->stacks || layout->minor != 12) return layout->interpreter_size;
+    const char *main_interpreter = pointer_at(layout->runtime, layout->runtime_main);
+    uint64_t at = (uint64_t)(main_interpreter - (const char *)layout->runtime);
+    return main_interpreter && at < layout->runtime_size ? layout->runtime_size - at : 0;
 }
 
 static const void *interpreter_of(const hk_py_layout *layout, const void *thread_state) {

@@ -57,6 +57,8 @@ typedef struct hk_py_layout {
     int32_t interpreter_gil, interpreter_own_gil; /* pointer to its lock; the embedded lock (3.12 on) */
     uint64_t interpreter_size; /* bytes; 0: not known from the layout (3.12: hk_py_interpreter_size) */
     int32_t runtime_interpreters;  /* head of the list of interpreters in *runtime */
+    int32_t runtime_main;          /* pointer to the main interpreter in *runtime; -1 from 3.13 on */
+    uint64_t runtime_size;         /* bytes of *runtime as the symbol table says; 0: not known */
 
     /* Frames. */
     enum hk_py_frame_kind frames;
@@ -100,9 +102,9 @@ struct hk_py_facts {
 /* Fills *layout's version, flags and offsets from facts; leaves addresses alone. Pure. */
 void hk_py_layout_from(hk_py_layout *layout, const struct hk_py_facts *facts);
 
-/* Bytes of one PyInterpreterState, 0 if not known. A RAW calloc of this many bytes (up to 63 more) by a thread
- * without a thread state is a new interpreter being made. On 3.12 it is worked out from the symbol table, which
- * needs dladdr and an initialised runtime: not in a hook, and 0 before. */
+/* Bytes of one PyInterpreterState; 0 before 3.12 (no interpreter has a lock of its own there), and on 3.12 until the
+ * runtime is initialised. A RAW calloc(1, n) with size <= n < size + 64 is a new interpreter being made, by a thread
+ * that has no thread state from 3.13 on and has one on 3.12. May be called in a hook. */
 uint64_t hk_py_interpreter_size(const hk_py_layout *layout);
 
 /* The id of the thread state's interpreter; 0 is the main one. -1: unknown. May be called in a hook. */
