@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
@@ -104,6 +105,15 @@ uint64_t hk_os_physical_memory(void)
     if (sysinfo(&info) != 0)
         return 0;
     return (uint64_t)info.totalram * info.mem_unit;
+}
+
+uint64_t hk_os_address_limit(void)
+{
+    int saved = errno;
+    struct rlimit limit;
+    bool known = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    errno = saved;
+    return known ? limit.rlim_cur : UINT64_MAX;
 }
 
 void hk_lock_wait(hk_lock *lock)

@@ -23,6 +23,7 @@ void hk_os_name(void *start, size_t size, const char *name); /* in /proc/PID/map
 
 uint64_t hk_os_clock_ns(void);     /* CLOCK_MONOTONIC */
 uint64_t hk_os_physical_memory(void); /* bytes */
+uint64_t hk_os_address_limit(void);   /* RLIMIT_AS, bytes; UINT64_MAX: none */
 
 /* A lock of 4 bytes: zero is unlocked; waits in the kernel; not recursive; no thread owns it, so the child of a
  * fork may unlock what the parent's thread locked. Not to be taken in a signal handler. */

@@ -44,6 +44,6 @@ bool hk_budget_expire(hk_heap *heap, uint64_t *mean)
     if (++heap->expiries % FOLD_EVERY == 0)
         hk_heap_fold(heap);
     if (hk_recorder.tick != NULL)
-        hk_recorder.tick(allocated_by_all());
+        hk_recorder.tick(heap, allocated_by_all());
     return sampled;
 }

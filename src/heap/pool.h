@@ -120,7 +120,7 @@ struct hk_heap_recorder {
     void (*allocation)(const void *block, size_t size, uint64_t mean, int domain);
     bool (*free)(const void *block);
     uint32_t (*table_size)(void);
-    void (*tick)(uint64_t allocated_bytes);
+    void (*tick)(hk_heap *heap, uint64_t allocated_bytes); /* of all heaps; what protects `heap` is held */
 };
 extern struct hk_heap_recorder hk_recorder;
 

@@ -46,6 +46,8 @@ static bool region_reserve(void)
     size_t span = DEFAULT_SPAN;
     while (span < 2 * hk_os_physical_memory())
         span *= 2;
+    while (span > hk_os_address_limit() / 4) /* the rest is for stacks, files, the C allocator */
+        span /= 2;
     for (; span >= MINIMUM_SPAN; span /= 2) {
         char *base = hk_os_reserve(span, HK_ARENA_SIZE);
         if (base == NULL)

@@ -1,0 +1,141 @@
+/* Names of libc that we stand in front of, and why:
+ *
+ *   free realloc malloc_usable_size   a block of PyMem_Malloc may reach C's free (it works on stock CPython, where
+ *                                     requests over 512 bytes are malloc's). One range check; C may hold no GIL, so
+ *                                     the block always takes the remote path
+ *   setrlimit prlimit (and 64)        when the limit on addresses is lowered after start, the unused part of our
+ *                                     reservation is given back, or threads could not start
+ *   _exit _Exit                       os._exit and multiprocessing's children end here, without destructors
+ *
+ * Everything else, and all of it where the heap is not active, is the next definition's. Before the constructor
+ * ran (another library's constructor, dlsym itself) the next definition is looked up at the first call.
+ */
+#undef _FILE_OFFSET_BITS /* with it the plain names would be the 64 ones */
+#include "hosts/malloc/interpose.h"
+
+#include <dlfcn.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "heap/pool.h"
+#include "record/record.h"
+
+void (*hk_interpose_at_exit)(void);
+
+static struct {
+    void (*free)(void *);
+    void *(*realloc)(void *, size_t);
+    size_t (*usable_size)(void *);
+    int (*setrlimit)(__rlimit_resource_t, const struct rlimit *);
+    int (*prlimit)(pid_t, enum __rlimit_resource, const struct rlimit *, struct rlimit *);
+} next;
+
+static void next_find(void)
+{
+    next.free = dlsym(RTLD_NEXT, "free");
+    next.realloc = dlsym(RTLD_NEXT, "realloc");
+    next.usable_size = dlsym(RTLD_NEXT, "malloc_usable_size");
+    next.setrlimit = dlsym(RTLD_NEXT, "setrlimit");
+    next.prlimit = dlsym(RTLD_NEXT, "prlimit");
+}
+
+void hk_interpose_init(void)
+{
+    next_find();
+    hk_libc.free = next.free;
+    hk_libc.realloc = next.realloc;
+    hk_libc.usable_size = next.usable_size;
+}
+
+HK_API void free(void *block)
+{
+    if (__builtin_expect(hk_region_has(block), 0)) {
+        hk_record_count_foreign(true);
+        hk_free_remote(block);
+        return;
+    }
+    if (__builtin_expect(next.free == NULL, 0))
+        next_find();
+    next.free(block);
+}
+
+HK_API void *realloc(void *block, size_t size)
+{
+    if (__builtin_expect(!hk_region_has(block), 1)) {
+        if (__builtin_expect(next.realloc == NULL, 0))
+            next_find();
+        return next.realloc(block, size);
+    }
+    hk_record_count_foreign(true);
+    if (size == 0) { /* as glibc: freed */
+        hk_free_remote(block);
+        return NULL;
+    }
+    size_t old = hk_usable_size(block);
+    void *moved = malloc(size);
+    if (moved == NULL)
+        return NULL;
+    memcpy(moved, block, size < old ? size : old);
+    hk_free_remote(block);
+    return moved;
+}
+
+HK_API size_t malloc_usable_size(void *block)
+{
+    if (__builtin_expect(hk_region_has(block), 0))
+        return hk_usable_size(block);
+    if (__builtin_expect(next.usable_size == NULL, 0))
+        next_find();
+    return next.usable_size(block);
+}
+
+/* Keeps a quarter of the new limit for the heap to grow into; the rest of what it does not use goes back. */
+static void address_limit(int resource, const struct rlimit *limit)
+{
+    if (resource == RLIMIT_AS && limit != NULL && limit->rlim_cur != RLIM_INFINITY)
+        hk_region_shrink(limit->rlim_cur / 4);
+}
+
+HK_API int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
+{
+    if (next.setrlimit == NULL)
+        next_find();
+    address_limit((int)resource, limit);
+    return next.setrlimit(resource, limit);
+}
+
+HK_API int setrlimit64(__rlimit_resource_t resource, const struct rlimit64 *limit)
+{
+    return setrlimit(resource, (const struct rlimit *)limit); /* the same on 64-bit Linux */
+}
+
+HK_API int prlimit(pid_t pid, enum __rlimit_resource resource, const struct rlimit *limit, struct rlimit *old)
+{
+    if (next.prlimit == NULL)
+        next_find();
+    if (pid == 0 || pid == getpid())
+        address_limit((int)resource, limit);
+    return next.prlimit(pid, resource, limit, old);
+}
+
+HK_API int prlimit64(pid_t pid, enum __rlimit_resource resource, const struct rlimit64 *limit, struct rlimit64 *old)
+{
+    return prlimit(pid, resource, (const struct rlimit *)limit, (struct rlimit *)old);
+}
+
+HK_API _Noreturn void _exit(int status)
+{
+    if (hk_interpose_at_exit != NULL)
+        hk_interpose_at_exit();
+    for (;;)
+        syscall(SYS_exit_group, status);
+}
+
+HK_API _Noreturn void _Exit(int status)
+{
+    _exit(status);
+}

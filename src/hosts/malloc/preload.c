@@ -1,0 +1,194 @@
+/* What happens when the library is preloaded: the constructor of `heapkeeper run`.
+ *
+ *      1. is there a CPython in this process? If not, nothing: no reservation, no file, no thread.
+ *      2. the heap is installed (hosts/cpython)
+ *      3. the recorder is started, as the environment says, and connected to the heap
+ *
+ * The environment, set by the command (src/cli/run.c):
+ *   HEAPKEEPER_MODE        none, sample (exact: not yet); unset: the heap alone, nothing is recorded
+ *   HEAPKEEPER_SAMPLE      mean distance in bytes, 0: automatic
+ *   HEAPKEEPER_RUN         run id, 32 hexadecimal digits
+ *   HEAPKEEPER_CAPTURE     the file that the command made for its own process, and
+ *   HEAPKEEPER_CAPTURE_ID  its "device:inode:pid"; only that pid may take it, and only once
+ *   HEAPKEEPER_OUTPUT      -o's argument: further processes write OUTPUT.PID; /dev/null: all record into memory
+ *   HEAPKEEPER_CAPTURE_DIR else: further processes write DIR/NAME.PID.SECONDS.N.hkc
+ *   HEAPKEEPER_SEED        of the sampler, for tests
+ *
+ * Nothing is printed: what there is to say goes into the capture. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "heap/pool.h"
+#include "hosts/cpython/domains.h"
+#include "hosts/malloc/interpose.h"
+#include "record/record.h"
+
+#define SMALL_CHILD_BYTES ((uint64_t)64 << 20) /* of allocation: a child below it is folded into the summary */
+
+static struct {
+    char directory[3072], output[3072], children[3200];
+    bool keep_nothing;
+    bool first; /* the process that the command became */
+} naming;
+
+static bool parse_run_id(const char *text, uint8_t id[16])
+{
+    if (text == NULL || strlen(text) != 32)
+        return false;
+    for (int i = 0; i < 16; i++) {
+        unsigned value;
+        if (sscanf(text + 2 * i, "%2x", &value) != 1)
+            return false;
+        id[i] = (uint8_t)value;
+    }
+    return true;
+}
+
+/* The path for a further process (a child, or this one after an exec); attempt counts names that were taken. */
+static bool child_path(char *buffer, size_t capacity, uint32_t attempt)
+{
+    int length;
+    if (naming.keep_nothing)
+        return false;
+    if (naming.output[0] != '\0') {
+        if (attempt == 0)
+            length = snprintf(buffer, capacity, "%s.%d", naming.output, (int)getpid());
+        else
+            length = snprintf(buffer, capacity, "%s.%d.%u", naming.output, (int)getpid(), attempt);
+    } else if (naming.directory[0] != '\0') {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        length = snprintf(buffer, capacity, "%s/%.64s.%d.%lld.%u.hkc", naming.directory, program_invocation_short_name,
+                          (int)getpid(), (long long)now.tv_sec, attempt);
+    } else {
+        return false;
+    }
+    return length > 0 && (size_t)length < capacity;
+}
+
+static void read_naming(void)
+{
+    const char *output = secure_getenv("HEAPKEEPER_OUTPUT"), *directory = secure_getenv("HEAPKEEPER_CAPTURE_DIR");
+    const char *run = secure_getenv("HEAPKEEPER_RUN");
+    if (output != NULL && strlen(output) < sizeof(naming.output))
+        strcpy(naming.output, output);
+    if (directory != NULL && strlen(directory) < sizeof(naming.directory))
+        strcpy(naming.directory, directory);
+    naming.keep_nothing = strcmp(naming.output, "/dev/null") == 0;
+    const char *slash = strrchr(naming.output, '/');
+    if (run == NULL || naming.keep_nothing)
+        return;
+    if (slash != NULL)
+        snprintf(naming.children, sizeof(naming.children), "%.*s/%.32s.children", (int)(slash - naming.output),
+                 naming.output, run);
+    else if (naming.directory[0] != '\0')
+        snprintf(naming.children, sizeof(naming.children), "%s/%.32s.children", naming.directory, run);
+}
+
+/* The file that the command made for us, if it did and nobody has used it. */
+static bool take_handed_file(struct hk_record_options *options)
+{
+    const char *path = secure_getenv("HEAPKEEPER_CAPTURE"), *id = secure_getenv("HEAPKEEPER_CAPTURE_ID");
+    unsigned long long device, inode;
+    int pid;
+    struct stat status;
+    if (path == NULL || id == NULL || sscanf(id, "%llu:%llu:%d", &device, &inode, &pid) != 3 || pid != getpid())
+        return false;
+    if (lstat(path, &status) != 0 || status.st_dev != device || status.st_ino != inode || status.st_size != 0)
+        return false;
+    options->path = path;
+    options->path_is_new = false;
+    options->device = device;
+    options->inode = inode;
+    return true;
+}
+
+static bool record_start(void)
+{
+    static char path[4096];
+    const char *mode = secure_getenv("HEAPKEEPER_MODE"), *sample = secure_getenv("HEAPKEEPER_SAMPLE");
+    const char *why = NULL;
+    if (mode == NULL)
+        return false;
+    struct hk_record_options options = {
+        .mode = strcmp(mode, "sample") == 0 ? HK_MODE_SAMPLE : HK_MODE_NONE,
+        .sample_bytes = sample != NULL ? strtoull(sample, NULL, 10) : 0,
+        .child_path = child_path,
+        .fill_point = hk_cpython_fill_point,
+        .trim = hk_cpython_trim,
+    };
+    read_naming();
+    parse_run_id(secure_getenv("HEAPKEEPER_RUN"), options.run_id);
+    options.python_version = hk_cpython_version(&options.python_flags);
+    naming.first = take_handed_file(&options);
+    bool started = naming.first && hk_record_start(&options, &why);
+    for (uint32_t attempt = 0; !started && attempt < 16 && child_path(path, sizeof(path), attempt); attempt++) {
+        options.path = path;
+        options.path_is_new = true;
+        options.exec_count = attempt;
+        started = hk_record_start(&options, &why);
+    }
+    if (!started) {
+        options.path = NULL;
+        started = hk_record_start(&options, &why);
+    }
+    if (started)
+        hk_cpython_attach_recorder(options.mode == HK_MODE_SAMPLE);
+    return started;
+}
+
+static void fork_prepare(void)
+{
+    hk_cpython_fork_prepare();
+    hk_record_fork_prepare();
+}
+
+static void fork_parent(void)
+{
+    hk_record_fork_parent();
+    hk_cpython_fork_release();
+}
+
+static void fork_child(void)
+{
+    naming.first = false;
+    hk_record_fork_child();
+    hk_cpython_fork_release();
+}
+
+static void at_exit(void)
+{
+    hk_heap_stats stats = {.size = sizeof(stats)};
+    hk_cpython_watch_at_exit();
+    hk_heap_get_stats(NULL, &stats);
+    bool small = !naming.first && naming.children[0] != '\0' && stats.allocated_bytes < SMALL_CHILD_BYTES;
+    hk_record_exit(small ? naming.children : NULL);
+}
+
+__attribute__((constructor)) static void preload(void)
+{
+    const char *why = NULL;
+    int saved = errno;
+    hk_interpose_init();
+    enum hk_capture_watch watch = hk_cpython_install(&why);
+    if (watch != HK_WATCH_NOT_PYTHON && record_start()) {
+        hk_interpose_at_exit = at_exit;
+        if (watch == HK_WATCH_REFUSED)
+            hk_record_set_watch(watch, why);
+    }
+    if (watch == HK_WATCH_OURS)
+        pthread_atfork(fork_prepare, fork_parent, fork_child);
+    errno = saved;
+}
+
+__attribute__((destructor)) static void unload(void)
+{
+    if (hk_interpose_at_exit != NULL)
+        at_exit();
+}
