@@ -1,0 +1,112 @@
+/* heapkeeper: where a Python program's memory goes. This file finds the subcommand. */
+#include "cli/cli.h"
+
+#include <getopt.h>
+#include <locale.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "view/text.h"
+
+static const char usage[] =
+    "usage: heapkeeper run [OPTIONS] SCRIPT.py [ARGUMENTS]    record a Python script\n"
+    "       heapkeeper run [OPTIONS] -m MODULE | -c CODE ...  the same for a module, for code\n"
+    "       heapkeeper run [OPTIONS] PROGRAM [ARGUMENTS]      a program found on PATH (gunicorn, python3, ...)\n"
+    "       heapkeeper report [OPTIONS] [CAPTURE]             where the memory went; the newest run without CAPTURE\n"
+    "       heapkeeper help [run|report]                      options\n"
+    "       heapkeeper version\n";
+
+static const char run_usage[] =
+    "usage: heapkeeper run [OPTIONS] SCRIPT.py|-m MODULE|-c CODE|PROGRAM [ARGUMENTS]\n"
+    "\n"
+    "Starts the program in place of itself, unchanged but for its allocator, and records where its memory goes.\n"
+    "\n"
+    "  --sample[=BYTES]    record one allocation per BYTES on average (K, M: 64K, 1M); chosen by itself\n"
+    "                      if not given. This is the default\n"
+    "  --no-record         only the heap's own counters\n"
+    "  -o, --output FILE   write the capture to FILE (further processes: FILE.PID); /dev/null keeps nothing\n"
+    "  -f, --force         write over an existing FILE\n"
+    "  --python PYTHON     the Python for a script, -m and -c; else the one beside this command, else\n"
+    "                      $VIRTUAL_ENV's, else python3 on PATH\n"
+    "  --geometry NAME     default, or guide: arenas of 256 KiB, pools of 4 KiB\n"
+    "\n"
+    "Captures go to $HEAPKEEPER_DIR, else $XDG_RUNTIME_DIR/heapkeeper, else /dev/shm/heapkeeper-UID.\n";
+
+static const char report_usage[] =
+    "usage: heapkeeper report [OPTIONS] [CAPTURE]\n"
+    "\n"
+    "Says where the memory went: what grows, what is large, the heap, what is outside it. Without CAPTURE the\n"
+    "newest run is shown. The program may still be running.\n"
+    "\n"
+    "  --json              everything, for programs\n"
+    "  --pid PID           another process of the same run\n"
+    "  --top N             lines in each list (default 10)\n"
+    "  --color WHEN        auto, always, never\n";
+
+int hk_cli_fail(int status, const char *format, ...)
+{
+    struct hk_terminal terminal;
+    char text[2048], clean[2048];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    hk_terminal_for(&terminal, stderr); /* names may hold anything, and this may be a terminal */
+    fflush(stdout);
+    fprintf(stderr, "heapkeeper: %s\n", hk_text_clean(&terminal, clean, sizeof clean, text));
+    return status;
+}
+
+int hk_cli_bad_option(int argc, char **argv, int result)
+{
+    const char *word = optind > 0 && optind <= argc ? argv[optind - 1] : "";
+    char letter[3] = {'-', (char)optopt, 0};
+    bool is_long = word[0] == '-' && word[1] == '-';
+
+    if (result == ':')
+        return hk_cli_fail(HK_EXIT_USAGE, "%s: option %s needs a value; see \"heapkeeper help %s\"", argv[0],
+                           is_long ? word : letter, argv[0]);
+    return hk_cli_fail(HK_EXIT_USAGE, "%s: unknown option %s; see \"heapkeeper help %s\"", argv[0],
+                       is_long || !optopt ? word : letter, argv[0]);
+}
+
+static int help(int argc, char **argv)
+{
+    const char *about = argc > 1 ? argv[1] : "";
+    if (strcmp(about, "run") == 0)
+        fputs(run_usage, stdout);
+    else if (strcmp(about, "report") == 0)
+        fputs(report_usage, stdout);
+    else
+        fputs(usage, stdout);
+    return 0;
+}
+
+static int version(void)
+{
+    puts("heapkeeper " HK_VERSION);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, "");
+    if (argc < 2) {
+        fputs(usage, stderr);
+        return HK_EXIT_USAGE;
+    }
+    const char *word = argv[1];
+    if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0))
+        return help(2, argv);
+    if (strcmp(word, "run") == 0)
+        return hk_cli_run(argc - 1, argv + 1);
+    if (strcmp(word, "report") == 0)
+        return hk_cli_report(argc - 1, argv + 1);
+    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+        return help(argc - 1, argv + 1);
+    if (strcmp(word, "version") == 0 || strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
+        return version();
+    return hk_cli_fail(HK_EXIT_USAGE, "unknown %s \"%s\"; see \"heapkeeper help\"",
+                       word[0] == '-' ? "option" : "command", word);
+}

@@ -1,0 +1,126 @@
+/* heapkeeper report: finds the capture, reads it, shows it. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "view/report.h"
+
+struct options {
+    bool json;
+    unsigned top;
+    long pid; /* 0: the main process */
+    const char *colour;
+    const char *file; /* NULL: the newest run */
+};
+
+static int parse(int argc, char **argv, struct options *o)
+{
+    static const struct option known[] = {
+        {"json", no_argument, NULL, 'j'},           {"pid", required_argument, NULL, 'p'},
+        {"top", required_argument, NULL, 'n'},      {"color", required_argument, NULL, 'c'},
+        {"colour", required_argument, NULL, 'c'},   {NULL, 0, NULL, 0},
+    };
+    char *end;
+    int option;
+
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":jp:n:", known, NULL)) != -1) {
+        switch (option) {
+        case 'j':
+            o->json = true;
+            break;
+        case 'p':
+            o->pid = strtol(optarg, &end, 10);
+            if (*end || o->pid <= 0)
+                return hk_cli_fail(HK_EXIT_USAGE, "report: --pid needs a process id, not \"%s\"", optarg);
+            break;
+        case 'n':
+            o->top = (unsigned)strtoul(optarg, &end, 10);
+            if (*end || !*optarg || o->top == 0)
+                return hk_cli_fail(HK_EXIT_USAGE, "report: --top needs a number, not \"%s\"", optarg);
+            break;
+        case 'c':
+            o->colour = optarg;
+            if (strcmp(optarg, "auto") && strcmp(optarg, "always") && strcmp(optarg, "never"))
+                return hk_cli_fail(HK_EXIT_USAGE, "report: --color is auto, always or never, not \"%s\"", optarg);
+            break;
+        default:
+            return hk_cli_bad_option(argc, argv, option);
+        }
+    }
+    if (argc - optind > 1)
+        return hk_cli_fail(HK_EXIT_USAGE, "report: one capture at a time, not \"%s\" too", argv[optind + 1]);
+    o->file = argv[optind];
+    return 0;
+}
+
+/* Which process of the run to show: the one named by --pid, the file named, or the main one. The path is
+ * borrowed from `family` or `path`; NULL: no such pid. */
+static const char *choose(const struct hk_family *family, const struct options *o, const char *path)
+{
+    const char *found = NULL;
+    if (o->pid) {
+        for (size_t i = 0; i < family->count; i++) { /* the last of its captures, if it exec'd */
+            if (family->processes[i].pid == (uint32_t)o->pid)
+                found = family->processes[i].path;
+        }
+        return found;
+    }
+    return o->file || family->count == 0 ? path : family->processes[hk_family_main(family)].path;
+}
+
+static int show(const struct options *o, struct hk_capture *capture, const struct hk_family *family)
+{
+    struct hk_terminal terminal;
+    for (size_t i = 0; i < family->count; i++) { /* what became of it, as its later captures tell */
+        if (strcmp(family->processes[i].path, capture->path) == 0)
+            capture->life = family->processes[i].life;
+    }
+    struct hk_sites *sites = hk_sites_read(capture);
+    struct hk_report report = {capture, sites, family, o->top};
+
+    hk_terminal_for(&terminal, stdout);
+    if (o->colour && strcmp(o->colour, "auto") != 0)
+        terminal.colour = strcmp(o->colour, "always") == 0;
+    if (o->json)
+        hk_report_json(&report, stdout);
+    else
+        hk_report_text(&report, &terminal);
+    hk_sites_free(sites);
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return hk_cli_fail(HK_EXIT_FAILURE, "the report could not be written: %s", strerror(errno));
+    return 0;
+}
+
+int hk_cli_report(int argc, char **argv)
+{
+    struct options o = {.top = 10};
+    struct hk_error error;
+    int status = parse(argc, argv, &o);
+    if (status)
+        return status;
+
+    char *path = o.file ? hk_must_strdup(o.file) : hk_find_newest(&error);
+    if (!path)
+        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
+    struct hk_family *family = hk_family_find(path);
+    const char *chosen = choose(family, &o, path);
+    struct hk_capture *capture = chosen ? hk_capture_open(chosen, HK_OPEN_WHOLE, &error) : NULL;
+    if (!chosen)
+        status = hk_cli_fail(HK_EXIT_FAILURE, "no process %ld in the run of %s", o.pid, path);
+    else if (!capture)
+        status = hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
+    else if (capture->life == HK_LIFE_EMPTY)
+        status = hk_cli_fail(HK_EXIT_FAILURE, "%s: nothing recorded: the library was not loaded into the program "
+                             "(static, set-uid, another architecture, not Python, or it has not got that far)",
+                             chosen);
+    else
+        status = show(&o, capture, family);
+    hk_capture_close(capture);
+    hk_family_free(family);
+    free(path);
+    return status;
+}

@@ -1,0 +1,146 @@
+/* The growth rule of growth.h, in its order. */
+#include "read/growth.h"
+
+#include <math.h>
+#include <string.h>
+
+#define KIB 1024.0
+#define SIGNIFICANT 4.0     /* standard errors of the rise over the last half */
+#define LEAST_BYTES 65536.0 /* a smaller rise is no news */
+#define LEAST_SHARE 0.005   /* of the peak */
+#define SPANS_LEAST 4u
+
+static void fill_unseen_spans(uint64_t *at_mark, uint64_t *born_in, unsigned from, unsigned to,
+                              uint64_t live_kib)
+{
+    for (unsigned i = from; i < to; i++) {
+        at_mark[i] = live_kib;
+        born_in[i] = 0;
+    }
+}
+
+void hk_growth_update(const struct hk_capture_site *site, uint64_t generation, unsigned spans,
+                      uint64_t at_mark[HK_MARKS], uint64_t born_in[HK_MARKS])
+{
+    uint64_t live_kib = site->live_bytes >> 10;
+    unsigned mark = site->mark < HK_MARKS ? site->mark : HK_MARKS - 1;
+    /* Generations count modulo 2^16 in a site. A site may be newer than a status that was copied before it. */
+    int16_t behind = (int16_t)((uint16_t)generation - site->mark_generation);
+
+    for (unsigned i = 0; i < HK_MARKS; i++) {
+        at_mark[i] = site->at_mark[i];
+        born_in[i] = site->born_in[i];
+    }
+    for (int merges = 0; merges < behind && merges < 5; merges++) {
+        fill_unseen_spans(at_mark, born_in, mark + 1, HK_MARKS, live_kib);
+        for (unsigned i = 0; i < HK_MARKS / 2; i++) {
+            at_mark[i] = at_mark[2 * i + 1];
+            born_in[i] = born_in[2 * i] + born_in[2 * i + 1];
+        }
+        mark /= 2;
+    }
+    fill_unseen_spans(at_mark, born_in, mark + 1, HK_MARKS, live_kib);
+    fill_unseen_spans(at_mark, born_in, spans, HK_MARKS, live_kib);
+    if (spans)
+        at_mark[spans - 1] = live_kib;
+}
+
+/* The start of a span nearest to `part` of the run by one clock; 0 if none lies between the bounds. */
+static unsigned nearest(const double *starts, unsigned count, double end, double part, double least,
+                        double most)
+{
+    unsigned best = 0;
+    for (unsigned i = 1; i < count; i++) {
+        double at = starts[i] / end;
+        if (at < least || at > most)
+            continue;
+        if (!best || fabs(at - part) < fabs(starts[best] / end - part))
+            best = i;
+    }
+    return best;
+}
+
+static bool cut_run(const double *starts, unsigned count, double end, struct hk_growth_cut *cut)
+{
+    if (!(end > 0))
+        return false;
+    cut->half = nearest(starts, count, end, 0.5, 0.25, 0.75);
+    if (!cut->half)
+        return false;
+    double half = starts[cut->half] / end;
+    cut->quarter = nearest(starts, count, end, (1.0 + half) / 2.0, half + 0.05, 0.95);
+    return cut->quarter > cut->half;
+}
+
+struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsigned count,
+                                       uint64_t end_ns, uint64_t end_allocated, double mean,
+                                       uint64_t peak)
+{
+    struct hk_growth_run run = {.spans = count < HK_MARKS ? count : HK_MARKS, .mean = mean};
+    double starts[HK_MARKS];
+
+    run.least = fmax(LEAST_BYTES, LEAST_SHARE * (double)peak);
+    if (run.spans < SPANS_LEAST)
+        return run;
+    for (unsigned i = 0; i < run.spans; i++)
+        starts[i] = (double)marks[i].time_ns;
+    run.usable = cut_run(starts, run.spans, (double)end_ns, &run.cuts[0]);
+    for (unsigned i = 0; i < run.spans; i++)
+        starts[i] = (double)marks[i].allocated_bytes;
+    run.usable = cut_run(starts, run.spans, (double)end_allocated, &run.cuts[1]) && run.usable;
+    return run;
+}
+
+static double sum(const uint64_t *kib, unsigned from, unsigned to)
+{
+    double total = 0;
+    for (unsigned i = from; i < to; i++)
+        total += (double)kib[i] * KIB;
+    return total;
+}
+
+/* Rise from the end of span `from - 1` to now, and its standard error. */
+static void rise_since(const struct hk_growth_run *run, const uint64_t *at_mark, const uint64_t *born_in,
+                       unsigned from, double *rise, double *error)
+{
+    double survivors = sum(born_in, from, run->spans);
+    double freed = (double)at_mark[from - 1] * KIB - sum(born_in, 0, from);
+    if (freed < 0) /* rounding to KiB, or a site copied while it changed */
+        freed = 0;
+    *rise = survivors - freed;
+    *error = sqrt(run->mean * (survivors + freed));
+}
+
+static struct hk_growth judge_by(const struct hk_growth_run *run, const struct hk_growth_cut *cut,
+                                 const uint64_t *at_mark, const uint64_t *born_in)
+{
+    struct hk_growth g;
+    double last, last_error;
+
+    rise_since(run, at_mark, born_in, cut->half, &g.rise, &g.error);
+    rise_since(run, at_mark, born_in, cut->quarter, &last, &last_error);
+
+    double before = g.rise - last; /* rise of the third quarter */
+    double before_error = sqrt(fmax(0.0, g.error * g.error - last_error * last_error));
+    double survived = sum(born_in, cut->half, cut->quarter);
+    double survived_error = sqrt(run->mean * fmax(survived, run->mean));
+
+    bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least;
+    bool still = last > 0 && last + 2.0 * hypot(last_error, 0.5 * before_error) >= 0.5 * before;
+    bool stayed = survived + 2.0 * survived_error >= 0.25 * g.rise;
+    g.growing = rose && still && stayed;
+    return g;
+}
+
+struct hk_growth hk_growth_judge(const struct hk_growth_run *run, const uint64_t *at_mark,
+                                 const uint64_t *born_in)
+{
+    struct hk_growth none = {false, 0.0, 0.0};
+    if (!run->usable)
+        return none;
+    struct hk_growth by_time = judge_by(run, &run->cuts[0], at_mark, born_in);
+    struct hk_growth by_bytes = judge_by(run, &run->cuts[1], at_mark, born_in);
+    struct hk_growth result = by_time.rise <= by_bytes.rise ? by_time : by_bytes;
+    result.growing = by_time.growing && by_bytes.growing;
+    return result;
+}

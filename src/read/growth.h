@@ -1,0 +1,69 @@
+/* Growing or merely large: the rule.
+ *
+ * A site (or a line, or a function) is judged from what it keeps at the marks (capture/format.h):
+ * at_mark[i], its live bytes at the end of span i, and born_in[i], the bytes live now that were allocated in
+ * span i. The run is cut at the mark nearest to its half and the one nearest to its last quarter. Because an
+ * idle server passes much time without allocating, and a start-up allocates much in no time, this is done by
+ * two clocks, time and allocated bytes, and both must say yes:
+ *
+ *  1. It rose over the last half.
+ *         S = survivors, live now and born after the half:  sum of born_in after it
+ *         F = live at the half and freed since:             at_mark there - sum of born_in up to it
+ *         rise = S - F
+ *     What lived through both moments was sampled once, so it cancels; what is left are two independent
+ *     sampled sums with variance mean * bytes each, where mean is the distance between samples. The rise must
+ *     be more than 4 times sqrt(mean * (S + F)): a program has thousands of sites, each a chance to be
+ *     wrong, and 4 leaves about 3 in 100 000 of them. When every block was recorded there is no such noise.
+ *  2. It matters: the rise is 64 KiB or more, and a two-hundredth of the peak or more.
+ *  3. It still rises in the last quarter, at half the pace of the quarter before or more (a cache that is
+ *     nearly full does not), with two standard errors in its favour: condition 1 carries the significance.
+ *  4. It is made of survivors: what the third quarter allocated is still there. A cache or batch that is
+ *     emptied and filled again has only young blocks, whatever its phase at the end of the run; so what
+ *     survives from the third quarter must be a quarter of the rise or more.
+ *
+ * A cache that was filled early fails 1; one that is being filled slowly up to the end looks exactly like a
+ * leak, and within that run is one.
+ */
+#ifndef HK_READ_GROWTH_H
+#define HK_READ_GROWTH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "capture/format.h"
+
+/* Where one clock cuts the run. Numbers of spans: those below `half` are the first half. */
+struct hk_growth_cut {
+    unsigned half, quarter;
+};
+
+/* What is the same for all sites of a capture. */
+struct hk_growth_run {
+    unsigned spans;
+    bool usable; /* false: too short, or too uneven, to tell; nothing is growing then */
+    struct hk_growth_cut cuts[2]; /* by time, by allocated bytes */
+    double mean;                  /* bytes a sample; 0: exact */
+    double least;                 /* bytes; a smaller rise is no news */
+};
+
+struct hk_growth {
+    bool growing;
+    double rise;  /* bytes over the last half by the clock that shows less; may be negative */
+    double error; /* its standard error, bytes */
+};
+
+/* `mean` in bytes (0: exact); `end_*` is where the last span ends; `peak` in bytes. */
+struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsigned count,
+                                       uint64_t end_ns, uint64_t end_allocated, double mean,
+                                       uint64_t peak);
+
+/* `at_mark` and `born_in` in KiB, `run->spans` of them, already brought up to date. */
+struct hk_growth hk_growth_judge(const struct hk_growth_run *run, const uint64_t *at_mark,
+                                 const uint64_t *born_in);
+
+/* Brings a site's values up to date with the capture's marks, as the format says: spans it has not seen yet,
+ * then thinnings it has not seen yet. `generation` is the status', `spans` the number of marks. */
+void hk_growth_update(const struct hk_capture_site *site, uint64_t generation, unsigned spans,
+                      uint64_t at_mark[HK_MARKS], uint64_t born_in[HK_MARKS]);
+
+#endif

@@ -1,0 +1,188 @@
+/* One pass over the codes and one over the nodes at the start; lines on demand.
+ *
+ * A node's parent has a lower index, so one pass in order knows for each node its nearest caller that is to
+ * be shown, and a walk upwards always ends. A line is found by running through the code's line table: a
+ * hostile capture could point a million nodes at a table of megabytes, so the bytes run through are
+ * limited; after that only first lines are known.
+ */
+#include "read/resolve.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "read/lines.h"
+
+#define LINE_UNKNOWN INT32_MIN
+#define LINE_WORK_MAX ((uint64_t)1 << 30) /* bytes of line tables; a second or two */
+#define CODE_TRAMPOLINE 1u
+
+struct code {
+    const char *file, *name, *qualified_name;
+    uint32_t function;
+    bool hidden;
+};
+
+struct hk_resolver {
+    const struct hk_capture *capture;
+    struct code *codes;
+    size_t code_count;
+    uint32_t *shown;     /* per node: itself or its nearest shown caller */
+    uint32_t *parents;   /* per node */
+    uint32_t *node_codes;
+    int32_t *lines;      /* per node, LINE_UNKNOWN until asked for */
+    size_t node_count;
+    size_t function_count;
+    uint64_t line_work;
+    int minor;
+};
+
+static uint64_t hash_text(uint64_t hash, const char *text)
+{
+    for (; *text; text++)
+        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
+    return (hash ^ 0xff) * 0x100000001b3u;
+}
+
+static bool same_function(const struct code *a, const struct code *b)
+{
+    return strcmp(a->name, b->name) == 0 && strcmp(a->file, b->file) == 0 &&
+           strcmp(a->qualified_name, b->qualified_name) == 0;
+}
+
+/* Gives equal functions equal numbers, from 1. */
+static void number_functions(struct hk_resolver *r)
+{
+    size_t slots = 64;
+    while (slots < r->code_count * 2)
+        slots *= 2;
+    uint32_t *table = hk_must_calloc(slots, sizeof *table);
+
+    r->function_count = 1;
+    for (size_t i = 1; i < r->code_count; i++) {
+        struct code *code = &r->codes[i];
+        uint64_t hash = hash_text(hash_text(0xcbf29ce484222325u, code->name), code->file);
+        hash ^= hash >> 29;
+        size_t at = hash & (slots - 1);
+        while (table[at] && !same_function(&r->codes[table[at]], code))
+            at = (at + 1) & (slots - 1);
+        if (!table[at]) {
+            table[at] = (uint32_t)i;
+            code->function = (uint32_t)r->function_count++;
+        } else {
+            code->function = r->codes[table[at]].function;
+        }
+    }
+    free(table);
+}
+
+static void read_codes(struct hk_resolver *r)
+{
+    const struct hk_capture *c = r->capture;
+    r->code_count = c->tables[HK_SECTION_CODES].count;
+    r->codes = hk_must_calloc(r->code_count, sizeof *r->codes);
+    for (size_t i = 1; i < r->code_count; i++) {
+        struct hk_capture_code entry;
+        struct code *code = &r->codes[i];
+        hk_capture_entry(c, HK_SECTION_CODES, i, &entry, sizeof entry);
+        code->file = hk_capture_string(c, entry.file);
+        code->name = hk_capture_string(c, entry.name);
+        code->qualified_name = hk_capture_string(c, entry.qualified_name);
+        if (!*code->name)
+            code->name = "(name unknown)";
+        if (!*code->qualified_name)
+            code->qualified_name = code->name;
+        /* The interpreter's own shim for calling __init__ has that for a file, and no lines. */
+        code->hidden = (entry.flags & CODE_TRAMPOLINE) ||
+                       (entry.line_table_size == 0 && strcmp(code->name, "__init__") == 0 &&
+                        strcmp(code->file, "__init__") == 0);
+    }
+}
+
+static void read_nodes(struct hk_resolver *r)
+{
+    r->node_count = r->capture->tables[HK_SECTION_NODES].count;
+    r->shown = hk_must_calloc(r->node_count, sizeof *r->shown);
+    r->parents = hk_must_calloc(r->node_count, sizeof *r->parents);
+    r->node_codes = hk_must_calloc(r->node_count, sizeof *r->node_codes);
+    r->lines = hk_must_calloc(r->node_count, sizeof *r->lines);
+    for (size_t i = 1; i < r->node_count; i++) {
+        struct hk_capture_node node;
+        hk_capture_entry(r->capture, HK_SECTION_NODES, i, &node, sizeof node);
+        uint32_t parent = node.parent < i ? node.parent : 0;
+        bool known = node.code > 0 && node.code < r->code_count;
+        r->parents[i] = parent;
+        r->node_codes[i] = known ? node.code : 0;
+        r->shown[i] = known && !r->codes[node.code].hidden ? (uint32_t)i : r->shown[parent];
+        r->lines[i] = LINE_UNKNOWN;
+    }
+}
+
+struct hk_resolver *hk_resolver_new(const struct hk_capture *capture)
+{
+    struct hk_resolver *r = hk_must_calloc(1, sizeof *r);
+    r->capture = capture;
+    r->minor = (int)(capture->header.python_version >> 16 & 0xff);
+    read_codes(r);
+    number_functions(r);
+    read_nodes(r);
+    return r;
+}
+
+void hk_resolver_free(struct hk_resolver *r)
+{
+    if (!r)
+        return;
+    free(r->codes);
+    free(r->shown);
+    free(r->parents);
+    free(r->node_codes);
+    free(r->lines);
+    free(r);
+}
+
+uint32_t hk_resolver_shown(const struct hk_resolver *r, uint32_t node)
+{
+    return node < r->node_count ? r->shown[node] : 0;
+}
+
+uint32_t hk_resolver_parent(const struct hk_resolver *r, uint32_t node)
+{
+    return node < r->node_count ? hk_resolver_shown(r, r->parents[node]) : 0;
+}
+
+uint32_t hk_resolver_function(const struct hk_resolver *r, uint32_t node)
+{
+    return node < r->node_count && r->node_codes[node] ? r->codes[r->node_codes[node]].function : 0;
+}
+
+size_t hk_resolver_function_count(const struct hk_resolver *r)
+{
+    return r->function_count;
+}
+
+static int32_t find_line(struct hk_resolver *r, uint32_t index)
+{
+    struct hk_capture_node node;
+    struct hk_capture_code code;
+    hk_capture_entry(r->capture, HK_SECTION_NODES, index, &node, sizeof node);
+    hk_capture_entry(r->capture, HK_SECTION_CODES, r->node_codes[index], &code, sizeof code);
+
+    int first = code.first_line > 0 ? code.first_line : 0;
+    const uint8_t *table = hk_capture_blob(r->capture, code.line_table, code.line_table_size);
+    if (!table || node.offset < 0 || r->line_work > LINE_WORK_MAX)
+        return first;
+    r->line_work += code.line_table_size;
+    int line = hk_line_of(r->minor, table, code.line_table_size, code.first_line, node.offset);
+    return line > 0 ? line : first;
+}
+
+bool hk_resolver_frame(struct hk_resolver *r, uint32_t node, struct hk_frame *frame)
+{
+    if (node == 0 || node >= r->node_count || r->node_codes[node] == 0)
+        return false;
+    const struct code *code = &r->codes[r->node_codes[node]];
+    if (r->lines[node] == LINE_UNKNOWN)
+        r->lines[node] = find_line(r, node);
+    *frame = (struct hk_frame){code->name, code->qualified_name, code->file, r->lines[node]};
+    return true;
+}

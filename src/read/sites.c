@@ -1,0 +1,304 @@
+/* Reads the sites, merges them by line and judges their growth at three levels: path, line, function.
+ *
+ * A leak may spread over several paths to one line, or over several lines of one function; each level gathers
+ * more samples and so sees smaller leaks. A line is growing if it is itself, if one of its paths is (another
+ * path to the same helper may hide it), or if it rises most in a function that is.
+ */
+#include "read/sites.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "read/resolve.h"
+
+struct line_table {
+    uint32_t *slots; /* index of a line + 1 */
+    size_t size;
+    uint32_t *functions; /* per line: number of its function, or a special one */
+    size_t capacity;
+};
+
+/* Lines without a frame, told apart by what their function would be. */
+enum special_line { SPECIAL_NONE = 0, SPECIAL_OTHER = 1, SPECIAL_BLIND = 2, SPECIAL_START = 3 };
+
+const char *hk_domain_name(unsigned domain)
+{
+    static const char *const names[] = {"raw", "mem", "object", "malloc"};
+    return domain < 4 ? names[domain] : "unknown";
+}
+
+static enum special_line special(const struct hk_sites *s, const struct hk_site *site)
+{
+    if (site->flags & HK_SITE_OTHER)
+        return SPECIAL_OTHER;
+    if (hk_resolver_shown(s->resolver, site->node))
+        return SPECIAL_NONE;
+    return site->flags & HK_SITE_BLIND ? SPECIAL_BLIND : SPECIAL_START;
+}
+
+struct hk_frame hk_sites_where(const struct hk_sites *s, const struct hk_site *site)
+{
+    struct hk_frame frame = {"", "", "", 0};
+    switch (special(s, site)) {
+    case SPECIAL_OTHER:
+        frame.function = "(other)";
+        break;
+    case SPECIAL_BLIND:
+        frame.function = "(native code)";
+        break;
+    case SPECIAL_START:
+        frame.function = "(no Python frame)";
+        break;
+    case SPECIAL_NONE:
+        hk_resolver_frame(s->resolver, hk_resolver_shown(s->resolver, site->node), &frame);
+        return frame;
+    }
+    frame.qualified_name = frame.function;
+    return frame;
+}
+
+size_t hk_sites_stack(const struct hk_sites *s, uint32_t node, struct hk_frame *frames, size_t max,
+                      bool *cut)
+{
+    size_t count = 0;
+    uint32_t at = hk_resolver_shown(s->resolver, node);
+    while (at && count < max) {
+        if (hk_resolver_frame(s->resolver, at, &frames[count]))
+            count++;
+        at = hk_resolver_parent(s->resolver, at);
+    }
+    *cut = at != 0;
+    for (size_t i = 0; i < count / 2; i++) {
+        struct hk_frame swap = frames[i];
+        frames[i] = frames[count - 1 - i];
+        frames[count - 1 - i] = swap;
+    }
+    return count;
+}
+
+/* ---- reading ---- */
+
+static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site)
+{
+    const struct hk_capture *c = s->capture;
+    struct hk_capture_site raw;
+    hk_capture_entry(c, HK_SECTION_SITES, index, &raw, sizeof raw);
+    if (raw.domain > 3 || (raw.node && raw.node >= c->tables[HK_SECTION_NODES].count))
+        return false;
+
+    /* A serial above the status' is of a peak reached after the status was copied. */
+    bool saved = raw.peak_serial >= c->status.peak_serial && raw.peak_serial;
+    *site = (struct hk_site){
+        .node = raw.node,
+        .domain = raw.domain,
+        .flags = raw.flags,
+        .live_bytes = raw.live_bytes,
+        .live_blocks = raw.live_blocks,
+        .peak_bytes = saved ? raw.peak_bytes : raw.live_bytes,
+        .peak_blocks = saved ? raw.peak_blocks : raw.live_blocks,
+        .total_bytes = raw.total_bytes,
+        .total_blocks = raw.total_blocks,
+        .inherited_bytes = raw.inherited_bytes,
+        .samples_total = raw.samples_total,
+        .samples_live = raw.samples_live,
+    };
+    hk_growth_update(&raw, c->status.marks_generation, c->mark_count, site->at_mark, site->born_in);
+    return true;
+}
+
+static void read_sites(struct hk_sites *s)
+{
+    size_t count = s->capture->tables[HK_SECTION_SITES].count;
+    s->sites = hk_must_calloc(count, sizeof *s->sites);
+    for (size_t i = 0; i < count; i++) {
+        struct hk_site *site = &s->sites[s->site_count];
+        if (!read_site(s, i, site)) {
+            s->dropped++;
+            continue;
+        }
+        s->site_count++;
+        s->live_bytes += site->live_bytes;
+        s->peak_bytes += site->peak_bytes;
+        s->total_bytes += site->total_bytes;
+        s->domain_total_bytes[site->domain] += site->total_bytes;
+        if (site->flags & HK_SITE_OTHER)
+            s->other_bytes += site->total_bytes;
+        else if (special(s, site) != SPECIAL_NONE)
+            s->blind_bytes += site->total_bytes;
+    }
+}
+
+/* ---- merging ---- */
+
+static struct hk_line *new_line(struct hk_sites *s, struct line_table *t, uint32_t function,
+                                struct hk_frame frame, uint32_t site)
+{
+    if (s->line_count == t->capacity) {
+        t->capacity = t->capacity ? t->capacity * 2 : 256;
+        s->lines = hk_must_realloc(s->lines, t->capacity, sizeof *s->lines);
+        t->functions = hk_must_realloc(t->functions, t->capacity, sizeof *t->functions);
+    }
+    struct hk_line *line = &s->lines[s->line_count];
+    *line = (struct hk_line){.frame = frame, .heaviest_live = site, .heaviest_peak = site,
+                             .heaviest_total = site, .steepest = site};
+    t->functions[s->line_count++] = function;
+    return line;
+}
+
+static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_t site_index)
+{
+    const struct hk_site *site = &s->sites[site_index];
+    struct hk_frame frame = hk_sites_where(s, site);
+    enum special_line kind = special(s, site);
+    uint32_t function = kind != SPECIAL_NONE
+                            ? UINT32_MAX - (uint32_t)kind
+                            : hk_resolver_function(s->resolver, hk_resolver_shown(s->resolver, site->node));
+    uint64_t hash = ((uint64_t)function << 32 | (uint32_t)frame.line) * 0x9e3779b97f4a7c15u;
+    size_t at = (size_t)(hash >> 20) & (t->size - 1);
+
+    for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
+        uint32_t index = t->slots[at] - 1;
+        if (t->functions[index] == function && s->lines[index].frame.line == frame.line)
+            return &s->lines[index];
+    }
+    struct hk_line *line = new_line(s, t, function, frame, site_index);
+    t->slots[at] = (uint32_t)s->line_count;
+    return line;
+}
+
+static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index)
+{
+    struct hk_site *site = &s->sites[index];
+    line->site_count++;
+    line->flags |= site->flags;
+    line->live_bytes += site->live_bytes;
+    line->live_blocks += site->live_blocks;
+    line->peak_bytes += site->peak_bytes;
+    line->peak_blocks += site->peak_blocks;
+    line->total_bytes += site->total_bytes;
+    line->total_blocks += site->total_blocks;
+    line->samples_total += site->samples_total;
+    for (unsigned i = 0; i < HK_MARKS; i++) {
+        line->at_mark[i] += site->at_mark[i];
+        line->born_in[i] += site->born_in[i];
+    }
+    if (site->live_bytes > s->sites[line->heaviest_live].live_bytes)
+        line->heaviest_live = index;
+    if (site->peak_bytes > s->sites[line->heaviest_peak].peak_bytes)
+        line->heaviest_peak = index;
+    if (site->total_bytes > s->sites[line->heaviest_total].total_bytes)
+        line->heaviest_total = index;
+    if (site->growth.rise > s->sites[line->steepest].growth.rise)
+        line->steepest = index;
+    site->line = (uint32_t)(line - s->lines);
+}
+
+/* ---- judging ---- */
+
+struct function_sum {
+    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+    uint32_t line_count, steepest;
+    bool has_growing_line;
+};
+
+static void judge_lines(struct hk_sites *s)
+{
+    for (size_t i = 0; i < s->line_count; i++) {
+        struct hk_line *line = &s->lines[i];
+        line->growth = hk_growth_judge(&s->run, line->at_mark, line->born_in);
+        if (line->flags & HK_SITE_OTHER) /* a mixture, and it grows because the tables are full */
+            line->growth.growing = false;
+    }
+    for (size_t i = 0; i < s->site_count; i++) {
+        if (s->sites[i].growth.growing && !(s->sites[i].flags & HK_SITE_OTHER))
+            s->lines[s->sites[i].line].growth.growing = true;
+    }
+}
+
+/* Adds up the lines of each function; judged as one where it has more than one line and none grows. */
+static void judge_functions(struct hk_sites *s, const uint32_t *functions)
+{
+    size_t known = hk_resolver_function_count(s->resolver);
+    uint32_t *sum_of = hk_must_calloc(known, sizeof *sum_of); /* index + 1 */
+    struct function_sum *sums = hk_must_calloc(s->line_count, sizeof *sums);
+    size_t count = 0;
+
+    for (size_t i = 0; i < s->line_count; i++) {
+        struct hk_line *line = &s->lines[i];
+        if (functions[i] >= known)
+            continue;
+        if (!sum_of[functions[i]]) {
+            sums[count].steepest = (uint32_t)i;
+            sum_of[functions[i]] = (uint32_t)++count;
+        }
+        struct function_sum *sum = &sums[sum_of[functions[i]] - 1];
+        sum->line_count++;
+        sum->has_growing_line |= line->growth.growing;
+        if (line->growth.rise > s->lines[sum->steepest].growth.rise)
+            sum->steepest = (uint32_t)i;
+        for (unsigned m = 0; m < HK_MARKS; m++) {
+            sum->at_mark[m] += line->at_mark[m];
+            sum->born_in[m] += line->born_in[m];
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct function_sum *sum = &sums[i];
+        if (sum->line_count > 1 && !sum->has_growing_line &&
+            hk_growth_judge(&s->run, sum->at_mark, sum->born_in).growing)
+            s->lines[sum->steepest].growth.growing = true;
+    }
+    free(sums);
+    free(sum_of);
+}
+
+/* A path belongs to its line's growth if it carries a real part of it. */
+static void pass_down(struct hk_sites *s)
+{
+    for (size_t i = 0; i < s->site_count; i++) {
+        struct hk_site *site = &s->sites[i];
+        const struct hk_line *line = &s->lines[site->line];
+        if (site->flags & HK_SITE_OTHER)
+            site->growth.growing = false;
+        else if (line->growth.growing && site->growth.rise > 2.0 * site->growth.error &&
+                 site->growth.rise >= 0.1 * line->growth.rise)
+            site->growth.growing = true;
+        if (line->growth.growing && line->steepest == i)
+            site->growth.growing = true;
+    }
+}
+
+struct hk_sites *hk_sites_read(const struct hk_capture *c)
+{
+    struct hk_sites *s = hk_must_calloc(1, sizeof *s);
+    struct line_table table = {.size = 1024};
+
+    s->capture = c;
+    s->resolver = hk_resolver_new(c);
+    s->run = hk_growth_prepare(c->marks, c->mark_count, c->now.time_ns, c->now.allocated_bytes,
+                               hk_capture_mean_sample(c), c->status.peak_bytes);
+    read_sites(s);
+    while (table.size < s->site_count * 2)
+        table.size *= 2;
+    table.slots = hk_must_calloc(table.size, sizeof *table.slots);
+    for (uint32_t i = 0; i < s->site_count; i++) {
+        struct hk_site *site = &s->sites[i];
+        site->growth = hk_growth_judge(&s->run, site->at_mark, site->born_in);
+        add_to_line(s, line_of(s, &table, i), i);
+    }
+    judge_lines(s);
+    judge_functions(s, table.functions);
+    pass_down(s);
+    free(table.slots);
+    free(table.functions);
+    return s;
+}
+
+void hk_sites_free(struct hk_sites *s)
+{
+    if (!s)
+        return;
+    hk_resolver_free(s->resolver);
+    free(s->sites);
+    free(s->lines);
+    free(s);
+}

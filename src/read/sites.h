@@ -1,0 +1,78 @@
+/* From counters per call path to answers: frames, lines, what is large and what is growing.
+ *
+ * Sites are resolved to frames (function, file, line) through the call tree, the code objects and their line
+ * tables. Paths that end in the same line are merged for the lists a person reads, and each merged line
+ * keeps its heaviest path as the example of how one gets there.
+ */
+#ifndef HK_READ_SITES_H
+#define HK_READ_SITES_H
+
+#include "read/capture.h"
+#include "read/growth.h"
+
+/* Strings are borrowed from the capture; line 0: unknown. */
+struct hk_frame {
+    const char *function;       /* "remember_order" */
+    const char *qualified_name; /* "Shop.remember_order"; the plain name before Python 3.11 */
+    const char *file;           /* as the code object has it; "" for none */
+    int line;
+};
+
+/* One call path in one domain. */
+struct hk_site {
+    uint32_t node;
+    uint8_t domain, flags; /* HK_SITE_* */
+    uint64_t live_bytes, live_blocks;
+    uint64_t peak_bytes, peak_blocks; /* live when the recorded total was at its peak */
+    uint64_t total_bytes, total_blocks;
+    uint64_t inherited_bytes;
+    uint32_t samples_total, samples_live;
+    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS]; /* KiB, up to date */
+    struct hk_growth growth;
+    uint32_t line; /* index of its merged line */
+};
+
+/* All paths, of all domains, that end in the same line. */
+struct hk_line {
+    struct hk_frame frame;
+    uint8_t flags; /* HK_SITE_* of all its sites, or'ed */
+    uint32_t site_count;
+    uint64_t live_bytes, live_blocks, peak_bytes, peak_blocks, total_bytes, total_blocks;
+    uint64_t samples_total;
+    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+    uint32_t heaviest_live, heaviest_peak, heaviest_total; /* index of a site */
+    uint32_t steepest; /* index of the site that rose most: the path to show for a growing line */
+    struct hk_growth growth;
+};
+
+struct hk_sites {
+    const struct hk_capture *capture;
+    struct hk_site *sites;
+    size_t site_count;
+    struct hk_line *lines;
+    size_t line_count;
+    struct hk_growth_run run;
+    uint64_t live_bytes, peak_bytes, total_bytes; /* sums over all sites */
+    uint64_t domain_total_bytes[4];
+    uint64_t other_bytes;   /* total bytes in "(other)" */
+    uint64_t blind_bytes;   /* total bytes without a stack */
+    uint64_t dropped;       /* sites that cannot be */
+    struct hk_resolver *resolver;
+};
+
+/* Reads all sites. `capture` is borrowed until hk_sites_free. Never fails: what cannot be, is dropped and
+ * counted. */
+struct hk_sites *hk_sites_read(const struct hk_capture *capture);
+void hk_sites_free(struct hk_sites *sites);
+
+/* The stack above and including `node`, outermost frame first, without the interpreter's trampolines; at
+ * most `max` frames, the innermost ones. Returns how many; `*cut` tells whether some are missing. */
+size_t hk_sites_stack(const struct hk_sites *sites, uint32_t node, struct hk_frame *frames, size_t max,
+                      bool *cut);
+
+/* Where a site's bytes were asked for: its innermost frame, or "(no Python frame)", "(other)". */
+struct hk_frame hk_sites_where(const struct hk_sites *sites, const struct hk_site *site);
+
+const char *hk_domain_name(unsigned domain); /* "raw", "mem", "object", "malloc" */
+
+#endif

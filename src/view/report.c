@@ -1,0 +1,487 @@
+/* The report as text: what a person wants to know first comes first.
+ *
+ *      shop.py · Python 3.13.0 · ran 12.4 s · ended
+ *      peak 212 MiB · live at the end 141 MiB · allocated 6.10 GiB · peak RSS 231 MiB
+ *
+ *      PROCESSES   only if there were several
+ *      MEMORY      a sparkline over time
+ *      GROWING     what keeps growing, apart from what is merely large
+ *      LARGEST     at the end; at the peak, if that is another list
+ *      HEAP        arenas, pools, blocks; the classes that sum to what is mapped
+ *      OUTSIDE     what else the process has
+ *      RECORDER    what watching cost
+ *      NOTES       what kept us out or blind
+ *
+ * Headings stand in a column of their own; text that comes from the capture is cleaned before it is printed.
+ */
+#include "view/report.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MARGIN 10 /* columns of the headings */
+#define WHERE 23  /* columns between the margin and the place of a row */
+#define NAME 512  /* bytes of a cleaned name */
+#define STACK 64  /* frames that are looked at for a line of text */
+
+struct page {
+    const struct hk_report *report;
+    const struct hk_terminal *t;
+    const char *dot; /* between facts */
+};
+
+/* ---- small pieces ---- */
+
+static void heading(const struct page *p, const char *word, enum hk_style style)
+{
+    fprintf(p->t->out, "%s%s%s%*s", hk_style(p->t, style), word, hk_style(p->t, HK_PLAIN),
+            (int)(MARGIN - strlen(word)), "");
+}
+
+static void margin(const struct page *p)
+{
+    fprintf(p->t->out, "%*s", MARGIN, "");
+}
+
+__attribute__((format(printf, 2, 3))) static void dim(const struct page *p, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs(hk_style(p->t, HK_DIM), p->t->out);
+    vfprintf(p->t->out, format, arguments);
+    fputs(hk_style(p->t, HK_PLAIN), p->t->out);
+    va_end(arguments);
+}
+
+static unsigned width(const struct page *p)
+{
+    return p->t->width ? p->t->width : 100;
+}
+
+static const char *directory_of_run(const struct page *p)
+{
+    return hk_capture_string(p->report->capture, p->report->capture->header.working_directory);
+}
+
+/* "shop.py:88 in remember_order" */
+static void place(const struct page *p, char *to, size_t size, const struct hk_frame *f)
+{
+    char file[NAME], name[NAME];
+    hk_text_clean(p->t, name, sizeof name, f->qualified_name);
+    if (!*f->file) {
+        snprintf(to, size, "%s", name);
+        return;
+    }
+    hk_text_clean(p->t, file, sizeof file, hk_text_short_path(f->file, directory_of_run(p)));
+    hk_text_keep_end(p->t, file, 60);
+    if (f->line)
+        snprintf(to, size, "%s:%d in %s", file, f->line, name);
+    else
+        snprintf(to, size, "%s in %s", file, name);
+}
+
+/* Frames that every program has and nobody asks for: the outermost module and the module runner. */
+static bool is_preamble(const struct hk_frame *f)
+{
+    return strcmp(f->function, "<module>") == 0 || strcmp(f->function, "_run_module_as_main") == 0 ||
+           strcmp(f->function, "_run_code") == 0;
+}
+
+/* "main:140 > handle:61 > remember_order:88", without the outer frames that do not fit. */
+static void stack_line(const struct page *p, const struct hk_site *site)
+{
+    struct hk_frame frames[STACK];
+    char pieces[STACK][160], name[128];
+    bool cut;
+    size_t count = hk_sites_stack(p->report->sites, site->node, frames, STACK, &cut), first = 0, used = 4;
+    size_t room = p->t->width ? width(p) - MARGIN - WHERE : SIZE_MAX;
+
+    if (count == 0)
+        return;
+    while (!cut && first + 1 < count && is_preamble(&frames[first]))
+        first++;
+    size_t from = count;
+    while (from > first) {
+        const struct hk_frame *f = &frames[from - 1];
+        hk_text_clean(p->t, name, sizeof name, f->function);
+        snprintf(pieces[from - 1], sizeof pieces[0], f->line ? "%s:%d" : "%s", name, f->line);
+        used += hk_text_columns(pieces[from - 1]) + 3;
+        if (from < count && used > room)
+            break;
+        from--;
+    }
+    fprintf(p->t->out, "%*s%s", MARGIN + WHERE, "", hk_style(p->t, HK_DIM));
+    if (from > first || cut || (site->flags & HK_SITE_CUT))
+        fputs(p->t->utf8 ? "… > " : "... > ", p->t->out);
+    for (size_t i = from; i < count; i++)
+        fprintf(p->t->out, "%s%s", pieces[i], i + 1 < count ? " > " : "");
+    fprintf(p->t->out, "%s\n", hk_style(p->t, HK_PLAIN));
+}
+
+static void marks_sparkline(const struct page *p, char *to, const uint64_t *at_mark)
+{
+    double values[HK_MARKS];
+    unsigned count = p->report->capture->mark_count;
+    for (unsigned i = 0; i < count; i++)
+        values[i] = (double)at_mark[i];
+    hk_text_sparkline(p->t, to, values, count);
+}
+
+/* ---- head ---- */
+
+static void put_head(const struct page *p)
+{
+    const struct hk_capture *c = p->report->capture;
+    struct hk_heap_view v = hk_heap_view(c);
+    char program[256], name[NAME], version[32], a[32], b[32], d[32], e[32];
+    FILE *out = p->t->out;
+
+    hk_text_clean(p->t, name, sizeof name, hk_capture_program(c, program, sizeof program));
+    fprintf(out, "%s%s%s", hk_style(p->t, HK_BOLD), name, hk_style(p->t, HK_PLAIN));
+    if (c->header.python_version)
+        fprintf(out, "%sPython %s", p->dot, hk_python_version(c->header.python_version, version));
+    fprintf(out, "%spid %u%s%s%s%s\n", p->dot, c->header.pid, p->dot,
+            hk_text_duration(a, c->duration_ns), p->dot, hk_life_name(c->life));
+    if (!c->has_now) {
+        fputs("no figures: it ended before the first point of its timeline\n", out);
+        return;
+    }
+    fprintf(out, "peak %s%s%s %s%sallocated %s", hk_text_bytes(a, (double)v.peak_bytes), p->dot,
+            c->life == HK_LIFE_RUNNING ? "live now" : "live at the end", hk_text_bytes(b, (double)v.live_bytes),
+            p->dot, hk_text_bytes(d, (double)c->now.allocated_bytes));
+    if (v.peak_rss_bytes)
+        fprintf(out, "%speak RSS %s", p->dot, hk_text_bytes(e, (double)v.peak_rss_bytes));
+    fputc('\n', out);
+}
+
+static void put_processes(const struct page *p)
+{
+    const struct hk_family *f = p->report->family;
+    char name[NAME], a[32], b[32], d[32], e[32];
+    FILE *out = p->t->out;
+    if (!f || (f->count < 2 && !f->folded))
+        return;
+
+    fputc('\n', out);
+    heading(p, "PROCESSES", HK_BOLD);
+    dim(p, "  %7s  %-16s %10s %10s %10s  %s\n", "pid", "state", "peak", "live", "allocated", "program");
+    for (size_t i = 0; i < f->count; i++) {
+        const struct hk_process *process = &f->processes[i];
+        bool shown = strcmp(process->path, p->report->capture->path) == 0;
+        margin(p);
+        hk_text_clean(p->t, name, sizeof name, process->program);
+        fprintf(out, "%s%s %7u  %-16s %10s %10s %10s  %s%s%s\n", shown ? hk_style(p->t, HK_BOLD) : "",
+                shown ? ">" : " ", process->pid, hk_life_name(process->life),
+                hk_text_bytes(a, (double)process->peak_bytes), hk_text_bytes(b, (double)process->live_bytes),
+                hk_text_bytes(d, (double)process->allocated_bytes), name, process->forked ? " (forked)" : "",
+                shown ? hk_style(p->t, HK_PLAIN) : "");
+    }
+    if (f->folded) {
+        margin(p);
+        hk_text_clean(p->t, name, sizeof name, f->folded_heaviest);
+        fprintf(out, "  and %s small child%s that ended cleanly: %s allocated, the largest peak %s (%s)\n",
+                hk_text_count(a, f->folded), f->folded == 1 ? "" : "ren",
+                hk_text_bytes(b, (double)f->folded_allocated_bytes),
+                hk_text_bytes(e, (double)f->folded_peak_bytes), name);
+    }
+    margin(p);
+    dim(p, "  below: pid %u; \"heapkeeper report --pid PID\" shows another\n", p->report->capture->header.pid);
+}
+
+/* ---- memory over time ---- */
+
+static void put_memory(const struct page *p)
+{
+    const struct hk_capture *c = p->report->capture;
+    size_t count = c->point_count, columns = width(p) - MARGIN - 24;
+    char line[3 * 128 + 1], a[32], b[32];
+    double values[128];
+    uint64_t end = c->now.time_ns;
+
+    if (count < 3 || end == 0)
+        return;
+    if (columns > 60)
+        columns = 60;
+    if (columns > count)
+        columns = count < 16 ? 16 : count;
+    size_t next = 0;
+    double most = 0, last = 0;
+    for (size_t i = 0; i < columns; i++) {
+        double value = -1; /* the largest of the points that fall into the column, else the one before */
+        while (next < count && (double)c->points[next].time_ns <= (double)end * (double)(i + 1) / (double)columns) {
+            last = (double)hk_point_live(&c->points[next++]);
+            value = fmax(value, last);
+        }
+        values[i] = value < 0 ? last : value;
+        most = fmax(most, values[i]);
+    }
+    fputc('\n', p->t->out);
+    heading(p, "MEMORY", HK_BOLD);
+    fprintf(p->t->out, "%s%s%s  live, up to %s, over %s\n", hk_style(p->t, HK_CYAN),
+            hk_text_sparkline(p->t, line, values, columns), hk_style(p->t, HK_PLAIN), hk_text_bytes(a, most),
+            hk_text_duration(b, end));
+}
+
+/* ---- lists of lines ---- */
+
+enum measure { BY_RISE, BY_LIVE, BY_PEAK };
+
+static const struct hk_sites *sorting;
+static enum measure sorting_by;
+
+static double amount_of(const struct hk_line *line, enum measure by)
+{
+    return by == BY_RISE ? line->growth.rise : (double)(by == BY_LIVE ? line->live_bytes : line->peak_bytes);
+}
+
+static int by_amount(const void *a, const void *b)
+{
+    uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
+    double x = amount_of(&sorting->lines[i], sorting_by), y = amount_of(&sorting->lines[k], sorting_by);
+    return x > y ? -1 : x < y ? 1 : i < k ? -1 : i > k;
+}
+
+/* The lines worth listing, largest first. The caller frees `*order`. */
+static size_t rank(const struct page *p, enum measure by, uint32_t **order)
+{
+    const struct hk_sites *s = p->report->sites;
+    size_t count = 0;
+    *order = hk_must_calloc(s->line_count, sizeof **order);
+    for (uint32_t i = 0; i < s->line_count; i++) {
+        if (by == BY_RISE ? s->lines[i].growth.growing : amount_of(&s->lines[i], by) > 0)
+            (*order)[count++] = i;
+    }
+    sorting = s;
+    sorting_by = by;
+    qsort(*order, count, sizeof **order, by_amount);
+    return count < p->report->top ? count : p->report->top;
+}
+
+/* "±9%": one standard error of a sampled sum; nothing when every block was recorded. */
+static void error_text(const struct page *p, char to[32], double bytes, double error)
+{
+    double percent = bytes > 0 ? 100.0 * error / bytes : 0;
+    to[0] = 0;
+    if (error > 0 && percent >= 0.5)
+        snprintf(to, 32, "%s%.0f%%", p->t->utf8 ? "±" : "+-", percent > 100 ? 100 : percent);
+}
+
+static void put_row(const struct page *p, const struct hk_line *line, enum measure by, size_t where_columns)
+{
+    const struct hk_sites *s = p->report->sites;
+    double amount = amount_of(line, by), mean = hk_capture_mean_sample(p->report->capture);
+    double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
+    double part = by == BY_RISE ? (double)line->live_bytes : amount;
+    char where[2 * NAME + 32], spark[3 * HK_MARKS + 1], bytes[32], share[32], error[32], signed_bytes[40];
+
+    place(p, where, sizeof where, &line->frame);
+    marks_sparkline(p, spark, line->at_mark);
+    error_text(p, error, amount, by == BY_RISE ? line->growth.error : sqrt(mean * amount));
+    snprintf(signed_bytes, sizeof signed_bytes, "%s%s", by == BY_RISE ? "+" : "", hk_text_bytes(bytes, amount));
+    size_t columns = hk_text_columns(where), error_columns = hk_text_columns(error);
+    fprintf(p->t->out, "%s%10s%s %s%s%s%*s %4s  %s%*s  %s%s%s\n", by == BY_RISE ? hk_style(p->t, HK_RED) : "",
+            signed_bytes, hk_style(p->t, HK_PLAIN), hk_style(p->t, HK_DIM), error, hk_style(p->t, HK_PLAIN),
+            error_columns < 5 ? (int)(5 - error_columns) : 0, "", hk_text_percent(share, part, whole), where,
+            columns < where_columns ? (int)(where_columns - columns) : 0, "",
+            hk_style(p->t, by == BY_RISE ? HK_RED : HK_CYAN), spark, hk_style(p->t, HK_PLAIN));
+}
+
+static void put_rows(const struct page *p, const uint32_t *order, size_t count, enum measure by)
+{
+    const struct hk_sites *s = p->report->sites;
+    char where[2 * NAME + 32];
+    size_t where_columns = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        place(p, where, sizeof where, &s->lines[order[i]].frame);
+        size_t columns = hk_text_columns(where);
+        where_columns = columns > where_columns ? columns : where_columns;
+    }
+    size_t room = width(p) > MARGIN + WHERE + 18 + 20 ? width(p) - MARGIN - WHERE - 18 : 20;
+    where_columns = where_columns > room ? room : where_columns;
+    for (size_t i = 0; i < count; i++) {
+        const struct hk_line *line = &s->lines[order[i]];
+        uint32_t site = by == BY_RISE ? line->steepest : by == BY_LIVE ? line->heaviest_live : line->heaviest_peak;
+        margin(p);
+        put_row(p, line, by, where_columns);
+        stack_line(p, &s->sites[site]);
+    }
+}
+
+static void put_growing(const struct page *p)
+{
+    uint32_t *order;
+    size_t count = rank(p, BY_RISE, &order);
+    if (count) {
+        fputc('\n', p->t->out);
+        heading(p, "GROWING", HK_RED);
+        fputs("still rising at the end; gained in the last half of the run, share of live, live over time\n",
+              p->t->out);
+        put_rows(p, order, count, BY_RISE);
+    } else if (p->report->sites->run.usable) {
+        fputc('\n', p->t->out);
+        heading(p, "GROWING", HK_GREEN);
+        fputs("nothing keeps growing\n", p->t->out);
+    }
+    free(order);
+}
+
+static void put_largest(const struct page *p, enum measure by)
+{
+    const struct hk_capture *c = p->report->capture;
+    uint32_t *order;
+    char when[32];
+    size_t count = rank(p, by, &order);
+    if (count) {
+        fputc('\n', p->t->out);
+        heading(p, by == BY_LIVE ? "LARGEST" : "AT PEAK", HK_BOLD);
+        if (by == BY_LIVE)
+            fprintf(p->t->out, "%s, share of live, live over time\n",
+                    c->life == HK_LIFE_RUNNING ? "live now" : "live at the end");
+        else
+            fprintf(p->t->out, "live at the peak of what was recorded, after %s\n",
+                    hk_text_duration(when, c->status.peak_ns));
+        put_rows(p, order, count, by);
+    }
+    free(order);
+}
+
+/* The list at the peak says nothing new when the peak is the end. */
+static bool peak_is_another_list(const struct page *p)
+{
+    const struct hk_sites *s = p->report->sites;
+    return (double)s->peak_bytes > 1.02 * (double)s->live_bytes;
+}
+
+/* ---- the heap ---- */
+
+static void put_classes(const struct page *p, const struct hk_heap_view *v)
+{
+    const struct hk_capture_point *at = &v->at;
+    const struct { const char *name; uint64_t bytes; } classes[] = {
+        {"live", at->live_bytes},
+        {"free in used pools", at->free_in_used_pools_bytes},
+        {"in empty pools", at->empty_pools_bytes},
+        {"metadata", at->metadata_bytes},
+        {"frame stacks", at->frame_chunks_bytes},
+    };
+    char a[32];
+    margin(p);
+    fprintf(p->t->out, "%s mapped =", hk_text_bytes(a, (double)v->mapped_bytes));
+    for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
+        fprintf(p->t->out, "%s %s %s", i ? " +" : "", hk_text_bytes(a, (double)classes[i].bytes), classes[i].name);
+    fputc('\n', p->t->out);
+}
+
+static void put_heap(const struct page *p)
+{
+    struct hk_heap_view v = hk_heap_view(p->report->capture);
+    const struct hk_capture_point *at = &v.at;
+    char a[32], b[32], d[32], e[32], f[32];
+    FILE *out = p->t->out;
+
+    fputc('\n', out);
+    heading(p, "HEAP", HK_BOLD);
+    fprintf(out, "%s arena%s%s", hk_text_count(a, at->arenas), at->arenas == 1 ? "" : "s", p->dot);
+    fprintf(out, "%s pools (%s used, %s full, %s empty)%s", hk_text_count(b, v.pools),
+            hk_text_count(d, at->pools_used), hk_text_count(e, at->pools_full),
+            hk_text_count(f, at->pools_empty), p->dot);
+    fprintf(out, "%s blocks%s", hk_text_count(a, at->live_blocks), p->dot);
+    fprintf(out, "%s live of %s\n", hk_text_bytes(b, (double)at->live_bytes),
+            hk_text_bytes(d, (double)v.mapped_bytes));
+    put_classes(p, &v);
+    if (at->large_blocks) {
+        margin(p);
+        fprintf(out, "%s in %s large block%s of the C library\n", hk_text_bytes(a, (double)at->large_bytes),
+                hk_text_count(b, at->large_blocks), at->large_blocks == 1 ? "" : "s");
+    }
+    if (at->returned_bytes) {
+        margin(p);
+        fprintf(out, "%s of empty pools given back to the system\n",
+                hk_text_bytes(a, (double)at->returned_bytes));
+    }
+    if (v.rss_bytes) {
+        heading(p, "OUTSIDE", HK_BOLD);
+        fprintf(out, "%s of the %s RSS is outside the heap: code, C libraries, thread stacks, files\n",
+                hk_text_bytes(a, (double)v.outside_bytes), hk_text_bytes(b, (double)v.rss_bytes));
+    }
+}
+
+static void put_recorder(const struct page *p)
+{
+    const struct hk_capture *c = p->report->capture;
+    char a[32], b[32], d[32], e[32];
+    FILE *out = p->t->out;
+
+    heading(p, "RECORDER", HK_BOLD);
+    fprintf(out, "%s of memory%s", hk_text_bytes(a, (double)c->now.recorder_bytes), p->dot);
+    if (c->header.mode == HK_MODE_NONE) {
+        fputs("recording off\n", out);
+        return;
+    }
+    fprintf(out, "%s %s%s", hk_text_count(b, c->now.samples),
+            c->header.mode == HK_MODE_EXACT ? "events" : "samples", p->dot);
+    if (c->header.mode == HK_MODE_SAMPLE)
+        fprintf(out, "one per %s%s", hk_text_bytes(d, (double)c->header.sample_bytes), p->dot);
+    fprintf(out, "about %s", hk_text_duration(a, c->now.recorder_ns));
+    if (c->now.time_ns)
+        fprintf(out, " (%s of the run)",
+                hk_text_percent(e, (double)c->now.recorder_ns, (double)c->now.time_ns));
+    fputc('\n', out);
+}
+
+/* Notes are wrapped at words on a terminal. */
+static void put_wrapped(const struct page *p, const char *text)
+{
+    size_t room = p->t->width ? p->t->width - MARGIN : SIZE_MAX, column = 0;
+    while (*text) {
+        size_t length = strcspn(text, " ");
+        char word[1100];
+        snprintf(word, sizeof word, "%.*s", (int)length, text);
+        size_t columns = hk_text_columns(word);
+        if (column && column + 1 + columns > room) {
+            fputc('\n', p->t->out);
+            margin(p);
+            column = 0;
+        }
+        fprintf(p->t->out, "%s%s", column ? " " : "", word);
+        column += columns + (column ? 1 : 0);
+        text += length;
+        text += strspn(text, " ");
+    }
+    fputc('\n', p->t->out);
+}
+
+static void put_notes(const struct page *p)
+{
+    struct hk_notes notes = hk_notes(p->report);
+    char text[1024];
+    for (size_t i = 0; i < notes.count; i++) {
+        if (i == 0)
+            heading(p, "NOTES", HK_YELLOW);
+        else
+            margin(p);
+        put_wrapped(p, hk_text_clean(p->t, text, sizeof text, notes.texts[i]));
+    }
+    hk_notes_free(&notes);
+}
+
+void hk_report_text(const struct hk_report *r, const struct hk_terminal *t)
+{
+    struct page page = {r, t, t->utf8 ? " · " : " - "}, *p = &page;
+
+    put_head(p);
+    put_processes(p);
+    if (r->capture->has_now) {
+        put_memory(p);
+        put_growing(p);
+        put_largest(p, BY_LIVE);
+        if (peak_is_another_list(p))
+            put_largest(p, BY_PEAK);
+        put_heap(p);
+        put_recorder(p);
+    }
+    put_notes(p);
+}

@@ -1,0 +1,269 @@
+"""Writes capture files field by field, as src/capture/format.h draws them, without the recorder.
+
+For tests of the reader: a capture here can be whole, cut, torn, hostile or from the future. `Capture` holds
+what a process would have written; `bytes()` lays it out. Anything may be changed in between, and `patch`
+changes bytes afterwards.
+"""
+
+import os
+import struct
+from dataclasses import dataclass, field
+
+MARKS, TIMELINE, EVENTS, MODULES, CODES, NODES, STRINGS, SITES = range(1, 9)
+EMPTY, RUNNING, EXITED = range(3)
+NONE, SAMPLE, EXACT = range(3)
+RAW, MEM, OBJECT, MALLOC = range(4)
+OTHER, CUT, JIT, BLIND = 1, 2, 4, 8
+MIB = 1 << 20
+
+STATUS_OFFSET = 8192
+HEADER = struct.Struct("=8sHHIII Q II Q 16s16s IIII QQQ II IIIIIIII QQQ 20Q")
+SECTION = struct.Struct("=IIQQQ")
+POINT_FIELDS = (
+    "sequence time_ns allocated_bytes allocated_blocks live_bytes live_blocks large_bytes large_blocks "
+    "mapped_bytes free_in_used_pools_bytes empty_pools_bytes returned_bytes metadata_bytes "
+    "frame_chunks_bytes rss_bytes recorder_bytes recorder_ns samples arenas pools_used pools_full "
+    "pools_empty mark name skipped"
+).split()
+POINT = struct.Struct("=17Q 8I 4Q 4Q 2Q")
+STATUS_TAIL_FIELDS = (
+    "peak_serial peak_bytes peak_ns recorded_live_bytes recorded_total_bytes raw mem object malloc "
+    "peak_rss_bytes timeline_sequence marks_generation foreign_frees libc_frees"
+).split()
+STATUS_TAIL = struct.Struct("=14Q 8Q")
+MARK = struct.Struct("=QQ")
+EVENT = struct.Struct("=QIIQ")
+CODE = struct.Struct("=IIIIIiII")
+NODE = struct.Struct("=IIiI")
+SITE = struct.Struct("=IBBH 8Q II HHI 16I 16I 5Q")
+CHILD = struct.Struct("=II5Q80s")
+assert SITE.size == 256 and NODE.size == 16 and CHILD.size == 128
+
+
+def boot_id():
+    with open("/proc/sys/kernel/random/boot_id") as f:
+        return bytes.fromhex(f.read().strip().replace("-", ""))
+
+
+def start_ticks(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return int(f.read().rpartition(")")[2].split()[19])
+
+
+def line_table(lines):
+    """A location table of Python 3.11 or later: instruction i (offset 2 * i) is on line first_line + i."""
+    return b"\xe8\x00" + b"\xe8\x02" * (lines - 1)
+
+
+@dataclass
+class Site:
+    node: int = 0
+    domain: int = OBJECT
+    flags: int = 0
+    live_bytes: int = 0
+    live_blocks: int = 0
+    peak_bytes: int = 0
+    peak_blocks: int = 0
+    total_bytes: int = 0
+    total_blocks: int = 0
+    peak_serial: int = 0
+    inherited_bytes: int = 0
+    samples_total: int = 0
+    samples_live: int = 0
+    mark: int = 0
+    mark_generation: int = 0
+    at_mark: list = field(default_factory=lambda: [0] * 16)  # KiB
+    born_in: list = field(default_factory=lambda: [0] * 16)  # KiB
+
+    def pack(self):
+        return SITE.pack(
+            self.node, self.domain, self.flags, 0, self.live_bytes, self.live_blocks, self.peak_bytes,
+            self.peak_blocks, self.total_bytes, self.total_blocks, self.peak_serial, self.inherited_bytes,
+            self.samples_total, self.samples_live, self.mark, self.mark_generation, 0,
+            *self.at_mark, *self.born_in, 0, 0, 0, 0, 0)
+
+
+def point(**fields):
+    """A point; `domain_allocated` and `domain_live` are lists of 4. The classes are summed unless mapped."""
+    f = dict.fromkeys(POINT_FIELDS, 0)
+    allocated = fields.pop("domain_allocated", [0] * 4)
+    live = fields.pop("domain_live", [0] * 4)
+    f["sequence"] = 2
+    f.update(fields)
+    if "mapped_bytes" not in fields:
+        f["mapped_bytes"] = (f["live_bytes"] + f["free_in_used_pools_bytes"] + f["empty_pools_bytes"]
+                             + f["metadata_bytes"] + f["frame_chunks_bytes"])
+    return POINT.pack(*(f[name] for name in POINT_FIELDS), *allocated, *live, 0, 0)
+
+
+class Capture:
+    def __init__(self, program="shop.py", **header):
+        self.header = dict(
+            magic=b"hkcaptur", major=1, minor=0, byte_order=0x01020304, page_size=4096,
+            header_size=HEADER.size + 16 * SECTION.size, file_size=8 * MIB, state=EXITED, mode=SAMPLE,
+            sample_bytes=512 * 1024, boot_id=boot_id(), run_id=bytes(range(1, 17)), pid=4242,
+            parent_pid=1, exec_count=0, forked=0, start_realtime_ns=1_700_000_000_000_000_000,
+            start_ticks=12345, end_ns=12_400_000_000, python_version=0x030D00F0, python_flags=0,
+            command_line=0, executable=0, working_directory=0, watch=1, watch_name=0, stacks=1,
+            stacks_why=0, limits=0, watch_time_ns=0, limit_time_ns=0, exit_status_known=0)
+        self.strings = bytearray(1)
+        self.interned = {}
+        self.codes = [CODE.pack(0, 0, 0, 0, 0, 0, 0, 0)]
+        self.nodes = [NODE.pack(0, 0, 0, 0)]
+        self.depths = [0]
+        self.sites = []
+        self.points = []
+        self.now = None
+        self.marks = []
+        self.events = []
+        self.status = dict.fromkeys(STATUS_TAIL_FIELDS, 0)
+        self.section_changes = {}
+        self.header["command_line"] = self.string(f"python3\x1f/srv/shop/{program}\x1f--orders\x1f40000\x1f")
+        self.header["executable"] = self.string("/usr/bin/python3.13")
+        self.header["working_directory"] = self.string("/srv/shop")
+        self.header.update(header)
+
+    def string(self, text):
+        data = text if isinstance(text, bytes) else text.encode()
+        if data not in self.interned:
+            self.interned[data] = len(self.strings)
+            self.strings += data + b"\0"
+        return self.interned[data]
+
+    def code(self, name, file="/srv/shop/shop.py", first_line=1, lines=200, qualified_name=None, flags=0,
+             table=None):
+        table = line_table(lines) if table is None else table
+        at = len(self.strings)
+        self.strings += table + b"\0"
+        self.codes.append(CODE.pack(
+            self.string(file), self.string(name), self.string(qualified_name or name),
+            at if table else 0, len(table), first_line, flags, 0))
+        return len(self.codes) - 1
+
+    def node(self, parent, code, offset):
+        self.depths.append(self.depths[parent] + 1)
+        self.nodes.append(NODE.pack(parent, code, offset, self.depths[-1]))
+        return len(self.nodes) - 1
+
+    def stack(self, *frames):
+        """Frames are (code, line) from the outermost; lines count from the code's first line, 1."""
+        node = 0
+        for code, line in frames:
+            node = self.node(node, code, 2 * (line - 1))
+        return node
+
+    def site(self, node, **fields):
+        self.sites.append(Site(node=node, **fields))
+        return self.sites[-1]
+
+    def event(self, time_ns, kind, text="", value=0):
+        self.events.append(EVENT.pack(time_ns, kind, self.string(text) if text else 0, value))
+
+    def sections(self):
+        return {
+            MARKS: (MARK.size, [MARK.pack(*m) for m in self.marks], 16),
+            TIMELINE: (POINT.size, self.points, 512),
+            EVENTS: (EVENT.size, self.events, 64),
+            CODES: (CODE.size, self.codes, len(self.codes) + 10),
+            NODES: (NODE.size, self.nodes, len(self.nodes) + 10),
+            STRINGS: (1, [bytes(self.strings)], len(self.strings) + 100),
+            SITES: (SITE.size, [s.pack() for s in self.sites], len(self.sites) + 10),
+        }
+
+    def bytes(self):
+        table, body = [(0, 0, 0, 0)] * 16, {}
+        at = STATUS_OFFSET + 4096
+        for kind, (size, entries, capacity) in self.sections().items():
+            count = len(self.strings) if kind == STRINGS else len(entries)
+            entry = dict(entry_size=size, offset=at, capacity=max(capacity, count), count=count)
+            entry.update(self.section_changes.get(kind, {}))
+            table[kind] = (entry["entry_size"], entry["offset"], entry["capacity"], entry["count"])
+            body[at] = b"".join(entries)
+            at = (at + size * max(capacity, count) + 4095) // 4096 * 4096
+        data = bytearray(at)
+        header = HEADER.pack(*self.header.values(), *([0] * 20))
+        header += b"".join(SECTION.pack(size, 0, offset, capacity, count)
+                           for size, offset, capacity, count in table)
+        data[:len(header)] = header
+        status = (self.now or point(sequence=0)) + STATUS_TAIL.pack(*self.status.values(), *([0] * 8))
+        data[STATUS_OFFSET:STATUS_OFFSET + len(status)] = status
+        for offset, part in body.items():
+            data[offset:offset + len(part)] = part
+        return bytes(data)
+
+    def write(self, path):
+        with open(path, "wb") as f:
+            f.write(self.bytes())
+        os.chmod(path, 0o600)
+        return path
+
+
+def patch(data, offset, value):
+    return data[:offset] + value + data[offset + len(value):]
+
+
+def child(pid, name, peak=0, allocated=0, duration_ns=0):
+    return CHILD.pack(pid, 0, 0, duration_ns, peak, allocated, 0, name.encode())
+
+
+def growing(site, spans, kib_a_span):
+    """Every span allocates `kib_a_span` that stays."""
+    for i in range(spans):
+        site.at_mark[i] = (i + 1) * kib_a_span
+        site.born_in[i] = kib_a_span
+    site.mark = spans - 1
+    site.live_bytes = spans * kib_a_span * 1024
+    return site
+
+
+def flat(site, spans, kib, turnover=1):
+    """Full after the first span; what lives at the end was allocated in the last `turnover` spans."""
+    for i in range(spans):
+        site.at_mark[i] = kib
+    for i in range(spans - turnover, spans):
+        site.born_in[i] = kib // turnover
+    site.mark = spans - 1
+    site.live_bytes = kib * 1024
+    return site
+
+
+def shop(spans=12, seconds=12.4):
+    """The example of the report: a cache that is large and flat, a smaller leak that grows."""
+    c = Capture()
+    main, handle = c.code("main"), c.code("handle")
+    remember = c.code("remember_order", qualified_name="Shop.remember_order")
+    cache, module = c.code("cache_put"), c.code("<module>")
+    end = int(seconds * 1e9)
+    leak = c.stack((module, 190), (main, 140), (handle, 61), (remember, 88))
+    large = c.stack((module, 190), (main, 140), (handle, 55), (cache, 52))
+    growing(c.site(leak, live_blocks=420_000, total_bytes=70 * MIB, total_blocks=450_000,
+                   samples_total=1400, samples_live=1220), spans, 61 * 1024 // spans)
+    flat(c.site(large, live_blocks=121_000, total_bytes=3000 * MIB, total_blocks=9_000_000,
+                samples_total=6000, samples_live=128), spans, 64 * 1024, turnover=3)
+    c.site(0, domain=RAW, flags=BLIND, live_bytes=2 * MIB, live_blocks=40, total_bytes=3 * MIB,
+           total_blocks=80, samples_total=6, samples_live=4)
+    c.header["sample_bytes"] = 64 * 1024
+    total = sum(s.total_bytes for s in c.sites)
+    live = sum(s.live_bytes for s in c.sites)
+    c.marks = [(end * i // spans, total * i // spans) for i in range(spans)]
+    for i in range(1, 60):
+        grown = 61 * MIB * i // 60
+        c.points.append(point(time_ns=end * i // 60, allocated_bytes=total * i // 60,
+                              live_bytes=80 * MIB + grown, live_blocks=1_000_000 + 8_000 * i,
+                              free_in_used_pools_bytes=12 * MIB, empty_pools_bytes=8 * MIB,
+                              metadata_bytes=MIB, mark=i * spans // 60))
+    c.now = point(time_ns=end, allocated_bytes=total, allocated_blocks=9_450_080, live_bytes=141 * MIB,
+                  live_blocks=1_490_000, large_bytes=12 * MIB, large_blocks=31,
+                  free_in_used_pools_bytes=12 * MIB, empty_pools_bytes=8 * MIB, metadata_bytes=MIB,
+                  frame_chunks_bytes=256 * 1024, returned_bytes=4 * MIB, rss_bytes=231 * MIB,
+                  recorder_bytes=1_150_000, recorder_ns=12_000_000, samples=7406, arenas=3,
+                  pools_used=1610, pools_full=120, pools_empty=174, mark=spans - 1)
+    c.status.update(peak_serial=9, peak_bytes=live, peak_ns=end, recorded_live_bytes=live,
+                    recorded_total_bytes=total, peak_rss_bytes=233 * MIB,
+                    raw=3 * MIB, object=total - 3 * MIB)
+    return c
+
+
+if __name__ == "__main__":
+    import sys
+    shop().write(sys.argv[1])
