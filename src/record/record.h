@@ -75,8 +75,13 @@ bool hk_record_is_on(void); /* started, and not stopped by a full disk or a requ
 
 void hk_record_set_source(const struct hk_stack_source *source); /* borrowed for ever */
 
+/* The random numbers of this process follow from `seed`; before hk_record_start. Without: a new one each run. */
+void hk_record_seed(uint64_t seed);
+
 /* Draws the distance in bytes to the next sample, for one heap: exponential with the current mean (at least 1).
- * The mean in force is written to *mean and is to be handed to hk_record_allocation with the sample. */
+ * The mean in force is written to *mean and is to be handed to hk_record_allocation with the sample.
+ * The sample is the block that brings the bytes since the draw to the distance *or beyond* (not only beyond),
+ * in the same bytes that hk_record_allocation is told; what it went beyond is not carried over. */
 uint64_t hk_record_draw(uint64_t *mean);
 
 /* A block that the countdown chose. `block` stays in the recorder's table until hk_record_free.

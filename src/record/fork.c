@@ -1,0 +1,213 @@
+/* Fork: the child must not write into its parent's file, and gets its own only if it records something.
+ *
+ *   fork()      handlers take the lock around it, so the child's private memory is consistent. The child is
+ *               "detached": it knows its parent's entries (in private memory, and in the mapping, which it may
+ *               still read: they are append-only) and blocks, but writes nothing.
+ *   clone()     without handlers: a page that the kernel wipes in the child (MADV_WIPEONFORK) tells. If another
+ *               thread was inside the recorder at that moment, private memory cannot be trusted: start empty.
+ *
+ * At its first recorded event a detached child makes its own file, copies strings, codes and nodes as far as they
+ * were complete at the fork, and those sites that have live blocks; these get new numbers, and are the child's
+ * inheritance. Totals start at 0. The parent's mapping is left then.
+ */
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "record/internal.h"
+
+enum { WIPED = 0, SAME_PROCESS = 1, BEING_DETACHED = 2 };
+
+/* Leaves the parent's file, whose counts in `section` are from now on the parent's. */
+void hk_rec_detach(bool trusted)
+{
+    uint32_t stage = hk_rec.stage;
+
+    if (!trusted) {
+        hk_rec_samples_clear(false);
+        memset(&hk_rec.strings, 0, sizeof hk_rec.strings);
+        memset(&hk_rec.codes, 0, sizeof hk_rec.codes);
+        memset(&hk_rec.nodes, 0, sizeof hk_rec.nodes);
+        memset(&hk_rec.sites, 0, sizeof hk_rec.sites);
+        hk_rec.addresses = NULL;
+        hk_rec.address_capacity = hk_rec.address_used = hk_rec.last_depth = 0;
+        for (int kind = 0; kind < HK_SECTION_KINDS; kind++)
+            hk_rec.section[kind].count = 0;
+    }
+    if (stage == HK_REC_ON || stage == HK_REC_DETACHED) {
+        stage = HK_REC_DETACHED;
+        memset(&hk_rec.base, 0, sizeof hk_rec.base);
+        if (hk_rec.options.fill_point)
+            hk_rec.options.fill_point(&hk_rec.base);
+        hk_rec.random += (uint64_t)getpid() * 0x2545f4914f6cdd1du;
+        hk_rec.next_tick_ns = 0;
+        hk_rec.start_ns = hk_rec_clock();
+    } else {
+        hk_rec_file_close();
+        stage = HK_REC_OFF;
+    }
+    __atomic_store_n(&hk_rec.stage, stage, __ATOMIC_RELEASE);
+}
+
+/* Called before the lock is taken, by any thread: in a new process the lock is the parent's. */
+void hk_rec_check_wiped(void)
+{
+    uint32_t seen = WIPED;
+
+    while (!__atomic_compare_exchange_n(hk_rec.wiped, &seen, BEING_DETACHED, false, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_ACQUIRE)) {
+        if (seen == SAME_PROCESS)
+            return;
+        sched_yield();
+        seen = WIPED;
+    }
+    hk_rec_detach(__atomic_load_n(&hk_rec.lock, __ATOMIC_RELAXED) == 0);
+    __atomic_store_n(&hk_rec.lock, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(hk_rec.wiped, SAME_PROCESS, __ATOMIC_RELEASE);
+}
+
+static bool open_child_file(void)
+{
+    char path[PATH_MAX];
+    const char *why;
+
+    if (hk_rec.options.child_path) {
+        for (uint32_t attempt = 0; attempt < 8; attempt++) {
+            if (!hk_rec.options.child_path(path, sizeof path, attempt))
+                break;
+            if (hk_rec_file_open(path, true, 0, 0, hk_rec.options.bound, &why))
+                return true;
+        }
+    }
+    return hk_rec_file_unnamed(hk_rec.options.bound, &why);
+}
+
+static bool copy_section(int kind, const struct hk_rec_section *parent)
+{
+    if (parent->count == 0)
+        return true;
+    void *place = hk_rec_append(kind, parent->count);
+    if (!place)
+        return false;
+    memcpy(place, parent->data, parent->count * parent->entry_size);
+    hk_rec_publish(kind, parent->count);
+    return true;
+}
+
+/* Sites with live blocks follow the table; `numbers` maps the parent's to the child's. */
+static bool copy_sites(const struct hk_rec_section *parent)
+{
+    size_t bytes = (parent->count + 1) * sizeof(uint32_t);
+    uint32_t *numbers = hk_rec_map(bytes);
+    const struct hk_capture_site *sites = (const struct hk_capture_site *)parent->data;
+    struct hk_rec_section *own = &hk_rec.section[HK_SECTION_SITES];
+    bool good = numbers != NULL;
+
+    if (good)
+        memset(numbers, 0xff, bytes);
+    for (uint32_t i = 0; good && i < hk_rec.sample_capacity; i++) {
+        struct hk_rec_sample *sample = &hk_rec.samples[i];
+        if (sample->block == 0)
+            continue;
+        const struct hk_capture_site *from = &sites[sample->site];
+        if (numbers[sample->site] == HK_REC_NONE) {
+            struct hk_capture_site *site;
+            if (from->flags & HK_SITE_OTHER) {
+                numbers[sample->site] = from->domain;
+            } else if ((site = hk_rec_append(HK_SECTION_SITES, 1)) != NULL) {
+                memset(site, 0, sizeof *site);
+                site->node = from->node;
+                site->domain = from->domain;
+                site->flags = from->flags;
+                numbers[sample->site] = (uint32_t)own->count;
+                hk_rec_publish(HK_SECTION_SITES, 1);
+            } else {
+                good = false;
+                break;
+            }
+        }
+        sample->site = numbers[sample->site];
+        sample->birth_mark = sample->birth_generation = 0;
+        sample->inherited = 1;
+        hk_rec_count_birth(hk_rec_site(sample->site), sample);
+    }
+    hk_rec_unmap(numbers, bytes);
+    return good && hk_rec_index_sites();
+}
+
+/* Makes the child's own capture. False: nothing can be recorded, the recorder is off. */
+bool hk_rec_adopt(void)
+{
+    struct hk_rec_section parent[HK_SECTION_KINDS];
+    uint8_t *parent_map = hk_rec.map;
+    uint64_t parent_bound = hk_rec.bound;
+    static const int copied[] = {HK_SECTION_STRINGS, HK_SECTION_CODES, HK_SECTION_NODES};
+    bool good;
+
+    memcpy(parent, hk_rec.section, sizeof parent);
+    hk_rec.options.forked = 1;
+    hk_rec.map = NULL;
+    good = open_child_file();
+    if (good) {
+        hk_rec_layout();
+        __atomic_store_n(&hk_rec.stage, HK_REC_ON, __ATOMIC_RELEASE);
+        for (size_t i = 0; good && i < sizeof copied / sizeof copied[0]; i++)
+            good = copy_section(copied[i], &parent[copied[i]]);
+        good = good && hk_rec_begin() && copy_sites(&parent[HK_SECTION_SITES]);
+        if (good)
+            hk_rec_point(true, 0, false);
+    }
+    munmap(parent_map, parent_bound);
+    if (!good) {
+        hk_rec_samples_clear(true);
+        if (hk_rec.stage != HK_REC_DISK_FULL)
+            __atomic_store_n(&hk_rec.stage, HK_REC_OFF, __ATOMIC_RELEASE);
+    }
+    return good;
+}
+
+static void arm_wiped(void)
+{
+    if (hk_rec.wiped)
+        __atomic_store_n(hk_rec.wiped, SAME_PROCESS, __ATOMIC_RELEASE);
+}
+
+void hk_record_fork_prepare(void)
+{
+    if (hk_rec_inside) {
+        hk_rec.fork_interrupted = true; /* a signal handler forks, having interrupted the recorder */
+        return;
+    }
+    hk_rec_enter();
+}
+
+void hk_record_fork_parent(void)
+{
+    if (hk_rec.fork_interrupted)
+        hk_rec.fork_interrupted = false;
+    else
+        hk_rec_leave();
+}
+
+void hk_record_fork_child(void)
+{
+    int error = errno;
+
+    if (hk_rec.fork_interrupted) {
+        /* The interrupted hook will go on in this process, with pointers into the file: nothing is there now. */
+        hk_rec.fork_interrupted = false;
+        if (hk_rec.map)
+            mmap(hk_rec.map, hk_rec.bound, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        __atomic_store_n(&hk_rec.stage, HK_REC_OFF, __ATOMIC_RELEASE);
+        arm_wiped();
+        errno = error;
+        return;
+    }
+    hk_rec_detach(true);
+    arm_wiped();
+    __atomic_store_n(&hk_rec.lock, 0, __ATOMIC_RELEASE);
+    hk_rec_inside = 0;
+    errno = error;
+}

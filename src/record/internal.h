@@ -1,0 +1,248 @@
+/* The recorder's inside, shared by the files of this folder and by its tests.
+ *
+ *   record.c    what the heap and the hosts call: start, allocation, free, facts about the process, exit
+ *   file.c      the capture file: created or taken over, mapped once, grown without a descriptor
+ *   process.c   facts about the process for the header; native modules
+ *   index.c     hash indexes in anonymous memory: hash -> number of an entry in the file
+ *   codes.c     strings and code objects
+ *   sites.c     the call tree and its sites, and what happens when they no longer fit
+ *   samples.c   the table of sampled live blocks
+ *   counters.c  counters of a site: peak by the serial rule, marks and births
+ *   draw.c      random distances, weights of samples, automatic mean distance
+ *   timeline.c  points, marks, requests
+ *   fork.c      a child leaves its parent's file and makes its own
+ *   check.c     validity of all of these
+ *
+ * All mutable state is in one struct, `hk_rec`. Whoever touches it has entered by hk_rec_enter(), which takes
+ * the lock, unless a comment says otherwise. Numbers of entries live in private memory (`section[].count`) and
+ * are published to the file: after a fork the child still knows how far its parent's entries were complete.
+ */
+#ifndef HK_RECORD_INTERNAL_H
+#define HK_RECORD_INTERNAL_H
+
+#include <errno.h>
+#include <limits.h>
+
+#include "record/record.h"
+
+#define HK_REC_FRAMES 2048u /* deeper stacks are cut to the innermost so many */
+#define HK_REC_PENDING 64u  /* frees by signal handlers that interrupted the recorder */
+#define HK_REC_NONE UINT32_MAX
+#define HK_REC_DOMAINS 4
+
+#define HK_LIKELY(x) __builtin_expect(!!(x), 1)
+#define HK_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+enum hk_rec_stage {
+    HK_REC_OFF = 0,      /* never started, or nothing can be recorded any more */
+    HK_REC_ON = 1,
+    HK_REC_DISK_FULL = 2, /* the file cannot grow: nothing is recorded, the end is still noted */
+    HK_REC_DETACHED = 3,  /* a forked child that has not recorded anything yet */
+    HK_REC_ENDED = 4,
+};
+
+struct hk_rec_section {
+    uint8_t *data;
+    uint64_t capacity; /* entries */
+    uint64_t count;    /* entries complete; the file's count follows */
+    uint64_t ready;    /* bytes that can be written without a fault that kills */
+    uint32_t entry_size;
+};
+
+struct hk_rec_index {
+    struct hk_rec_slot {
+        uint32_t hash;
+        uint32_t entry; /* HK_REC_NONE: empty */
+    } *slots;
+    uint32_t capacity, used; /* capacity: a power of two, or 0 */
+};
+
+struct hk_rec_sample {
+    uintptr_t block; /* 0: empty */
+    uint64_t weight; /* bytes it stands for */
+    uint32_t site;
+    uint32_t blocks; /* blocks it stands for */
+    uint8_t birth_mark, birth_generation;
+    uint8_t inherited; /* allocated by the parent before fork */
+    uint8_t reserved[5];
+};
+
+struct hk_rec_code_slot {
+    const void *address; /* NULL: empty */
+    struct hk_code_identity identity;
+    uint32_t code;
+    uint32_t reserved;
+};
+
+struct hk_rec_level { /* of the stack seen last, outermost first */
+    uint32_t code;
+    int32_t offset;
+    uint32_t node;
+};
+
+struct hk_recorder {
+    /* touched without the lock, by atomic operations */
+    uint32_t lock; /* 0 free, 1 taken, 2 taken and waited for */
+    uint32_t stage;
+    uint32_t recording; /* 0: stopped by a request */
+    uint32_t skipped;
+    uint32_t pending_count;
+    uintptr_t pending[HK_REC_PENDING];
+    uint32_t table_count; /* blocks in the table */
+    uint64_t mean;        /* in force; 0: exact */
+    uint64_t random;
+    uint64_t next_tick_ns;    /* monotonic, coarse clock; nothing is due before */
+    uint64_t next_mark_bytes; /* as the heap counts allocation */
+    uint32_t *wiped;          /* 0 in a process that was forked just now */
+
+    /* the file */
+    uint8_t *map;
+    uint64_t bound;
+    bool named;        /* false: unnamed memory */
+    bool preallocated; /* needs no population */
+    bool fork_interrupted;
+    uint32_t page;
+    uint64_t device, inode;
+    uint64_t file_bytes;    /* of the mapping, populated */
+    uint64_t private_bytes; /* anonymous memory of tables */
+    struct hk_rec_section section[HK_SECTION_KINDS];
+    char path[PATH_MAX];
+
+    /* tables */
+    struct hk_rec_index strings, codes, nodes, sites;
+    struct hk_rec_code_slot *addresses;
+    uint32_t address_capacity, address_used;
+    struct hk_rec_sample *samples;
+    uint32_t sample_capacity;
+
+    /* counters that the child of a fork must not read from the file */
+    uint64_t serial, peak_bytes, live_bytes;
+    uint32_t mark, generation; /* newest mark, and how often they were thinned */
+    uint64_t mark_ns, mark_allocated, mark_distance_ns, mark_distance_bytes;
+
+    /* sampling */
+    bool automatic, seeded;
+    uint32_t samples_total, window_samples;
+    uint64_t window_ns;
+
+    /* time */
+    uint64_t start_ns; /* monotonic */
+    uint64_t spent_ns; /* estimate */
+    uint32_t events;
+    uint64_t point_cost_ns, last_point_ns, last_append_ns, append_distance_ns, last_rss_ns, last_peak_rss_ns,
+        next_modules_ns;
+    uint64_t rss, peak_rss;
+    struct hk_capture_point base; /* of a child: what its parent had allocated */
+    struct hk_capture_point scratch;
+
+    /* facts kept for a child's header */
+    uint32_t watch, watch_name, stacks, stacks_why;
+
+    struct hk_record_options options;
+    struct hk_stack_source source;
+
+    uint32_t last_depth;
+    struct hk_rec_level last[HK_REC_FRAMES];
+    struct hk_frame frames[HK_REC_FRAMES];
+    uint32_t frame_codes[HK_REC_FRAMES];
+    char buffer[16384];
+};
+
+extern struct hk_recorder hk_rec;
+extern __thread int hk_rec_inside;
+
+/* record.c */
+bool hk_rec_enter(void); /* false: this thread is inside already; counted as skipped */
+void hk_rec_leave(void);
+bool hk_rec_begin(void); /* lays out a fresh file: header, first mark, "(other)" sites, first point */
+bool hk_rec_wake(void);  /* ready to write? a forked child makes its capture here */
+void hk_rec_limit(uint32_t limit);
+void hk_rec_event(enum hk_event_kind kind, uint64_t value, uint32_t text);
+
+/* file.c */
+bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t inode, uint64_t bound,
+                      const char **why);
+bool hk_rec_file_unnamed(uint64_t bound, const char **why);
+void hk_rec_file_close(void); /* unmaps */
+void hk_rec_file_cut(void);
+void hk_rec_layout(void);
+/* Room for `more` entries, which can be written; NULL: full, or the disk is. */
+void *hk_rec_append(int kind, uint64_t more);
+void hk_rec_publish(int kind, uint64_t more);
+void *hk_rec_map(size_t bytes); /* anonymous, zero, never huge pages; counted in private_bytes; or NULL */
+void hk_rec_unmap(void *memory, size_t bytes);
+
+/* process.c */
+void hk_rec_describe_process(void);
+void hk_rec_read_modules(void);
+void hk_rec_read_rss(bool peak_too);
+uint64_t hk_rec_clock(void);        /* monotonic, ns */
+uint64_t hk_rec_coarse_clock(void); /* the same, some ms late, cheaper */
+
+/* index.c */
+uint32_t hk_rec_hash(uint64_t a, uint64_t b);
+uint32_t hk_rec_hash_bytes(const void *data, size_t size);
+bool hk_rec_index_add(struct hk_rec_index *index, uint32_t hash, uint32_t entry);
+void hk_rec_index_clear(struct hk_rec_index *index);
+
+/* codes.c */
+uint32_t hk_rec_string(const void *text, size_t size); /* 0 when empty or no room */
+uint32_t hk_rec_text(const char *text);                /* the same for a C string; NULL gives 0 */
+uint32_t hk_rec_code(const void *address);             /* 0: no room */
+
+/* sites.c */
+uint32_t hk_rec_site_here(int domain); /* walks the stack; HK_REC_NONE: cannot write */
+bool hk_rec_make_other_sites(void);
+bool hk_rec_index_sites(void);
+
+/* samples.c */
+struct hk_rec_sample *hk_rec_sample_find(uintptr_t block);
+struct hk_rec_sample *hk_rec_sample_add(uintptr_t block); /* not in the table yet; NULL: no memory */
+void hk_rec_sample_remove(struct hk_rec_sample *sample);
+void hk_rec_samples_clear(bool trusted);
+
+/* counters.c */
+void hk_rec_count_birth(struct hk_capture_site *site, const struct hk_rec_sample *sample);
+void hk_rec_count_total(struct hk_capture_site *site, uint64_t bytes, uint64_t blocks);
+void hk_rec_count_death(struct hk_capture_site *site, const struct hk_rec_sample *sample);
+void hk_rec_mark(uint64_t now_ns, uint64_t allocated_bytes);
+uint32_t hk_rec_kib(uint64_t bytes);
+uint32_t hk_rec_birth_kib(const struct hk_rec_sample *sample);
+
+/* draw.c */
+double hk_rec_log(double x);                /* x > 0, normal */
+double hk_rec_one_minus_exp_minus(double x); /* 1 - exp(-x), x >= 0 */
+uint64_t hk_rec_random(void);
+void hk_rec_weigh(size_t bytes, uint64_t mean, uint64_t *weight, uint32_t *blocks);
+void hk_rec_adapt_mean(void);
+
+/* timeline.c */
+void hk_rec_point(bool append, uint32_t name, bool final);
+void hk_rec_tick(uint64_t allocated_bytes);
+
+/* fork.c */
+void hk_rec_detach(bool trusted);
+bool hk_rec_adopt(void);
+void hk_rec_check_wiped(void);
+
+static inline struct hk_capture_header *hk_rec_header(void)
+{
+    return (struct hk_capture_header *)hk_rec.map;
+}
+
+static inline struct hk_capture_status *hk_rec_status(void)
+{
+    return (struct hk_capture_status *)(hk_rec.map + HK_CAPTURE_STATUS_OFFSET);
+}
+
+static inline struct hk_capture_site *hk_rec_site(uint32_t number)
+{
+    return (struct hk_capture_site *)hk_rec.section[HK_SECTION_SITES].data + number;
+}
+
+static inline struct hk_capture_node *hk_rec_node(uint32_t number)
+{
+    return (struct hk_capture_node *)hk_rec.section[HK_SECTION_NODES].data + number;
+}
+
+#endif

@@ -1,0 +1,217 @@
+/* The call tree and its sites.
+ *
+ * A stack becomes a path of nodes (parent, code, offset), outermost first, and a path and a domain become a
+ * site. The levels of the stack seen last are kept with their nodes: the outer part of the next is mostly the
+ * same and needs no probe.
+ *
+ * Both sections are bounded. What is known is always found; what is new is tried in turn as
+ *
+ *      the whole stack           while nodes and sites are less than 3/4 full
+ *      the innermost 4 frames    ... 7/8
+ *      the innermost frame       until they are full: there are as many as the program has allocating lines
+ *      "(other)" of the domain   made at the start
+ *
+ * so a program with ever new stacks loses callers first and lines last, and no byte is lost. Shorter paths hang
+ * from the root like any other; their sites have HK_SITE_CUT and are thereby apart from whole stacks.
+ */
+#include <string.h>
+
+#include "record/internal.h"
+
+#define CUT_DEPTH 4u
+#define KEY_FLAGS (HK_SITE_OTHER | HK_SITE_CUT | HK_SITE_BLIND) /* part of a site's key */
+
+static uint32_t node_hash(uint32_t parent, uint32_t code, int32_t offset)
+{
+    return hk_rec_hash((uint64_t)parent << 32 | code, (uint32_t)offset);
+}
+
+static uint32_t find_node(uint32_t parent, uint32_t code, int32_t offset, uint32_t hash)
+{
+    const struct hk_rec_index *index = &hk_rec.nodes;
+    uint32_t mask = index->capacity - 1;
+
+    if (index->capacity == 0)
+        return 0;
+    for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) {
+        if (index->slots[at].hash != hash)
+            continue;
+        const struct hk_capture_node *node = hk_rec_node(index->slots[at].entry);
+        if (node->parent == parent && node->code == code && node->offset == offset)
+            return index->slots[at].entry;
+    }
+    return 0;
+}
+
+static uint32_t make_node(uint32_t parent, uint32_t code, int32_t offset, uint32_t hash)
+{
+    uint32_t number = (uint32_t)hk_rec.section[HK_SECTION_NODES].count;
+    struct hk_capture_node *node = hk_rec_append(HK_SECTION_NODES, 1);
+
+    if (!node || !hk_rec_index_add(&hk_rec.nodes, hash, number))
+        return 0;
+    node->parent = parent;
+    node->code = code;
+    node->offset = offset;
+    node->depth = parent ? hk_rec_node(parent)->depth + 1 : 1;
+    hk_rec_publish(HK_SECTION_NODES, 1);
+    return number;
+}
+
+/* The node of the innermost `depth` frames; makes what is missing while fewer than `most` nodes are in use
+ * (0: makes nothing). 0: not there. */
+static uint32_t find_path(uint32_t depth, uint64_t most)
+{
+    uint32_t parent = 0;
+    bool same = true; /* as in the stack seen last, so far */
+
+    for (uint32_t level = 0; level < depth; level++) {
+        uint32_t frame = depth - 1 - level, code = hk_rec.frame_codes[frame];
+        int32_t offset = hk_rec.frames[frame].offset;
+        struct hk_rec_level *last = &hk_rec.last[level];
+        if (same && level < hk_rec.last_depth && last->code == code && last->offset == offset) {
+            parent = last->node;
+            continue;
+        }
+        same = false;
+        uint32_t hash = node_hash(parent, code, offset);
+        uint32_t node = find_node(parent, code, offset, hash);
+        if (!node && hk_rec.section[HK_SECTION_NODES].count < most)
+            node = make_node(parent, code, offset, hash);
+        if (!node) {
+            hk_rec.last_depth = level;
+            return 0;
+        }
+        *last = (struct hk_rec_level){code, offset, node};
+        hk_rec.last_depth = level + 1;
+        parent = node;
+    }
+    return parent;
+}
+
+static uint32_t site_hash(uint32_t node, int domain, uint8_t flags)
+{
+    return hk_rec_hash(node, (uint64_t)(flags & KEY_FLAGS) << 8 | (uint64_t)domain);
+}
+
+static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
+{
+    const struct hk_rec_index *index = &hk_rec.sites;
+    uint32_t hash = site_hash(node, domain, flags), mask = index->capacity - 1;
+
+    if (index->capacity == 0)
+        return HK_REC_NONE;
+    for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) {
+        if (index->slots[at].hash != hash)
+            continue;
+        const struct hk_capture_site *site = hk_rec_site(index->slots[at].entry);
+        if (site->node == node && site->domain == domain && (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
+            return index->slots[at].entry;
+    }
+    return HK_REC_NONE;
+}
+
+static uint32_t make_site(uint32_t node, int domain, uint8_t flags)
+{
+    uint32_t number = (uint32_t)hk_rec.section[HK_SECTION_SITES].count;
+    struct hk_capture_site *site = hk_rec_append(HK_SECTION_SITES, 1);
+
+    if (!site || !hk_rec_index_add(&hk_rec.sites, site_hash(node, domain, flags), number))
+        return HK_REC_NONE;
+    memset(site, 0, sizeof *site);
+    site->node = node;
+    site->domain = (uint8_t)domain;
+    site->flags = flags;
+    site->mark = (uint16_t)hk_rec.mark;
+    site->mark_generation = (uint16_t)hk_rec.generation;
+    hk_rec_publish(HK_SECTION_SITES, 1);
+    return number;
+}
+
+bool hk_rec_make_other_sites(void)
+{
+    for (int domain = 0; domain < HK_REC_DOMAINS; domain++)
+        if (make_site(0, domain, HK_SITE_OTHER) == HK_REC_NONE)
+            return false;
+    return true;
+}
+
+/* Builds the index anew from the file's sites: a forked child numbers them anew. */
+bool hk_rec_index_sites(void)
+{
+    hk_rec_index_clear(&hk_rec.sites);
+    for (uint32_t i = 0; i < hk_rec.section[HK_SECTION_SITES].count; i++) {
+        const struct hk_capture_site *site = hk_rec_site(i);
+        if (!hk_rec_index_add(&hk_rec.sites, site_hash(site->node, site->domain, site->flags), i))
+            return false;
+    }
+    return true;
+}
+
+/* The site of the innermost `depth` frames; new nodes and sites only in the first `eighths` of their sections. */
+static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t flags, uint32_t eighths)
+{
+    const struct hk_rec_section *nodes = &hk_rec.section[HK_SECTION_NODES];
+    const struct hk_rec_section *sites = &hk_rec.section[HK_SECTION_SITES];
+    bool room = sites->count < sites->capacity / 8 * eighths
+                && nodes->count + depth <= nodes->capacity / 8 * eighths;
+    uint32_t node = 0, site;
+
+    if (depth < whole)
+        flags |= HK_SITE_CUT;
+    if (depth > 0) {
+        node = find_path(depth, room ? nodes->capacity : 0);
+        if (!node)
+            return HK_REC_NONE;
+    }
+    site = find_site(node, domain, flags);
+    if (site == HK_REC_NONE && room)
+        site = make_site(node, domain, flags);
+    return site;
+}
+
+static uint32_t walk(int domain, uint8_t *flags)
+{
+    int found = hk_rec.source.stack ? hk_rec.source.stack(domain, hk_rec.frames, HK_REC_FRAMES, flags) : 0;
+    uint32_t depth = found > 0 ? (uint32_t)found : 0;
+
+    if (depth > HK_REC_FRAMES)
+        depth = HK_REC_FRAMES;
+    for (uint32_t i = 0; i < depth; i++) {
+        bool repeated = i > 0 && hk_rec.frames[i].code == hk_rec.frames[i - 1].code; /* recursion */
+        hk_rec.frame_codes[i] = repeated ? hk_rec.frame_codes[i - 1] : hk_rec_code(hk_rec.frames[i].code);
+        if (HK_UNLIKELY(hk_rec.frame_codes[i] == 0)) {
+            *flags |= HK_SITE_CUT; /* its callers cannot be shown without it */
+            return i;
+        }
+    }
+    return depth;
+}
+
+uint32_t hk_rec_site_here(int domain)
+{
+    uint8_t flags = 0;
+    uint32_t depth = walk(domain, &flags), site;
+    bool lost = depth == 0 && (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
+
+    flags &= HK_SITE_CUT | HK_SITE_JIT | HK_SITE_BLIND;
+    if (hk_rec.stage != HK_REC_ON)
+        return HK_REC_NONE;
+    site = lost ? HK_REC_NONE : try_depth(depth, depth, domain, flags, 6);
+    if (HK_UNLIKELY(site == HK_REC_NONE) && !lost) {
+        if (depth > 1)
+            hk_rec_limit(HK_LIMIT_NODES);
+        if (depth > 0)
+            site = try_depth(depth < CUT_DEPTH ? depth : CUT_DEPTH, depth, domain, flags, 7);
+        if (site == HK_REC_NONE)
+            site = try_depth(depth > 0 ? 1 : 0, depth, domain, flags, 8);
+    }
+    if (hk_rec.stage != HK_REC_ON)
+        return HK_REC_NONE;
+    if (HK_UNLIKELY(site == HK_REC_NONE)) {
+        hk_rec_limit(HK_LIMIT_SITES);
+        return (uint32_t)domain;
+    }
+    hk_rec_site(site)->flags |= flags & HK_SITE_JIT;
+    return site;
+}
