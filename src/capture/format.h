@@ -184,7 +184,9 @@ struct hk_capture_point {
     uint32_t skipped;   /* events not recorded because the recorder was interrupted by a signal handler */
     uint64_t domain_allocated_bytes[4]; /* raw, mem, object, malloc: requested since the start */
     uint64_t domain_live_bytes[4];      /* pools and large, rounded */
-    uint64_t reserved[2];
+    uint64_t untouched_bytes; /* of free_in_used_pools_bytes: blocks never handed out, whose pages are mostly not in
+                                 memory */
+    uint64_t reserved[1];
 };
 
 /* Right after the mailbox's page. */

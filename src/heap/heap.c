@@ -234,6 +234,8 @@ void *hk_malloc_slow(hk_heap *heap, size_t size)
 static void free_into(hk_heap *heap, void *block)
 {
     struct hk_pool *pool = hk_pool_of(block);
+    if (pool->place == HK_PLACE_FULL && hk_recorder.pool_reopened != NULL)
+        hk_recorder.pool_reopened(); /* before anything changes */
     *(void **)block = pool->free;
     pool->free = block;
     uint64_t counts = pool->counts;

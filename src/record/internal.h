@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <limits.h>
 
+#include "base/os.h"
 #include "record/record.h"
 
 #define HK_REC_FRAMES 2048u /* deeper stacks are cut to the innermost so many */
@@ -82,9 +83,10 @@ struct hk_rec_level { /* of the stack seen last, outermost first */
 
 struct hk_recorder {
     /* touched without the lock, by atomic operations */
-    uint32_t lock; /* 0 free, 1 taken, 2 taken and waited for */
+    hk_lock lock;
     uint32_t stage;
     uint32_t recording; /* 0: stopped by a request */
+    uint32_t frozen;    /* 1: the program is over, its runtime is being torn down */
     uint32_t skipped;
     uint32_t pending_count;
     uintptr_t pending[HK_REC_PENDING];

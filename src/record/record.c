@@ -7,10 +7,8 @@
  *
  * Every 16th sample is timed; the recorder's own time is estimated from these.
  */
-#include <linux/futex.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "record/internal.h"
@@ -26,30 +24,13 @@
 struct hk_recorder hk_rec;
 __thread int hk_rec_inside;
 
-static void lock_slow(void)
-{
-    for (int spin = 0; spin < 100; spin++) {
-        uint32_t free = 0;
-        if (__atomic_compare_exchange_n(&hk_rec.lock, &free, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-            return;
-    }
-    while (__atomic_exchange_n(&hk_rec.lock, 2, __ATOMIC_ACQUIRE) != 0)
-        syscall(SYS_futex, &hk_rec.lock, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
-}
-
-static void unlock(void)
-{
-    if (__atomic_exchange_n(&hk_rec.lock, 0, __ATOMIC_RELEASE) == 2)
-        syscall(SYS_futex, &hk_rec.lock, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-}
-
 static bool forget(uintptr_t block)
 {
     struct hk_rec_sample *sample = hk_rec_sample_find(block);
 
     if (!sample)
         return false;
-    if (hk_rec.stage == HK_REC_ON)
+    if (hk_rec.stage == HK_REC_ON && !hk_rec.frozen)
         hk_rec_count_death(hk_rec_site(sample->site), sample);
     hk_rec_sample_remove(sample);
     return true;
@@ -81,16 +62,13 @@ static void work_off(void)
 
 bool hk_rec_enter(void)
 {
-    uint32_t free = 0;
-
     if (HK_UNLIKELY(hk_rec_inside))
         return false;
     hk_rec_inside = 1;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     if (HK_UNLIKELY(hk_rec.wiped && __atomic_load_n(hk_rec.wiped, __ATOMIC_RELAXED) != 1))
         hk_rec_check_wiped();
-    if (HK_UNLIKELY(!__atomic_compare_exchange_n(&hk_rec.lock, &free, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)))
-        lock_slow();
+    hk_lock_take(&hk_rec.lock);
     if (HK_UNLIKELY(__atomic_load_n(&hk_rec.pending_count, __ATOMIC_ACQUIRE) != 0))
         work_off();
     return true;
@@ -101,7 +79,7 @@ void hk_rec_leave(void)
     for (;;) {
         if (HK_UNLIKELY(__atomic_load_n(&hk_rec.pending_count, __ATOMIC_ACQUIRE) != 0))
             work_off();
-        unlock();
+        hk_lock_release(&hk_rec.lock);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         hk_rec_inside = 0;
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -238,7 +216,7 @@ static void take_options(const struct hk_record_options *options)
     hk_rec.mean = options->mode != HK_MODE_SAMPLE ? 0 : options->sample_bytes ? options->sample_bytes : FIRST_MEAN;
     if (hk_rec.mean > LARGEST_MEAN)
         hk_rec.mean = LARGEST_MEAN;
-    hk_rec.page = (uint32_t)sysconf(_SC_PAGESIZE);
+    hk_rec.page = (uint32_t)hk_os_page_size();
     hk_rec.start_ns = hk_rec_clock();
     hk_rec.recording = 1;
 }
@@ -302,7 +280,8 @@ bool hk_record_start(const struct hk_record_options *options, const char **why)
 
 bool hk_record_is_on(void)
 {
-    return alive() && __atomic_load_n(&hk_rec.recording, __ATOMIC_RELAXED);
+    return alive() && __atomic_load_n(&hk_rec.recording, __ATOMIC_RELAXED)
+           && !__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED);
 }
 
 void hk_record_set_source(const struct hk_stack_source *source)
@@ -392,7 +371,7 @@ void hk_record_tick(uint64_t allocated_bytes)
 {
     int error = errno;
 
-    if (!alive())
+    if (!alive() || __atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED))
         return;
     if (HK_LIKELY(__atomic_load_n(hk_rec.wiped, __ATOMIC_RELAXED) == 1)
         && allocated_bytes < __atomic_load_n(&hk_rec.next_mark_bytes, __ATOMIC_RELAXED)
@@ -487,6 +466,20 @@ void hk_record_count_foreign(bool by_libc_name)
     hk_rec_leave();
 }
 
+void hk_record_freeze(void)
+{
+    int error = errno;
+
+    if (__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED) || hk_rec.stage != HK_REC_ON || !hk_rec_enter())
+        return;
+    if (hk_rec.stage == HK_REC_ON && !hk_rec.frozen) {
+        hk_rec_point(true, 0, true);
+        __atomic_store_n(&hk_rec.frozen, 1, __ATOMIC_RELAXED);
+    }
+    hk_rec_leave();
+    errno = error;
+}
+
 void hk_record_exit(const char *small_child)
 {
     int error = errno;
@@ -496,9 +489,14 @@ void hk_record_exit(const char *small_child)
     if (!hk_rec_enter())
         return;
     stage = hk_rec.stage;
+    if ((stage == HK_REC_ON || stage == HK_REC_DISK_FULL) && hk_rec_header()->pid != (uint32_t)getpid()) {
+        hk_rec_leave(); /* a vfork's child: this memory is its parent's */
+        return;
+    }
     if (stage == HK_REC_ON) {
         hk_rec_read_modules();
-        hk_rec_point(true, 0, true);
+        if (!hk_rec.frozen)
+            hk_rec_point(true, 0, true);
     }
     if (stage == HK_REC_ON || stage == HK_REC_DISK_FULL) {
         hk_rec_header()->end_ns = hk_rec_clock() - hk_rec.start_ns;

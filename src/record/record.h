@@ -104,8 +104,13 @@ void hk_record_set_stacks(enum hk_capture_stacks stacks, const char *why);
 void hk_record_set_python(uint32_t version, uint32_t flags);
 void hk_record_count_foreign(bool by_libc_name);
 
-/* At exit: last point, state EXITED, file cut after its last used page (or, if small_child is not NULL, its
- * figures appended to that file as one record and the capture removed). Not in a hook. */
+/* The program is done and its runtime begins to tear down: takes the last point and keeps every figure as it is now;
+ * what is allocated and freed from here on is not the program's. For the heap's free hooks: cheap when repeated. */
+void hk_record_freeze(void);
+
+/* At exit: last point (unless frozen), state EXITED, file cut after its last used page (or, if small_child is not NULL, its
+ * figures appended to that file as one record and the capture removed). Does nothing in a process that only shares
+ * its parent's memory (vfork). Not in a hook. */
 void hk_record_exit(const char *small_child);
 
 /* pthread_atfork: the parent's lock is taken around fork; the child starts unlocked and detached. */

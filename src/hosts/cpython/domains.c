@@ -40,6 +40,7 @@ static struct {
     const char *(*current_name)(void); /* 3.13 on, else NULL */
     int (*add_audit_hook)(int (*hook)(const char *, void *, void *), void *data);
     int (*is_initialized)(void);
+    int (*is_finalizing)(void);
 } python;
 
 static const hk_py_layout *layout;
@@ -293,6 +294,19 @@ static void recorder_allocation(const void *block, size_t size, uint64_t mean, i
     hk_record_allocation(block, size, mean, domain);
 }
 
+/* Finalisation frees what the program left: its figures are those from before. It shows in the first frees. */
+static void freeze_if_finalizing(void)
+{
+    if (python.is_finalizing != NULL && python.is_finalizing())
+        hk_record_freeze();
+}
+
+static bool recorder_free(const void *block)
+{
+    freeze_if_finalizing();
+    return hk_record_free(block);
+}
+
 static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
 {
     ticking = heap;
@@ -320,7 +334,8 @@ void hk_cpython_attach_recorder(bool samples)
     hk_recorder = (struct hk_heap_recorder){
         .draw = samples ? hk_record_draw : NULL,
         .allocation = recorder_allocation,
-        .free = hk_record_free,
+        .free = recorder_free,
+        .pool_reopened = freeze_if_finalizing,
         .table_size = hk_record_table_size,
         .tick = recorder_tick,
     };
@@ -341,6 +356,7 @@ void hk_cpython_fill_point(struct hk_capture_point *point)
         point->large_bytes += s.large_bytes;
         point->large_blocks += s.large_blocks;
         point->free_in_used_pools_bytes += s.free_bytes + s.untouched_bytes + s.tail_bytes;
+        point->untouched_bytes += s.untouched_bytes;
         point->empty_pools_bytes += s.empty_bytes;
         point->returned_bytes += s.returned_bytes;
         point->metadata_bytes += s.metadata_bytes;
@@ -413,6 +429,9 @@ static bool python_find(void)
     python.current_name = dlsym(RTLD_DEFAULT, "_PyMem_GetCurrentAllocatorName");
     python.add_audit_hook = dlsym(RTLD_DEFAULT, "PySys_AddAuditHook");
     python.is_initialized = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
+    python.is_finalizing = dlsym(RTLD_DEFAULT, "Py_IsFinalizing");
+    if (python.is_finalizing == NULL)
+        python.is_finalizing = dlsym(RTLD_DEFAULT, "_Py_IsFinalizing");
     return python.set_allocator != NULL && python.get_allocator != NULL;
 }
 
