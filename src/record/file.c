@@ -33,11 +33,12 @@
 
 void *hk_rec_map(size_t bytes)
 {
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-        return NULL;
-    madvise(memory, bytes, MADV_NOHUGEPAGE);
-    hk_rec.private_bytes += bytes;
+    void *memory = hk_os_map(bytes);
+
+    if (memory) {
+        hk_os_huge_pages(memory, bytes, false);
+        hk_rec.private_bytes += bytes;
+    }
     return memory;
 }
 
@@ -45,7 +46,7 @@ void hk_rec_unmap(void *memory, size_t bytes)
 {
     if (!memory)
         return;
-    munmap(memory, bytes);
+    hk_os_unmap(memory, bytes);
     hk_rec.private_bytes -= bytes;
 }
 
@@ -162,13 +163,13 @@ failed:
 bool hk_rec_file_unnamed(uint64_t bound, const char **why)
 {
     bound = choose_bound(bound, false);
-    uint8_t *map = mmap(NULL, bound, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *map = hk_os_map(bound);
 
-    if (map == MAP_FAILED) {
+    if (!map) {
         *why = "no memory for the recorder";
         return false;
     }
-    madvise(map, bound, MADV_NOHUGEPAGE);
+    hk_os_huge_pages(map, bound, false);
     hk_rec.map = map;
     hk_rec.bound = bound;
     hk_rec.named = false;

@@ -62,8 +62,8 @@ void hk_rec_check_wiped(void)
         sched_yield();
         seen = WIPED;
     }
-    hk_rec_detach(__atomic_load_n(&hk_rec.lock, __ATOMIC_RELAXED) == 0);
-    __atomic_store_n(&hk_rec.lock, 0, __ATOMIC_RELEASE);
+    hk_rec_detach(__atomic_load_n(&hk_rec.lock.word, __ATOMIC_RELAXED) == 0);
+    __atomic_store_n(&hk_rec.lock.word, 0, __ATOMIC_RELEASE);
     __atomic_store_n(hk_rec.wiped, SAME_PROCESS, __ATOMIC_RELEASE);
 }
 
@@ -207,7 +207,7 @@ void hk_record_fork_child(void)
     }
     hk_rec_detach(true);
     arm_wiped();
-    __atomic_store_n(&hk_rec.lock, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&hk_rec.lock.word, 0, __ATOMIC_RELEASE);
     hk_rec_inside = 0;
     errno = error;
 }

@@ -25,7 +25,7 @@ static uint64_t read_clock(clockid_t clock)
 
 uint64_t hk_rec_clock(void)
 {
-    return read_clock(CLOCK_MONOTONIC);
+    return hk_os_clock_ns();
 }
 
 uint64_t hk_rec_coarse_clock(void)
