@@ -1,7 +1,8 @@
-/* A library to preload into an unmodified Python: it wraps the interpreter's three allocation domains before main,
- * walks the stack inside every Nth allocation ($HK_PROBE_EVERY, default 1), checks what it sees, and, while asked to,
- * remembers the stack of each block. tests/py/frames_program.py, run by that Python, asks through ctypes and compares
- * with tracemalloc and sys._getframe. Not part of any product.
+/* A library to preload into an unmodified Python: it wraps the interpreter's three allocation
+ * domains before main, walks the stack inside every Nth allocation ($HK_PROBE_EVERY, default 1),
+ * checks what it sees, and, while asked to, remembers the stack of each block.
+ * tests/py/frames_program.py, run by that Python, asks through ctypes and compares with tracemalloc
+ * and sys._getframe. Not part of any product.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -14,9 +15,9 @@
 #include "read/lines.h"
 
 #define EXPORT __attribute__((visibility("default")))
-#define DEPTH 20000
-#define KEPT 96 /* frames kept of a recorded stack */
-#define SLOTS (1u << 17)
+#define DEPTH  20000
+#define KEPT   96 /* frames kept of a recorded stack */
+#define SLOTS  (1u << 17)
 
 typedef struct { /* PyMemAllocatorEx, stable since 3.5 */
     void *ctx;
@@ -27,7 +28,8 @@ typedef struct { /* PyMemAllocatorEx, stable since 3.5 */
 } allocator;
 
 struct probe_stats {
-    uint64_t calls[3], walks, frames, bad_code, bad_offset, truncated, in_jit, no_state[3], state_differs;
+    uint64_t calls[3], walks, frames, bad_code, bad_offset, truncated, in_jit, no_state[3],
+        state_differs;
     uint64_t max_depth, interpreters_announced;
     int32_t self_tests, self_test_passed;
     char self_test_why[120];
@@ -54,20 +56,25 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static __thread hk_py_frame *buffer;
 static __thread int inside;
 
-static void add(uint64_t *counter, uint64_t n) {
+static void add(uint64_t *counter, uint64_t n)
+{
     __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
-static uint64_t hash_bytes(const char *text, size_t length) {
+static uint64_t hash_bytes(const char *text, size_t length)
+{
     uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3u;
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3u;
     return hash;
 }
 
-static struct kept_frame keep(const hk_py_layout *l, const hk_py_frame *frame) {
+static struct kept_frame keep(const hk_py_layout *l, const hk_py_frame *frame)
+{
     struct kept_frame kept = {0, 0, 0};
     hk_py_code info;
-    if (!hk_py_code_info(l, frame->code, &info)) return kept;
+    if (!hk_py_code_info(l, frame->code, &info))
+        return kept;
     char name[4096];
     kept.file = hash_bytes(name, hk_py_copy_string(l, info.filename, name, sizeof name));
     size_t length;
@@ -78,30 +85,37 @@ static struct kept_frame keep(const hk_py_layout *l, const hk_py_frame *frame) {
     return kept;
 }
 
-static struct kept_stack *slot_of(const void *block) {
+static struct kept_stack *slot_of(const void *block)
+{
     uint32_t at = (uint32_t)(((uintptr_t)block >> 4) * 2654435761u) % SLOTS;
     for (unsigned i = 0; i < 64; i++, at = (at + 1) % SLOTS)
-        if (slots[at].block == block || slots[at].block == NULL) return &slots[at];
+        if (slots[at].block == block || slots[at].block == NULL)
+            return &slots[at];
     return NULL;
 }
 
-static void remember(const hk_py_layout *l, const void *block, const hk_py_frame *frames, int n) {
+static void remember(const hk_py_layout *l, const void *block, const hk_py_frame *frames, int n)
+{
     pthread_mutex_lock(&lock);
     struct kept_stack *slot = slot_of(block);
     if (slot) {
         slot->block = block;
         slot->depth = n;
         slot->frames = n < KEPT ? n : KEPT;
-        for (int i = 0; i < slot->frames; i++) slot->frame[i] = keep(l, &frames[i]);
+        for (int i = 0; i < slot->frames; i++)
+            slot->frame[i] = keep(l, &frames[i]);
     }
     pthread_mutex_unlock(&lock);
 }
 
-static void check_frames(const hk_py_layout *l, const hk_py_frame *frames, int n) {
+static void check_frames(const hk_py_layout *l, const hk_py_frame *frames, int n)
+{
     for (int i = 0; i < n; i++) {
         hk_py_code info;
-        if (!hk_py_code_info(l, frames[i].code, &info)) add(&stats.bad_code, 1);
-        else if (frames[i].offset < -1 || frames[i].offset >= (int32_t)info.units * 2 || (frames[i].offset > 0 && frames[i].offset % 2))
+        if (!hk_py_code_info(l, frames[i].code, &info))
+            add(&stats.bad_code, 1);
+        else if (frames[i].offset < -1 || frames[i].offset >= (int32_t)info.units * 2 ||
+                 (frames[i].offset > 0 && frames[i].offset % 2))
             add(&stats.bad_offset, 1);
     }
 }
@@ -109,10 +123,13 @@ static void check_frames(const hk_py_layout *l, const hk_py_frame *frames, int n
 /* By interpreter id: 0 not seen, 1 shares the main interpreter's lock, 2 has its own. */
 static int locks_seen[32];
 
-static void see(int domain, const void *block) {
+static void see(int domain, const void *block)
+{
     add(&stats.calls[domain], 1);
-    if (!block || inside) return;
-    if (!atomic_load_explicit(&recording, memory_order_relaxed) && stats.calls[domain] % every) return;
+    if (!block || inside)
+        return;
+    if (!atomic_load_explicit(&recording, memory_order_relaxed) && stats.calls[domain] % every)
+        return;
     const hk_py_layout *l = hk_py_layout_find();
     void *state = hk_py_this_thread_state(l);
     if (domain != 0 && l->stacks && state != hk_py_locked_thread_state(l)) {
@@ -124,34 +141,41 @@ static void see(int domain, const void *block) {
         return;
     }
     int64_t id = hk_py_interpreter_id(l, state);
-    if (id >= 0 && id < 32) locks_seen[id] = 1 + hk_py_interp_has_own_gil(l, state);
+    if (id >= 0 && id < 32)
+        locks_seen[id] = 1 + hk_py_interp_has_own_gil(l, state);
     inside = 1;
     if (!buffer)
-        buffer = mmap(NULL, DEPTH * sizeof *buffer, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        buffer = mmap(NULL, DEPTH * sizeof *buffer, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     bool truncated;
     int n = hk_py_walk(l, state, buffer, DEPTH, &truncated);
     if (n > 0 && domain != 0 && stats.self_tests == 0) {
         stats.self_tests = 1;
-        stats.self_test_passed = hk_py_self_test(l, state, stats.self_test_why, sizeof stats.self_test_why);
+        stats.self_test_passed =
+            hk_py_self_test(l, state, stats.self_test_why, sizeof stats.self_test_why);
     }
     add(&stats.walks, 1);
     add(&stats.frames, (uint64_t)n);
     add(&stats.truncated, truncated);
     add(&stats.in_jit, hk_py_in_jit(l, state));
-    if ((uint64_t)n > stats.max_depth) stats.max_depth = (uint64_t)n;
+    if ((uint64_t)n > stats.max_depth)
+        stats.max_depth = (uint64_t)n;
     check_frames(l, buffer, n);
-    if (atomic_load_explicit(&recording, memory_order_relaxed)) remember(l, block, buffer, n);
+    if (atomic_load_explicit(&recording, memory_order_relaxed))
+        remember(l, block, buffer, n);
     inside = 0;
 }
 
-static void *our_malloc(void *domain, size_t size) {
+static void *our_malloc(void *domain, size_t size)
+{
     int d = (int)(intptr_t)domain;
     void *block = below[d].malloc(below[d].ctx, size);
     see(d, block);
     return block;
 }
 
-static void *our_calloc(void *domain, size_t count, size_t size) {
+static void *our_calloc(void *domain, size_t count, size_t size)
+{
     int d = (int)(intptr_t)domain;
     void *block = below[d].calloc(below[d].ctx, count, size);
     const hk_py_layout *l = hk_py_layout_find();
@@ -162,28 +186,35 @@ static void *our_calloc(void *domain, size_t count, size_t size) {
     return block;
 }
 
-static void *our_realloc(void *domain, void *old, size_t size) {
+static void *our_realloc(void *domain, void *old, size_t size)
+{
     int d = (int)(intptr_t)domain;
     void *block = below[d].realloc(below[d].ctx, old, size);
     see(d, block);
     return block;
 }
 
-static void our_free(void *domain, void *block) {
+static void our_free(void *domain, void *block)
+{
     int d = (int)(intptr_t)domain;
     below[d].free(below[d].ctx, block);
 }
 
-__attribute__((constructor)) static void install(void) {
+__attribute__((constructor)) static void install(void)
+{
     const hk_py_layout *l = hk_py_layout_find();
     void (*get)(int, allocator *), (*set)(int, allocator *);
-    void *found[2] = {dlsym(RTLD_DEFAULT, "PyMem_GetAllocator"), dlsym(RTLD_DEFAULT, "PyMem_SetAllocator")};
-    if (!l->present || !found[0] || !found[1]) return;
+    void *found[2] = {dlsym(RTLD_DEFAULT, "PyMem_GetAllocator"),
+                      dlsym(RTLD_DEFAULT, "PyMem_SetAllocator")};
+    if (!l->present || !found[0] || !found[1])
+        return;
     memcpy(&get, &found[0], sizeof get);
     memcpy(&set, &found[1], sizeof set);
     const char *text = getenv("HK_PROBE_EVERY");
-    if (text && atoi(text) > 0) every = (unsigned)atoi(text);
-    slots = mmap(NULL, SLOTS * sizeof *slots, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (text && atoi(text) > 0)
+        every = (unsigned)atoi(text);
+    slots = mmap(NULL, SLOTS * sizeof *slots, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     for (int d = 0; d < 3; d++) {
         allocator ours = {(void *)(intptr_t)d, our_malloc, our_calloc, our_realloc, our_free};
         get(d, &below[d]);
@@ -193,20 +224,24 @@ __attribute__((constructor)) static void install(void) {
 
 /* --- asked by the Python program, with the interpreter's lock held (ctypes.PyDLL) --- */
 
-EXPORT void probe_stats(struct probe_stats *out) {
+EXPORT void probe_stats(struct probe_stats *out)
+{
     *out = stats;
 }
 
-EXPORT void probe_locks(int out[32]) {
+EXPORT void probe_locks(int out[32])
+{
     memcpy(out, locks_seen, sizeof locks_seen);
 }
 
-EXPORT void probe_record(int on) {
+EXPORT void probe_record(int on)
+{
     atomic_store(&recording, on);
 }
 
 /* Frames of the block's stack, innermost first, or -1 if the block was not seen. */
-EXPORT int probe_lookup(const void *block, struct kept_frame *out, int *depth) {
+EXPORT int probe_lookup(const void *block, struct kept_frame *out, int *depth)
+{
     pthread_mutex_lock(&lock);
     struct kept_stack *slot = slot_of(block);
     int n = slot && slot->block == block ? slot->frames : -1;
@@ -218,7 +253,8 @@ EXPORT int probe_lookup(const void *block, struct kept_frame *out, int *depth) {
     return n;
 }
 
-EXPORT int probe_walk(hk_py_frame *out, int max, int *truncated) {
+EXPORT int probe_walk(hk_py_frame *out, int max, int *truncated)
+{
     const hk_py_layout *l = hk_py_layout_find();
     bool more;
     int n = hk_py_walk(l, hk_py_this_thread_state(l), out, max, &more);
@@ -226,53 +262,70 @@ EXPORT int probe_walk(hk_py_frame *out, int max, int *truncated) {
     return n;
 }
 
-EXPORT int probe_self_test(char *why, size_t size) {
+EXPORT int probe_self_test(char *why, size_t size)
+{
     const hk_py_layout *l = hk_py_layout_find();
     return hk_py_self_test(l, hk_py_this_thread_state(l), why, size);
 }
 
-EXPORT int probe_public_check(char *why, size_t size) {
+EXPORT int probe_public_check(char *why, size_t size)
+{
     return hk_py_public_check(hk_py_layout_find(), why, size);
 }
 
-EXPORT int probe_code(const void *code, hk_py_code *out) {
+EXPORT int probe_code(const void *code, hk_py_code *out)
+{
     return hk_py_code_info(hk_py_layout_find(), code, out);
 }
 
-EXPORT size_t probe_string(const void *unicode, char *buffer_, size_t cap) {
+EXPORT size_t probe_string(const void *unicode, char *buffer_, size_t cap)
+{
     return hk_py_copy_string(hk_py_layout_find(), unicode, buffer_, cap);
 }
 
-/* stacks, minor, version, free-threaded, debug, source, interpreter size, id and own lock of this thread's interpreter */
-EXPORT const char *probe_facts(int64_t out[9]) {
+/* stacks, minor, version, free-threaded, debug, source, interpreter size, id and own lock of this
+ * thread's interpreter */
+EXPORT const char *probe_facts(int64_t out[9])
+{
     const hk_py_layout *l = hk_py_layout_find();
     void *state = l->thread_state ? l->thread_state() : NULL;
-    int64_t facts[9] = {l->stacks, l->minor, l->version, l->free_threaded, l->debug, l->source,
-                        (int64_t)hk_py_interpreter_size(l), hk_py_interpreter_id(l, state),
+    int64_t facts[9] = {l->stacks,
+                        l->minor,
+                        l->version,
+                        l->free_threaded,
+                        l->debug,
+                        l->source,
+                        (int64_t)hk_py_interpreter_size(l),
+                        hk_py_interpreter_id(l, state),
                         hk_py_interp_has_own_gil(l, state)};
     memcpy(out, facts, sizeof facts);
     return l->why;
 }
 
-EXPORT int probe_line(int minor, const uint8_t *table, size_t length, int firstlineno, int offset) {
+EXPORT int probe_line(int minor, const uint8_t *table, size_t length, int firstlineno, int offset)
+{
     return hk_line_of(minor, table, length, firstlineno, offset);
 }
 
-/* Lines of all n code units of a code object: ours, and the interpreter's. Returns how many differ. */
-EXPORT int probe_lines(void *code, int *first_wrong, int *ours, int *theirs) {
+/* Lines of all n code units of a code object: ours, and the interpreter's. Returns how many
+ * differ. */
+EXPORT int probe_lines(void *code, int *first_wrong, int *ours, int *theirs)
+{
     const hk_py_layout *l = hk_py_layout_find();
     void *found = dlsym(RTLD_DEFAULT, "PyCode_Addr2Line");
     int (*addr2line)(void *, int);
     memcpy(&addr2line, &found, sizeof found);
     hk_py_code info;
-    if (!found || !hk_py_code_info(l, code, &info)) return -1;
+    if (!found || !hk_py_code_info(l, code, &info))
+        return -1;
     size_t length;
     const uint8_t *table = hk_py_bytes(l, info.linetable, &length);
     int wrong = 0;
     for (int offset = -2; offset < (int)info.units * 2; offset += 2) {
         int mine = hk_line_of(l->minor, table, length, info.firstlineno, offset);
         int its = addr2line(code, offset);
-        if (mine == its) continue;
+        if (mine == its)
+            continue;
         if (wrong++ == 0) {
             *first_wrong = offset;
             *ours = mine;

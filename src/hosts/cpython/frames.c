@@ -1,13 +1,14 @@
 /* The stack walk, the two questions about a thread that go with it, and the tests that it is right.
  *
- * 3.9, 3.10   thread state -> PyFrameObject -> f_back ...; the instruction is an index
- * 3.11, 3.12  thread state -> cframe -> _PyInterpreterFrame -> previous ...; the instruction is a pointer to the
- *             code unit before the next one
- * 3.13 on     thread state -> _PyInterpreterFrame -> previous ...; a pointer to the current instruction; from 3.14
- *             the code pointer carries tags in its low bits
+ *   3.9, 3.10   thread state -> PyFrameObject -> f_back ...; the instruction is an index
+ *   3.11, 3.12  thread state -> cframe -> _PyInterpreterFrame -> previous ...; the instruction is a
+ *               pointer to the code unit before the next one
+ *   3.13 on     thread state -> _PyInterpreterFrame -> previous ...; a pointer to the current
+ *               instruction; from 3.14 on the code pointer carries tags in its low bits
  *
- * A walk may start while a frame is being made: it is linked into the chain when it is complete enough for what is
- * read here, with an instruction before its first one. Generators are linked while they run only.
+ * A walk may start while a frame is being made: it is linked into the chain when it is complete
+ * enough for what is read here, with an instruction before its first one. Generators are linked
+ * while they run only.
  */
 #include "hosts/cpython/frames.h"
 
@@ -23,36 +24,46 @@
 /* Instructions of a code object larger than this do not exist (3.11's limit is far below). */
 #define MOST_BYTES (1 << 29)
 
-static inline uintptr_t bits_at(const void *base, int32_t offset) {
+static inline uintptr_t bits_at(const void *base, int32_t offset)
+{
     uintptr_t value;
     memcpy(&value, (const char *)base + offset, sizeof value);
     return value;
 }
 
-static inline bool is_plausible(uintptr_t bits) {
+static inline bool is_plausible(uintptr_t bits)
+{
     return bits >= 0x10000 && bits < (1ull << 47) && (bits & 7) == 0;
 }
 
-void *hk_py_this_thread_state(const hk_py_layout *layout) {
-    if (!layout->stacks) return NULL;
+void *hk_py_this_thread_state(const hk_py_layout *layout)
+{
+    if (!layout->stacks)
+        return NULL;
     void *state = layout->thread_state();
-    if (!layout->raw_may_walk && state && layout->thread_state_of_thread() != state) return NULL;
+    if (!layout->raw_may_walk && state && layout->thread_state_of_thread() != state)
+        return NULL;
     return state;
 }
 
-bool hk_py_in_jit(const hk_py_layout *layout, const void *thread_state) {
+bool hk_py_in_jit(const hk_py_layout *layout, const void *thread_state)
+{
     return layout->stacks && thread_state && layout->thread_executor >= 0 &&
            bits_at(thread_state, layout->thread_executor) != 0;
 }
 
 /* The innermost frame, 0 if there is none. */
-static uintptr_t first_frame(const hk_py_layout *l, const void *thread_state) {
+static uintptr_t first_frame(const hk_py_layout *l, const void *thread_state)
+{
     uintptr_t frame = bits_at(thread_state, l->thread_frame);
-    if (l->cframe_current < 0 || frame == 0) return frame;
+    if (l->cframe_current < 0 || frame == 0)
+        return frame;
     return is_plausible(frame) ? bits_at((const void *)frame, l->cframe_current) : 0;
 }
 
-static int walk_objects(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max, bool *more) {
+static int walk_objects(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max,
+                        bool *more)
+{
     int n = 0;
     while (frame != 0) {
         if (n == max || !is_plausible(frame)) {
@@ -75,7 +86,9 @@ static int walk_objects(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out
     return n;
 }
 
-static int walk_structs(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max, bool *more) {
+static int walk_structs(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max,
+                        bool *more)
+{
     int n = 0, shims = 0;
     while (frame != 0) {
         if (!is_plausible(frame)) {
@@ -94,7 +107,8 @@ static int walk_structs(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out
             *more = true;
             break;
         }
-        /* The clean-up code is a handful of units, so only a frame at its very start needs a look at its code. */
+        /* The clean-up code is a handful of units, so only a frame at its very start needs a look
+         * at its code. */
         if (l->has_init_trampoline && offset < 16 && hk_py_is_trampoline(l, (const void *)code)) {
             frame = ++shims < MOST_SHIMS ? previous : 1;
             continue;
@@ -111,7 +125,9 @@ static int walk_structs(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out
     return n;
 }
 
-int hk_py_walk(const hk_py_layout *layout, const void *thread_state, hk_py_frame *out, int max, bool *truncated) {
+int hk_py_walk(const hk_py_layout *layout, const void *thread_state, hk_py_frame *out, int max,
+               bool *truncated)
+{
     bool more = false;
     int n = 0;
     if (layout->stacks && thread_state) {
@@ -119,66 +135,87 @@ int hk_py_walk(const hk_py_layout *layout, const void *thread_state, hk_py_frame
         n = layout->frames == HK_PY_FRAME_OBJECTS ? walk_objects(layout, frame, out, max, &more)
                                                   : walk_structs(layout, frame, out, max, &more);
     }
-    if (truncated) *truncated = more;
+    if (truncated)
+        *truncated = more;
     return n;
 }
 
-/* --- self-test ------------------------------------------------------------------------------------------- */
+/* --- self-test --- */
 
-static bool failed(char *why, size_t size, const char *text) {
-    if (size == 0) return false;
+static bool failed(char *why, size_t size, const char *text)
+{
+    if (size == 0)
+        return false;
     size_t n = strlen(text);
-    if (n >= size) n = size - 1;
+    if (n >= size)
+        n = size - 1;
     memcpy(why, text, n);
     why[n] = 0;
     return false;
 }
 
-/* Copies without risking a fault. Where the kernel forbids it, reads after asking whether the pages are mapped. */
-static bool read_safely(const void *from, void *to, size_t length) {
+/* Copies without risking a fault. Where the kernel forbids it, reads after asking whether the pages
+ * are mapped. */
+static bool read_safely(const void *from, void *to, size_t length)
+{
     struct iovec local = {to, length}, remote = {(void *)(uintptr_t)from, length};
     ssize_t got = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-    if (got == (ssize_t)length) return true;
-    if (got >= 0 || errno == EFAULT) return false;
+    if (got == (ssize_t)length)
+        return true;
+    if (got >= 0 || errno == EFAULT)
+        return false;
     long page = sysconf(_SC_PAGESIZE);
     unsigned char resident[2];
     uintptr_t start = (uintptr_t)from & ~((uintptr_t)page - 1);
     size_t span = ((uintptr_t)from + length - start + (size_t)page - 1) / (size_t)page;
-    if (span > 2 || mincore((void *)start, span * (size_t)page, resident) != 0) return false;
+    if (span > 2 || mincore((void *)start, span * (size_t)page, resident) != 0)
+        return false;
     memcpy(to, from, length);
     return true;
 }
 
-static bool read_word(const void *base, int32_t offset, uintptr_t *value) {
-    return is_plausible((uintptr_t)base) && read_safely((const char *)base + offset, value, sizeof *value);
+static bool read_word(const void *base, int32_t offset, uintptr_t *value)
+{
+    return is_plausible((uintptr_t)base) &&
+           read_safely((const char *)base + offset, value, sizeof *value);
 }
 
-static bool is_of_type(const hk_py_layout *l, uintptr_t object, const void *type) {
+static bool is_of_type(const hk_py_layout *l, uintptr_t object, const void *type)
+{
     uintptr_t its_type;
-    return read_word((const void *)object, l->object_type, &its_type) && its_type == (uintptr_t)type;
+    return read_word((const void *)object, l->object_type, &its_type) &&
+           its_type == (uintptr_t)type;
 }
 
 /* A str must have a state that can be (a known width of characters) and a length that is mapped. */
-static bool is_string(const hk_py_layout *l, uintptr_t object) {
+static bool is_string(const hk_py_layout *l, uintptr_t object)
+{
     uintptr_t length, state;
-    if (!is_of_type(l, object, l->unicode_type) || !read_word((const void *)object, l->unicode_length, &length) ||
+    if (!is_of_type(l, object, l->unicode_type) ||
+        !read_word((const void *)object, l->unicode_length, &length) ||
         !read_word((const void *)object, l->unicode_state, &state))
         return false;
     unsigned kind = state >> l->unicode_kind_shift & 7;
-    return (kind == 1 || kind == 2 || kind == 4 || (kind == 0 && l->unicode_ready_shift >= 0)) && length < 1ul << 30;
+    return (kind == 1 || kind == 2 || kind == 4 || (kind == 0 && l->unicode_ready_shift >= 0)) &&
+           length < 1ul << 30;
 }
 
 /* What must hold of one code object and an offset into it; NULL if it does. */
-static const char *code_fault(const hk_py_layout *l, const void *code, int32_t offset) {
+static const char *code_fault(const hk_py_layout *l, const void *code, int32_t offset)
+{
     uintptr_t file, name, table, units, instructions;
-    if (!is_of_type(l, (uintptr_t)code, l->code_type)) return "a frame does not run a code object";
+    if (!is_of_type(l, (uintptr_t)code, l->code_type))
+        return "a frame does not run a code object";
     if (!read_word(code, l->code_filename, &file) || !read_word(code, l->code_name, &name) ||
         !read_word(code, l->code_linetable, &table))
         return "a code object is not in mapped memory";
-    if (!is_string(l, file) || !is_string(l, name)) return "a code object's names are not strings";
-    if (!is_of_type(l, table, l->bytes_type)) return "a code object's line table is not bytes";
+    if (!is_string(l, file) || !is_string(l, name))
+        return "a code object's names are not strings";
+    if (!is_of_type(l, table, l->bytes_type))
+        return "a code object's line table is not bytes";
     if (l->code_bytes >= 0) {
-        if (!read_word(code, l->code_bytes, &instructions) || !is_of_type(l, instructions, l->bytes_type) ||
+        if (!read_word(code, l->code_bytes, &instructions) ||
+            !is_of_type(l, instructions, l->bytes_type) ||
             !read_word((const void *)instructions, l->bytes_length, &units))
             return "a code object's instructions are not bytes";
         units /= 2;
@@ -190,9 +227,11 @@ static const char *code_fault(const hk_py_layout *l, const void *code, int32_t o
     return NULL;
 }
 
-/* The frame after `frame` in the chain, with its code and offset as a walk would see them; false: unreadable. */
-static bool read_frame(const hk_py_layout *l, uintptr_t frame, uintptr_t *previous, uintptr_t *code, int64_t *offset,
-                       bool *shim) {
+/* The frame after `frame` in the chain, with its code and offset as a walk would see them; false:
+ * unreadable. */
+static bool read_frame(const hk_py_layout *l, uintptr_t frame, uintptr_t *previous, uintptr_t *code,
+                       int64_t *offset, bool *shim)
+{
     uintptr_t instruction, owner = 0;
     const void *f = (const void *)frame;
     if (!read_word(f, l->frame_previous, previous) || !read_word(f, l->frame_code, code) ||
@@ -203,47 +242,56 @@ static bool read_frame(const hk_py_layout *l, uintptr_t frame, uintptr_t *previo
         *offset = (int64_t)(int32_t)instruction * l->instruction_unit;
         return true;
     }
-    if (!read_safely((const char *)f + l->frame_owner, &owner, 1)) return false;
+    if (!read_safely((const char *)f + l->frame_owner, &owner, 1))
+        return false;
     *code &= ~l->code_tag_mask;
     *shim = (int)(owner & 0xFF) >= l->first_shim_owner;
     *offset = (int64_t)(instruction - *code) - l->code_adaptive;
     return true;
 }
 
-bool hk_py_self_test(const hk_py_layout *layout, const void *thread_state, char *why, size_t size) {
-    if (size) why[0] = 0;
-    if (!layout->stacks) return failed(why, size, layout->why);
+bool hk_py_self_test(const hk_py_layout *layout, const void *thread_state, char *why, size_t size)
+{
+    if (size)
+        why[0] = 0;
+    if (!layout->stacks)
+        return failed(why, size, layout->why);
     uintptr_t frame, interpreter, id;
-    if (!thread_state) return true;
+    if (!thread_state)
+        return true;
     if (!read_word(thread_state, layout->thread_frame, &frame) ||
         !read_word(thread_state, layout->thread_interpreter, &interpreter) ||
         !read_word((const void *)interpreter, layout->interpreter_id, &id))
         return failed(why, size, "the thread state is not in mapped memory");
-    if (id > 1ul << 32) return failed(why, size, "the interpreter's id is not one");
+    if (id > 1ul << 32)
+        return failed(why, size, "the interpreter's id is not one");
     if (id == 0 && layout->interpreter_gil >= 0 && !hk_py_interp_has_own_gil(layout, thread_state))
         return failed(why, size, "the main interpreter's lock is not where it should be");
-    if (layout->cframe_current >= 0 && frame && !read_word((const void *)frame, layout->cframe_current, &frame))
+    if (layout->cframe_current >= 0 && frame &&
+        !read_word((const void *)frame, layout->cframe_current, &frame))
         return failed(why, size, "the current frame is not in mapped memory");
 
     for (int steps = 0; frame != 0; steps++) {
         uintptr_t previous, code;
         int64_t offset;
         bool shim;
-        if (steps > 100000) return failed(why, size, "the chain of frames does not end");
+        if (steps > 100000)
+            return failed(why, size, "the chain of frames does not end");
         if (!read_frame(layout, frame, &previous, &code, &offset, &shim))
             return failed(why, size, "a frame is not in mapped memory");
         if (!shim) {
             if (offset < -2 || offset > MOST_BYTES)
                 return failed(why, size, "a frame's instruction is outside its code");
             const char *fault = code_fault(layout, (const void *)code, (int32_t)offset);
-            if (fault) return failed(why, size, fault);
+            if (fault)
+                return failed(why, size, fault);
         }
         frame = previous;
     }
     return true;
 }
 
-/* --- comparison with the public API ------------------------------------------------------------------------ */
+/* --- comparison with the public API --- */
 
 struct public_api {
     void *(*frame_of_thread)(void *);
@@ -253,10 +301,12 @@ struct public_api {
     void (*decref)(void *);
 };
 
-static bool find_public_api(struct public_api *api) {
-    void *found[5] = {dlsym(RTLD_DEFAULT, "PyThreadState_GetFrame"), dlsym(RTLD_DEFAULT, "PyFrame_GetBack"),
-                      dlsym(RTLD_DEFAULT, "PyFrame_GetCode"), dlsym(RTLD_DEFAULT, "PyFrame_GetLasti"),
-                      dlsym(RTLD_DEFAULT, "Py_DecRef")};
+static bool find_public_api(struct public_api *api)
+{
+    void *found[5] = {dlsym(RTLD_DEFAULT, "PyThreadState_GetFrame"),
+                      dlsym(RTLD_DEFAULT, "PyFrame_GetBack"),
+                      dlsym(RTLD_DEFAULT, "PyFrame_GetCode"),
+                      dlsym(RTLD_DEFAULT, "PyFrame_GetLasti"), dlsym(RTLD_DEFAULT, "Py_DecRef")};
     memcpy(&api->frame_of_thread, &found[0], sizeof found[0]);
     memcpy(&api->back, &found[1], sizeof found[1]);
     memcpy(&api->code, &found[2], sizeof found[2]);
@@ -265,28 +315,35 @@ static bool find_public_api(struct public_api *api) {
     return found[0] && found[1] && found[2] && found[4];
 }
 
-/* Frames that have not reached their first traceable instruction exist for a walk but not for the public API. */
-static int skip_incomplete(const hk_py_layout *l, const hk_py_frame *frames, int at, int n) {
+/* Frames that have not reached their first traceable instruction exist for a walk but not for the
+ * public API. */
+static int skip_incomplete(const hk_py_layout *l, const hk_py_frame *frames, int at, int n)
+{
     for (; at < n; at++) {
         hk_py_code info;
-        if (!hk_py_code_info(l, frames[at].code, &info) || frames[at].offset >= (int32_t)info.first_traceable * 2) break;
+        if (!hk_py_code_info(l, frames[at].code, &info) ||
+            frames[at].offset >= (int32_t)info.first_traceable * 2)
+            break;
     }
     return at;
 }
 
-static const char *compare_with_public(const hk_py_layout *l, const struct public_api *api, void *frame,
-                                       const hk_py_frame *frames, int n) {
+static const char *compare_with_public(const hk_py_layout *l, const struct public_api *api,
+                                       void *frame, const hk_py_frame *frames, int n)
+{
     const char *fault = NULL;
     int at = skip_incomplete(l, frames, 0, n);
     while (frame && at < n && !fault) {
         void *code = api->code(frame);
-        if (code != frames[at].code) fault = "a frame's code is not what the interpreter says";
+        if (code != frames[at].code)
+            fault = "a frame's code is not what the interpreter says";
         else if (api->last_instruction) {
             int public_offset = api->last_instruction(frame);
             if ((public_offset < 0 ? -1 : public_offset) != frames[at].offset)
                 fault = "a frame's instruction is not what the interpreter says";
         }
-        if (code) api->decref(code);
+        if (code)
+            api->decref(code);
         void *caller = api->back(frame);
         api->decref(frame);
         frame = caller;
@@ -294,25 +351,34 @@ static const char *compare_with_public(const hk_py_layout *l, const struct publi
     }
     if (frame) {
         api->decref(frame);
-        if (!fault && n < 64) fault = "frames are missing";
+        if (!fault && n < 64)
+            fault = "frames are missing";
     } else if (!fault && at < n) {
         fault = "there are more frames than the interpreter says";
     }
     return fault;
 }
 
-bool hk_py_public_check(const hk_py_layout *layout, char *why, size_t size) {
-    if (size) why[0] = 0;
-    if (!layout->stacks) return failed(why, size, layout->why);
+bool hk_py_public_check(const hk_py_layout *layout, char *why, size_t size)
+{
+    if (size)
+        why[0] = 0;
+    if (!layout->stacks)
+        return failed(why, size, layout->why);
     struct public_api api;
-    if (!find_public_api(&api)) return failed(why, size, "the interpreter hides the functions to compare with");
+    if (!find_public_api(&api))
+        return failed(why, size, "the interpreter hides the functions to compare with");
     void *state = hk_py_this_thread_state(layout);
-    if (!state) return failed(why, size, "this thread has no thread state");
+    if (!state)
+        return failed(why, size, "this thread has no thread state");
     hk_py_frame frames[64];
     int n = hk_py_walk(layout, state, frames, 64, NULL);
     void *frame = api.frame_of_thread(state);
-    if (!frame && n == 0) return true;
+    if (!frame && n == 0)
+        return true;
     const char *fault = frame ? compare_with_public(layout, &api, frame, frames, n)
-                              : (skip_incomplete(layout, frames, 0, n) < n ? "the interpreter says there is no frame" : NULL);
+                              : (skip_incomplete(layout, frames, 0, n) < n
+                                     ? "the interpreter says there is no frame"
+                                     : NULL);
     return fault ? failed(why, size, fault) : true;
 }

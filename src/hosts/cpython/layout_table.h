@@ -5,6 +5,7 @@
  *   3.11: 3.11.2, 3.11.7
  *   3.12: 3.12.1
  */
+/* clang-format off */
 static const hk_py_layout hk_py_layout_table[] = {
     {
         .minor = 9,
