@@ -385,16 +385,20 @@ void hk_record_tick(uint64_t allocated_bytes)
     errno = error;
 }
 
-void hk_record_point(const char *name)
+uint64_t hk_record_point(const char *name)
 {
     int error = errno;
+    uint64_t allocated = 0;
 
-    if (!alive() || !enter_or_skip())
-        return;
-    if (hk_rec_wake())
+    if (!alive() || hk_rec.frozen || !enter_or_skip())
+        return 0;
+    if (hk_rec_wake()) {
         hk_rec_point(true, hk_rec_text(name), false);
+        allocated = hk_rec_status()->now.allocated_bytes;
+    }
     hk_rec_leave();
     errno = error;
+    return allocated;
 }
 
 void hk_record_event(enum hk_event_kind kind, uint64_t value, const char *text)

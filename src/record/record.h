@@ -96,7 +96,7 @@ uint32_t hk_record_table_size(void);
 /* To be called by slow paths after every 256 KiB of allocation or less: reads the clock, takes a point, a mark,
  * acts on requests when due; detects a fork (the child's first call makes its own capture). */
 void hk_record_tick(uint64_t allocated_bytes);
-void hk_record_point(const char *name); /* a full point now; name may be NULL */
+uint64_t hk_record_point(const char *name); /* a full point now; name may be NULL; its allocated_bytes, or 0 */
 
 void hk_record_event(enum hk_event_kind kind, uint64_t value, const char *text);
 void hk_record_set_watch(enum hk_capture_watch watch, const char *name);
