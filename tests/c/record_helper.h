@@ -27,7 +27,7 @@
 struct fake_code {
     char file[64], name[64];
     int line;
-    uint8_t table[40];
+    uint8_t table[200];
     size_t table_size;
     bool trampoline;
 };
