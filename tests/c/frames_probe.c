@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -220,6 +221,22 @@ __attribute__((constructor)) static void install(void)
         get(d, &below[d]);
         set(d, &ours);
     }
+}
+
+/* What was seen, appended to the file that $HK_PROBE_STATS names: for programs that ask nothing. */
+__attribute__((destructor)) static void write_stats(void)
+{
+    const char *path = getenv("HK_PROBE_STATS");
+    FILE *file = path && stats.walks ? fopen(path, "a") : NULL;
+    if (!file)
+        return;
+    fprintf(file,
+            "walks %lu frames %lu depth %lu bad code %lu bad offset %lu truncated %lu jit %lu "
+            "no state %lu %lu %lu differs %lu self-test %d %s\n",
+            stats.walks, stats.frames, stats.max_depth, stats.bad_code, stats.bad_offset,
+            stats.truncated, stats.in_jit, stats.no_state[0], stats.no_state[1], stats.no_state[2],
+            stats.state_differs, stats.self_test_passed, stats.self_test_why);
+    fclose(file);
 }
 
 /* --- asked by the Python program, with the interpreter's lock held (ctypes.PyDLL) --- */

@@ -21,6 +21,8 @@
 
 /* More of the interpreter's own frames in a row than this is a chain gone wrong. */
 #define MOST_SHIMS 65536
+/* Frames of a stack that the self-test follows before it calls the chain endless. */
+#define MOST_STEPS 100000
 /* Instructions of a code object larger than this do not exist (3.11's limit is far below). */
 #define MOST_BYTES (1 << 29)
 
@@ -200,8 +202,8 @@ static bool is_string(const hk_py_layout *l, uintptr_t object)
            length < 1ul << 30;
 }
 
-/* What must hold of one code object and an offset into it; NULL if it does. */
-static const char *code_fault(const hk_py_layout *l, const void *code, int32_t offset)
+/* What must hold of a code object; NULL if it does, with its size in bytes. */
+static const char *code_fault(const hk_py_layout *l, const void *code, int64_t *bytes)
 {
     uintptr_t file, name, table, units, instructions;
     if (!is_of_type(l, (uintptr_t)code, l->code_type))
@@ -222,32 +224,77 @@ static const char *code_fault(const hk_py_layout *l, const void *code, int32_t o
     } else if (!read_word(code, l->code_units, &units)) {
         return "a code object is not in mapped memory";
     }
-    if (units < 1 || units > MOST_BYTES || offset >= (intptr_t)units * 2)
-        return "a frame's instruction is outside its code";
+    if (units < 1 || units > MOST_BYTES / 2)
+        return "a code object's size is not one";
+    *bytes = (int64_t)units * 2;
     return NULL;
 }
 
-/* The frame after `frame` in the chain, with its code and offset as a walk would see them; false:
- * unreadable. */
+/* Code objects that were found good: a deep stack repeats few of them. */
+struct known_codes {
+    uintptr_t code[64];
+    int64_t bytes[64];
+};
+
+static const char *frame_fault(const hk_py_layout *l, uintptr_t code, int64_t offset,
+                               struct known_codes *known)
+{
+    unsigned slot = (unsigned)(code >> 5) % 64;
+    if (known->code[slot] != code || code == 0) {
+        const char *fault = code_fault(l, (const void *)code, &known->bytes[slot]);
+        if (fault)
+            return fault;
+        known->code[slot] = code;
+    }
+    return offset < -2 || offset >= known->bytes[slot] ? "a frame's instruction is outside its code"
+                                                       : NULL;
+}
+
+/* A frame's fields as a walk would see them, in one read; false: not in mapped memory. */
 static bool read_frame(const hk_py_layout *l, uintptr_t frame, uintptr_t *previous, uintptr_t *code,
                        int64_t *offset, bool *shim)
 {
-    uintptr_t instruction, owner = 0;
-    const void *f = (const void *)frame;
-    if (!read_word(f, l->frame_previous, previous) || !read_word(f, l->frame_code, code) ||
-        !read_word(f, l->frame_instruction, &instruction))
+    char image[256];
+    const int32_t field[] = {l->frame_previous, l->frame_code, l->frame_instruction,
+                             l->frame_owner};
+    int32_t end = 0;
+    for (int i = 0; i < 4; i++)
+        if (field[i] + (i < 3 ? 8 : 1) > end)
+            end = field[i] + (i < 3 ? 8 : 1);
+    if (!is_plausible(frame) || end > (int32_t)sizeof image ||
+        !read_safely((const void *)frame, image, (size_t)end))
         return false;
+    *previous = bits_at(image, l->frame_previous);
+    *code = bits_at(image, l->frame_code) & ~l->code_tag_mask;
+    uintptr_t instruction = bits_at(image, l->frame_instruction);
     if (l->frames == HK_PY_FRAME_OBJECTS) {
         *shim = false;
         *offset = (int64_t)(int32_t)instruction * l->instruction_unit;
-        return true;
+    } else {
+        *shim = (unsigned char)image[l->frame_owner] >= l->first_shim_owner;
+        *offset = (int64_t)(instruction - *code) - l->code_adaptive;
     }
-    if (!read_safely((const char *)f + l->frame_owner, &owner, 1))
-        return false;
-    *code &= ~l->code_tag_mask;
-    *shim = (int)(owner & 0xFF) >= l->first_shim_owner;
-    *offset = (int64_t)(instruction - *code) - l->code_adaptive;
     return true;
+}
+
+/* The thread state and its interpreter; NULL if they are sound, with the innermost frame. */
+static const char *thread_fault(const hk_py_layout *l, const void *thread_state, uintptr_t *frame)
+{
+    uintptr_t interpreter, id, gil;
+    if (!read_word(thread_state, l->thread_frame, frame) ||
+        !read_word(thread_state, l->thread_interpreter, &interpreter) ||
+        !read_word((const void *)interpreter, l->interpreter_id, &id))
+        return "the thread state is not in mapped memory";
+    if (id > 1ul << 32)
+        return "the interpreter's id is not one";
+    if (id == 0 && l->interpreter_gil >= 0 &&
+        (!read_word((const void *)interpreter, l->interpreter_gil, &gil) ||
+         gil != interpreter + (uintptr_t)l->interpreter_own_gil))
+        return "the main interpreter's lock is not where it should be";
+    if (l->cframe_current >= 0 && *frame &&
+        !read_word((const void *)*frame, l->cframe_current, frame))
+        return "the current frame is not in mapped memory";
+    return NULL;
 }
 
 bool hk_py_self_test(const hk_py_layout *layout, const void *thread_state, char *why, size_t size)
@@ -256,39 +303,25 @@ bool hk_py_self_test(const hk_py_layout *layout, const void *thread_state, char 
         why[0] = 0;
     if (!layout->stacks)
         return failed(why, size, layout->why);
-    uintptr_t frame, interpreter, id;
     if (!thread_state)
         return true;
-    if (!read_word(thread_state, layout->thread_frame, &frame) ||
-        !read_word(thread_state, layout->thread_interpreter, &interpreter) ||
-        !read_word((const void *)interpreter, layout->interpreter_id, &id))
-        return failed(why, size, "the thread state is not in mapped memory");
-    if (id > 1ul << 32)
-        return failed(why, size, "the interpreter's id is not one");
-    if (id == 0 && layout->interpreter_gil >= 0 && !hk_py_interp_has_own_gil(layout, thread_state))
-        return failed(why, size, "the main interpreter's lock is not where it should be");
-    if (layout->cframe_current >= 0 && frame &&
-        !read_word((const void *)frame, layout->cframe_current, &frame))
-        return failed(why, size, "the current frame is not in mapped memory");
-
-    for (int steps = 0; frame != 0; steps++) {
+    uintptr_t frame = 0;
+    const char *fault = thread_fault(layout, thread_state, &frame);
+    struct known_codes known;
+    memset(&known, 0, sizeof known);
+    for (int steps = 0; frame != 0 && !fault; steps++) {
         uintptr_t previous, code;
         int64_t offset;
         bool shim;
-        if (steps > 100000)
+        if (steps == MOST_STEPS)
             return failed(why, size, "the chain of frames does not end");
         if (!read_frame(layout, frame, &previous, &code, &offset, &shim))
             return failed(why, size, "a frame is not in mapped memory");
-        if (!shim) {
-            if (offset < -2 || offset > MOST_BYTES)
-                return failed(why, size, "a frame's instruction is outside its code");
-            const char *fault = code_fault(layout, (const void *)code, (int32_t)offset);
-            if (fault)
-                return failed(why, size, fault);
-        }
+        if (!shim)
+            fault = frame_fault(layout, code, offset, &known);
         frame = previous;
     }
-    return true;
+    return fault ? failed(why, size, fault) : true;
 }
 
 /* --- comparison with the public API --- */
