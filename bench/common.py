@@ -8,6 +8,7 @@ interval is a percentile bootstrap over the rounds.
 import glob
 import json
 import math
+import mmap
 import os
 import random
 import statistics
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 BENCH = os.path.dirname(os.path.abspath(__file__))
 TREE = os.path.dirname(BENCH)
@@ -204,6 +206,43 @@ def python_build(python, prefix=()):
     tuned = "Debian's, PGO" if build["debian"] else "PGO" if build["pgo"] else "not PGO"
     build["kind"] = "%s, %s" % ("shared" if build["shared"] else "static", tuned)
     return build
+
+
+HUGE = 2 << 20
+LOCAL_SECONDS = 0.001  # a huge page that is there is cleared in 0.1 to 0.4 ms
+_touch_seconds = []
+
+
+def settle(mebibytes):
+    """Makes the machine have that much free memory that costs nobody but its own kernel to take.
+
+    A virtual machine may hand free memory back to its host, a huge page at a time (free page reporting does, every
+    two seconds). Who touches it next waits for the host, 5 ms and more a huge page, whatever allocator it is; but
+    small scattered free pages are never handed back, so the wait is an accident of who ran before, and it hits most
+    those who use huge pages. So memory is taken and given back, until it comes at local speed, right before each
+    measured process. On a machine of its own the first attempt does, in some 0.1 ms a MiB."""
+    for _ in range(4):
+        pages = mebibytes // 2
+        memory = mmap.mmap(-1, pages * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        step = 4096 if thp_mode() == "never" else HUGE // 2  # a mapping need not begin on a huge page
+        start = time.process_time()
+        for offset in range(0, len(memory), step):
+            memory[offset] = 1
+        spent = (time.process_time() - start) / pages
+        memory.close()
+        _touch_seconds.append(spent)
+        if spent < LOCAL_SECONDS:
+            return
+
+
+def settled_note():
+    """What settle() met: how long 2 MiB took at worst and at best."""
+    if not _touch_seconds:
+        return "free memory was taken as it came (cold)"
+    return "first touch of 2 MiB took %.2f to %.2f ms; such waits for a host were kept out of the measured processes" % (
+        1000 * min(_touch_seconds), 1000 * max(_touch_seconds))
 
 
 def progress(text):

@@ -37,6 +37,7 @@ OURS = ("heapkeeper", "recording")
 SLOWER = 1.03  # a row of ours whose whole interval lies above this is flagged
 GOALS = {"heapkeeper": 0.95, "recording": 1.00}
 LARGE_KIB = 64 * 1024  # from this peak on a workload's memory is judged by ratio, below it by difference
+FRESH_MIB = {"build2m": 256}  # free memory to have ready before a run, at scale 1; others: 64
 STARTUP_KIB = {"heapkeeper": 1024, "recording": 3072}
 
 # Reads its own peak with next to no allocation of its own; everything else is `-c pass`.
@@ -129,7 +130,7 @@ def prepare(names, python, root):
     return modes, notes
 
 
-def measure(modes, workloads, scales, rounds, repeat):
+def measure(modes, workloads, scales, rounds, repeat, settle):
     """results[row][mode name] = one measurement a round (None where that run failed); and the failures."""
     shuffle = random.Random(0)
     rows = [(name, scale) for scale in scales for name in workloads]
@@ -140,6 +141,8 @@ def measure(modes, workloads, scales, rounds, repeat):
             checksum = None
             for mode in shuffle.sample(modes, len(modes)):
                 common.progress("round %d of %d: %s, %s" % (number + 1, rounds, row[0], mode.name))
+                if settle:
+                    common.settle(int(FRESH_MIB.get(row[0], 64) * row[1]))
                 try:
                     result = mode.workload(row[0], row[1], repeat, number)
                 except Failed as failure:
@@ -305,13 +308,16 @@ def bench_python(python, options):
             for mode in modes:
                 startup[mode.name].append(mode.startup_kib(number))
     repeat = 1 if options.memory else options.repeat
-    results, failures = measure(modes, options.workloads, options.scale, options.rounds, repeat)
+    results, failures = measure(
+        modes, options.workloads, options.scale, options.rounds, repeat, not (options.memory or options.cold))
     if options.memory:
         figures, missed = report_memory(results, modes, startup)
     else:
         print("%d rounds, %d calls a process, median ratio to stock [95 %% interval], ! = above %.2f" % (
             options.rounds, repeat, SLOWER))
         figures, missed = report_times(results, modes)
+    if not options.memory:
+        print(common.settled_note())
     for failure in failures:
         print("FAILED " + failure)
     for miss in missed:
@@ -361,6 +367,7 @@ def main():
     parser.add_argument("--modes", type=words(DEFAULT_MODES + OTHER_MODES), default=list(DEFAULT_MODES))
     parser.add_argument("--memory", action="store_true", help="peak resident sizes instead of times")
     parser.add_argument("--chroot", default="", metavar="DIR", help="the interpreters are inside DIR")
+    parser.add_argument("--cold", action="store_true", help="do not see to it that free memory is there (common.settle)")
     parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")
     parser.add_argument("--json", metavar="FILE", help="every measurement, to FILE")
     options = parser.parse_args()

@@ -27,6 +27,7 @@ from common import Failed, Ratios
 
 PEERS = ("mimalloc", "jemalloc", "tcmalloc", "glibc")
 OURS = "heapkeeper"
+LARGE = ("bulkfifo", "bulkrandom", "steady1M")  # patterns that take much fresh memory
 
 
 def build_program(directory):
@@ -83,13 +84,15 @@ def allocators(options, program):
     return working
 
 
-def measure(chosen, patterns, rounds):
+def measure(chosen, patterns, rounds, cold):
     times = {pattern: {one.name: [None] * rounds for one in chosen} for pattern in patterns}
     failures, shuffle = [], random.Random(0)
     for number in range(rounds):
         for pattern in shuffle.sample(patterns, len(patterns)):
             for one in shuffle.sample(chosen, len(chosen)):
                 common.progress("round %d of %d: %s, %s" % (number + 1, rounds, pattern, one.name))
+                if not cold and pattern in LARGE:
+                    common.settle(512)
                 try:
                     times[pattern][one.name][number] = one.nanoseconds(pattern)
                 except Failed as failure:
@@ -139,6 +142,7 @@ def main():
     parser.add_argument("--patterns", help="comma-separated; default: all")
     parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
     parser.add_argument("--library", default=os.path.join(common.build_dir(), "libheapkeeper.so"))
+    parser.add_argument("--cold", action="store_true", help="do not see to it that free memory is there (common.settle)")
     parser.add_argument("--check", action="store_true", help="exit 1 unless ours is ahead of every peer")
     parser.add_argument("--json", metavar="FILE", help="every measurement, to FILE")
     options = parser.parse_args()
@@ -161,10 +165,11 @@ def main():
         chosen = allocators(options, program)
         if not chosen:
             common.refuse("no allocator to measure")
-        times, failures = measure(chosen, patterns, options.rounds)
+        times, failures = measure(chosen, patterns, options.rounds, options.cold)
         names = [one.name for one in chosen]
         print("%d rounds, median [95 %% interval]" % options.rounds)
         figures = report(times, names)
+    print(common.settled_note())
     for failure in failures:
         print("FAILED " + failure)
     behind = [peer for peer, figure in figures.items() if OURS in names and not figure["geomean"] < 1]
