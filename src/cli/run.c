@@ -1,5 +1,195 @@
+/* heapkeeper run: sets the stage and execs.
+ *
+ *      1. what is to run?          target.c    refused here if it cannot be run
+ *      2. where does it record?    place.c     the capture's file is made, empty, before anything starts
+ *      3. what must it know?       environment.c
+ *      4. exec                     same pid, terminal, signals and exit status; nobody supervises
+ *
+ * On a terminal it says in one line where the record goes, and what it knows that stands in the way.
+ */
 #include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include "cli/environment.h"
+#include "cli/target.h"
+
+#define TMPFS 0x01021994
+
+struct options {
+    struct hk_settings settings;
+    bool sample_given, off_given, force;
+    const char *output, *python;
+};
+
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, GEOMETRY };
+
+/* "64K", "1M", "4096". False if it is no number of bytes. */
+static bool parse_bytes(const char *text, uint64_t *bytes)
+{
+    static const char suffixes[] = "KMG";
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (end == text || text[0] == '-' || text[0] == '+' || errno)
+        return false;
+    const char *suffix = *end ? strchr(suffixes, *end & ~0x20) : NULL;
+    unsigned shift = suffix ? 10 * (unsigned)(suffix - suffixes + 1) : 0;
+    if (suffix)
+        end++;
+    if (suffix && strcmp(end, "iB") == 0)
+        end += 2;
+    else if (suffix && *end == 'B')
+        end++;
+    if (*end || value == 0 || value > (UINT64_MAX >> 1) >> shift)
+        return false;
+    *bytes = value << shift;
+    return true;
+}
+
+static int take_option(int argc, char **argv, int option, struct options *o)
+{
+    switch (option) {
+    case SAMPLE:
+        o->sample_given = true;
+        if (optarg && !parse_bytes(optarg, &o->settings.sample_bytes))
+            return hk_cli_fail(HK_EXIT_USAGE, "run: --sample=%s is no number of bytes; write 64K, 1M or 524288", optarg);
+        return 0;
+    case EXACT:
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact is not available yet; --sample=16K records finely");
+    case NATIVE:
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --native is not available yet");
+    case NO_RECORD:
+        o->off_given = true;
+        o->settings.mode = "none";
+        return 0;
+    case PYTHON:
+        o->python = optarg;
+        return 0;
+    case GEOMETRY:
+        o->settings.geometry = optarg;
+        if (strcmp(optarg, "default") && strcmp(optarg, "guide"))
+            return hk_cli_fail(HK_EXIT_USAGE, "run: --geometry is default or guide, not \"%s\"", optarg);
+        return 0;
+    case 'o':
+        o->output = optarg;
+        if (!*optarg)
+            return hk_cli_fail(HK_EXIT_USAGE, "run: -o needs the name of a file");
+        return 0;
+    case 'f':
+        o->force = true;
+        return 0;
+    default:
+        return hk_cli_bad_option(argc, argv, option);
+    }
+}
+
+/* Options end at the program. -m and -c are the program's, and stay where they are. */
+static int parse(int argc, char **argv, struct options *o, int *program)
+{
+    static const struct option known[] = {
+        {"sample", optional_argument, NULL, SAMPLE}, {"exact", no_argument, NULL, EXACT},
+        {"no-record", no_argument, NULL, NO_RECORD}, {"output", required_argument, NULL, 'o'},
+        {"force", no_argument, NULL, 'f'},           {"python", required_argument, NULL, PYTHON},
+        {"native", no_argument, NULL, NATIVE},       {"geometry", required_argument, NULL, GEOMETRY},
+        {NULL, 0, NULL, 0},
+    };
+    opterr = 0;
+    for (;;) {
+        int at = optind;
+        int option = getopt_long(argc, argv, "+:o:fmc", known, NULL);
+        if ((option == 'm' || option == 'c') && argv[at][0] == '-' && argv[at][1] == option) {
+            *program = at;
+            break;
+        }
+        if (option == -1) {
+            *program = optind;
+            break;
+        }
+        int status = take_option(argc, argv, option, o);
+        if (status)
+            return status;
+    }
+    if (o->sample_given && o->off_given)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --sample and --no-record exclude each other");
+    if (*program >= argc)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: nothing to run; see \"heapkeeper help run\"");
+    return 0;
+}
+
+static bool in_container(void)
+{
+    const char *told = getenv("container");
+    return access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0 || (told && *told);
+}
+
+static bool is_memory(const char *path)
+{
+    struct statfs fs;
+    return statfs(path, &fs) == 0 && fs.f_type == TMPFS;
+}
+
+/* Only a person at a terminal is told. */
+static void announce(const struct options *o, const struct hk_target *target, const struct hk_place *place)
+{
+    char *doubts[8];
+    size_t count;
+    if (!isatty(STDERR_FILENO))
+        return;
+    count = hk_target_doubts(target, doubts, 8);
+    for (size_t i = 0; i < count; i++) {
+        hk_cli_fail(0, "%s", doubts[i]);
+        free(doubts[i]);
+    }
+    if (!place->file)
+        return;
+    bool charged = place->directory && in_container() && is_memory(place->directory);
+    hk_cli_fail(0, "recording to %s; read it with: heapkeeper report%s%s%s", place->file, o->output ? " " : "",
+                o->output ? o->output : "",
+                charged ? " (in this container's memory, and gone with it; HEAPKEEPER_DIR names another place)" : "");
+}
+
+static int start(const struct options *o, const struct hk_target *target)
+{
+    struct hk_error error;
+    struct hk_place place = {0};
+    char *library = hk_library_find(&error);
+    if (!library)
+        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
+    if (!(o->output ? hk_place_output(&place, o->output, o->force, &error)
+                    : hk_place_default(&place, target->name, &error)))
+        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
+    if (hk_environment_set(&o->settings, &place, library, &error)) {
+        announce(o, target, &place);
+        execv(target->path, target->argv);
+        hk_error_set(&error, "%s: cannot be started: %s", target->path, strerror(errno));
+    }
+    hk_place_undo(&place);
+    hk_place_free(&place);
+    free(library);
+    return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
+}
+
 int hk_cli_run(int argc, char **argv)
 {
-    return hk_cli_fail(HK_EXIT_FAILURE, "run: not built yet");
+    struct options o = {.settings = {.mode = "sample", .geometry = "default"}};
+    struct hk_target target;
+    struct hk_error error;
+    int program, status = parse(argc, argv, &o, &program);
+    if (status)
+        return status;
+    if (o.python && !*o.python)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --python needs a program");
+    if (!hk_target_find(&target, argv + program, o.python, &error))
+        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
+    status = start(&o, &target);
+    hk_target_free(&target);
+    return status;
 }

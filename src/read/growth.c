@@ -73,10 +73,9 @@ static bool cut_run(const double *starts, unsigned count, double end, struct hk_
 }
 
 struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsigned count,
-                                       uint64_t end_ns, uint64_t end_allocated, double mean,
-                                       uint64_t peak)
+                                       uint64_t end_ns, uint64_t end_allocated, uint64_t peak)
 {
-    struct hk_growth_run run = {.spans = count < HK_MARKS ? count : HK_MARKS, .mean = mean};
+    struct hk_growth_run run = {.spans = count < HK_MARKS ? count : HK_MARKS};
     double starts[HK_MARKS];
 
     run.least = fmax(LEAST_BYTES, LEAST_SHARE * (double)peak);
@@ -100,30 +99,30 @@ static double sum(const uint64_t *kib, unsigned from, unsigned to)
 }
 
 /* Rise from the end of span `from - 1` to now, and its standard error. */
-static void rise_since(const struct hk_growth_run *run, const uint64_t *at_mark, const uint64_t *born_in,
+static void rise_since(unsigned spans, double mean, const uint64_t *at_mark, const uint64_t *born_in,
                        unsigned from, double *rise, double *error)
 {
-    double survivors = sum(born_in, from, run->spans);
+    double survivors = sum(born_in, from, spans);
     double freed = (double)at_mark[from - 1] * KIB - sum(born_in, 0, from);
     if (freed < 0) /* rounding to KiB, or a site copied while it changed */
         freed = 0;
     *rise = survivors - freed;
-    *error = sqrt(run->mean * (survivors + freed));
+    *error = sqrt(mean * (survivors + freed));
 }
 
 static struct hk_growth judge_by(const struct hk_growth_run *run, const struct hk_growth_cut *cut,
-                                 const uint64_t *at_mark, const uint64_t *born_in)
+                                 double mean, const uint64_t *at_mark, const uint64_t *born_in)
 {
     struct hk_growth g;
     double last, last_error;
 
-    rise_since(run, at_mark, born_in, cut->half, &g.rise, &g.error);
-    rise_since(run, at_mark, born_in, cut->quarter, &last, &last_error);
+    rise_since(run->spans, mean, at_mark, born_in, cut->half, &g.rise, &g.error);
+    rise_since(run->spans, mean, at_mark, born_in, cut->quarter, &last, &last_error);
 
     double before = g.rise - last; /* rise of the third quarter */
     double before_error = sqrt(fmax(0.0, g.error * g.error - last_error * last_error));
     double survived = sum(born_in, cut->half, cut->quarter);
-    double survived_error = sqrt(run->mean * fmax(survived, run->mean));
+    double survived_error = sqrt(mean * fmax(survived, mean));
 
     bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least;
     bool still = last > 0 && last + 2.0 * hypot(last_error, 0.5 * before_error) >= 0.5 * before;
@@ -132,14 +131,14 @@ static struct hk_growth judge_by(const struct hk_growth_run *run, const struct h
     return g;
 }
 
-struct hk_growth hk_growth_judge(const struct hk_growth_run *run, const uint64_t *at_mark,
+struct hk_growth hk_growth_judge(const struct hk_growth_run *run, double mean, const uint64_t *at_mark,
                                  const uint64_t *born_in)
 {
     struct hk_growth none = {false, 0.0, 0.0};
     if (!run->usable)
         return none;
-    struct hk_growth by_time = judge_by(run, &run->cuts[0], at_mark, born_in);
-    struct hk_growth by_bytes = judge_by(run, &run->cuts[1], at_mark, born_in);
+    struct hk_growth by_time = judge_by(run, &run->cuts[0], mean, at_mark, born_in);
+    struct hk_growth by_bytes = judge_by(run, &run->cuts[1], mean, at_mark, born_in);
     struct hk_growth result = by_time.rise <= by_bytes.rise ? by_time : by_bytes;
     result.growing = by_time.growing && by_bytes.growing;
     return result;

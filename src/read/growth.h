@@ -42,7 +42,6 @@ struct hk_growth_run {
     unsigned spans;
     bool usable; /* false: too short, or too uneven, to tell; nothing is growing then */
     struct hk_growth_cut cuts[2]; /* by time, by allocated bytes */
-    double mean;                  /* bytes a sample; 0: exact */
     double least;                 /* bytes; a smaller rise is no news */
 };
 
@@ -52,13 +51,13 @@ struct hk_growth {
     double error; /* its standard error, bytes */
 };
 
-/* `mean` in bytes (0: exact); `end_*` is where the last span ends; `peak` in bytes. */
+/* `end_*` is where the last span ends; `peak` in bytes. */
 struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsigned count,
-                                       uint64_t end_ns, uint64_t end_allocated, double mean,
-                                       uint64_t peak);
+                                       uint64_t end_ns, uint64_t end_allocated, uint64_t peak);
 
-/* `at_mark` and `born_in` in KiB, `run->spans` of them, already brought up to date. */
-struct hk_growth hk_growth_judge(const struct hk_growth_run *run, const uint64_t *at_mark,
+/* `mean`: bytes a sample stands for, at most (0: exact). `at_mark` and `born_in` in KiB, `run->spans` of
+ * them, already brought up to date. */
+struct hk_growth hk_growth_judge(const struct hk_growth_run *run, double mean, const uint64_t *at_mark,
                                  const uint64_t *born_in);
 
 /* Brings a site's values up to date with the capture's marks, as the format says: spans it has not seen yet,

@@ -176,13 +176,13 @@ static int32_t find_line(struct hk_resolver *r, uint32_t index)
     return line > 0 ? line : first;
 }
 
-bool hk_resolver_frame(struct hk_resolver *r, uint32_t node, struct hk_frame *frame)
+bool hk_resolver_frame(struct hk_resolver *r, uint32_t node, struct hk_source_frame *frame)
 {
     if (node == 0 || node >= r->node_count || r->node_codes[node] == 0)
         return false;
     const struct code *code = &r->codes[r->node_codes[node]];
     if (r->lines[node] == LINE_UNKNOWN)
         r->lines[node] = find_line(r, node);
-    *frame = (struct hk_frame){code->name, code->qualified_name, code->file, r->lines[node]};
+    *frame = (struct hk_source_frame){code->name, code->qualified_name, code->file, r->lines[node]};
     return true;
 }

@@ -14,7 +14,7 @@ uint32_t hk_resolver_shown(const struct hk_resolver *resolver, uint32_t node);
 uint32_t hk_resolver_parent(const struct hk_resolver *resolver, uint32_t node);
 
 /* False if there is no such node. */
-bool hk_resolver_frame(struct hk_resolver *resolver, uint32_t node, struct hk_frame *frame);
+bool hk_resolver_frame(struct hk_resolver *resolver, uint32_t node, struct hk_source_frame *frame);
 
 /* A number for the function (name, qualified name, file) of `node`: equal for equal text, whatever
  * code object it came from (a function defined in a loop has many). 0 for no node. */

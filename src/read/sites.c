@@ -36,9 +36,9 @@ static enum special_line special(const struct hk_sites *s, const struct hk_site 
     return site->flags & HK_SITE_BLIND ? SPECIAL_BLIND : SPECIAL_START;
 }
 
-struct hk_frame hk_sites_where(const struct hk_sites *s, const struct hk_site *site)
+struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_site *site)
 {
-    struct hk_frame frame = {"", "", "", 0};
+    struct hk_source_frame frame = {"", "", "", 0};
     switch (special(s, site)) {
     case SPECIAL_OTHER:
         frame.function = "(other)";
@@ -57,7 +57,7 @@ struct hk_frame hk_sites_where(const struct hk_sites *s, const struct hk_site *s
     return frame;
 }
 
-size_t hk_sites_stack(const struct hk_sites *s, uint32_t node, struct hk_frame *frames, size_t max,
+size_t hk_sites_stack(const struct hk_sites *s, uint32_t node, struct hk_source_frame *frames, size_t max,
                       bool *cut)
 {
     size_t count = 0;
@@ -69,11 +69,18 @@ size_t hk_sites_stack(const struct hk_sites *s, uint32_t node, struct hk_frame *
     }
     *cut = at != 0;
     for (size_t i = 0; i < count / 2; i++) {
-        struct hk_frame swap = frames[i];
+        struct hk_source_frame swap = frames[i];
         frames[i] = frames[count - 1 - i];
         frames[count - 1 - i] = swap;
     }
     return count;
+}
+
+double hk_sites_mean(const struct hk_sites *s, uint64_t total_bytes, uint64_t samples)
+{
+    double most = hk_capture_mean_sample(s->capture);
+    double here = samples ? (double)total_bytes / (double)samples : most;
+    return here < most ? here : most;
 }
 
 /* ---- reading ---- */
@@ -131,7 +138,7 @@ static void read_sites(struct hk_sites *s)
 /* ---- merging ---- */
 
 static struct hk_line *new_line(struct hk_sites *s, struct line_table *t, uint32_t function,
-                                struct hk_frame frame, uint32_t site)
+                                struct hk_source_frame frame, uint32_t site)
 {
     if (s->line_count == t->capacity) {
         t->capacity = t->capacity ? t->capacity * 2 : 256;
@@ -148,7 +155,7 @@ static struct hk_line *new_line(struct hk_sites *s, struct line_table *t, uint32
 static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_t site_index)
 {
     const struct hk_site *site = &s->sites[site_index];
-    struct hk_frame frame = hk_sites_where(s, site);
+    struct hk_source_frame frame = hk_sites_where(s, site);
     enum special_line kind = special(s, site);
     uint32_t function = kind != SPECIAL_NONE
                             ? UINT32_MAX - (uint32_t)kind
@@ -196,7 +203,7 @@ static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index
 /* ---- judging ---- */
 
 struct function_sum {
-    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS], total_bytes, samples_total;
     uint32_t line_count, steepest;
     bool has_growing_line;
 };
@@ -205,7 +212,8 @@ static void judge_lines(struct hk_sites *s)
 {
     for (size_t i = 0; i < s->line_count; i++) {
         struct hk_line *line = &s->lines[i];
-        line->growth = hk_growth_judge(&s->run, line->at_mark, line->born_in);
+        line->growth = hk_growth_judge(&s->run, hk_sites_mean(s, line->total_bytes, line->samples_total),
+                                       line->at_mark, line->born_in);
         if (line->flags & HK_SITE_OTHER) /* a mixture, and it grows because the tables are full */
             line->growth.growing = false;
     }
@@ -233,6 +241,8 @@ static void judge_functions(struct hk_sites *s, const uint32_t *functions)
         }
         struct function_sum *sum = &sums[sum_of[functions[i]] - 1];
         sum->line_count++;
+        sum->total_bytes += line->total_bytes;
+        sum->samples_total += line->samples_total;
         sum->has_growing_line |= line->growth.growing;
         if (line->growth.rise > s->lines[sum->steepest].growth.rise)
             sum->steepest = (uint32_t)i;
@@ -244,7 +254,8 @@ static void judge_functions(struct hk_sites *s, const uint32_t *functions)
     for (size_t i = 0; i < count; i++) {
         struct function_sum *sum = &sums[i];
         if (sum->line_count > 1 && !sum->has_growing_line &&
-            hk_growth_judge(&s->run, sum->at_mark, sum->born_in).growing)
+            hk_growth_judge(&s->run, hk_sites_mean(s, sum->total_bytes, sum->samples_total), sum->at_mark,
+                            sum->born_in).growing)
             s->lines[sum->steepest].growth.growing = true;
     }
     free(sums);
@@ -275,14 +286,15 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
     s->capture = c;
     s->resolver = hk_resolver_new(c);
     s->run = hk_growth_prepare(c->marks, c->mark_count, c->now.time_ns, c->now.allocated_bytes,
-                               hk_capture_mean_sample(c), c->status.peak_bytes);
+                               c->status.peak_bytes);
     read_sites(s);
     while (table.size < s->site_count * 2)
         table.size *= 2;
     table.slots = hk_must_calloc(table.size, sizeof *table.slots);
     for (uint32_t i = 0; i < s->site_count; i++) {
         struct hk_site *site = &s->sites[i];
-        site->growth = hk_growth_judge(&s->run, site->at_mark, site->born_in);
+        site->growth = hk_growth_judge(&s->run, hk_sites_mean(s, site->total_bytes, site->samples_total),
+                                       site->at_mark, site->born_in);
         add_to_line(s, line_of(s, &table, i), i);
     }
     judge_lines(s);

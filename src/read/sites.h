@@ -11,7 +11,7 @@
 #include "read/growth.h"
 
 /* Strings are borrowed from the capture; line 0: unknown. */
-struct hk_frame {
+struct hk_source_frame {
     const char *function;       /* "remember_order" */
     const char *qualified_name; /* "Shop.remember_order"; the plain name before Python 3.11 */
     const char *file;           /* as the code object has it; "" for none */
@@ -34,7 +34,7 @@ struct hk_site {
 
 /* All paths, of all domains, that end in the same line. */
 struct hk_line {
-    struct hk_frame frame;
+    struct hk_source_frame frame;
     uint8_t flags; /* HK_SITE_* of all its sites, or'ed */
     uint32_t site_count;
     uint64_t live_bytes, live_blocks, peak_bytes, peak_blocks, total_bytes, total_blocks;
@@ -67,11 +67,15 @@ void hk_sites_free(struct hk_sites *sites);
 
 /* The stack above and including `node`, outermost frame first, without the interpreter's trampolines; at
  * most `max` frames, the innermost ones. Returns how many; `*cut` tells whether some are missing. */
-size_t hk_sites_stack(const struct hk_sites *sites, uint32_t node, struct hk_frame *frames, size_t max,
+size_t hk_sites_stack(const struct hk_sites *sites, uint32_t node, struct hk_source_frame *frames, size_t max,
                       bool *cut);
 
 /* Where a site's bytes were asked for: its innermost frame, or "(no Python frame)", "(other)". */
-struct hk_frame hk_sites_where(const struct hk_sites *sites, const struct hk_site *site);
+struct hk_source_frame hk_sites_where(const struct hk_sites *sites, const struct hk_site *site);
+
+/* Bytes that a sample stands for, for the variance of a sum of samples. The recorder may have moved the mean
+ * during the run and the header has the largest; what these samples weighed tells more. 0: exact. */
+double hk_sites_mean(const struct hk_sites *sites, uint64_t total_bytes, uint64_t samples);
 
 const char *hk_domain_name(unsigned domain); /* "raw", "mem", "object", "malloc" */
 

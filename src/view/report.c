@@ -66,7 +66,7 @@ static const char *directory_of_run(const struct page *p)
 }
 
 /* "shop.py:88 in remember_order" */
-static void place(const struct page *p, char *to, size_t size, const struct hk_frame *f)
+static void place(const struct page *p, char *to, size_t size, const struct hk_source_frame *f)
 {
     char file[NAME], name[NAME];
     hk_text_clean(p->t, name, sizeof name, f->qualified_name);
@@ -83,7 +83,7 @@ static void place(const struct page *p, char *to, size_t size, const struct hk_f
 }
 
 /* Frames that every program has and nobody asks for: the outermost module and the module runner. */
-static bool is_preamble(const struct hk_frame *f)
+static bool is_preamble(const struct hk_source_frame *f)
 {
     return strcmp(f->function, "<module>") == 0 || strcmp(f->function, "_run_module_as_main") == 0 ||
            strcmp(f->function, "_run_code") == 0;
@@ -92,7 +92,7 @@ static bool is_preamble(const struct hk_frame *f)
 /* "main:140 > handle:61 > remember_order:88", without the outer frames that do not fit. */
 static void stack_line(const struct page *p, const struct hk_site *site)
 {
-    struct hk_frame frames[STACK];
+    struct hk_source_frame frames[STACK];
     char pieces[STACK][160], name[128];
     bool cut;
     size_t count = hk_sites_stack(p->report->sites, site->node, frames, STACK, &cut), first = 0, used = 4;
@@ -104,7 +104,7 @@ static void stack_line(const struct page *p, const struct hk_site *site)
         first++;
     size_t from = count;
     while (from > first) {
-        const struct hk_frame *f = &frames[from - 1];
+        const struct hk_source_frame *f = &frames[from - 1];
         hk_text_clean(p->t, name, sizeof name, f->function);
         snprintf(pieces[from - 1], sizeof pieces[0], f->line ? "%s:%d" : "%s", name, f->line);
         used += hk_text_columns(pieces[from - 1]) + 3;
@@ -271,7 +271,7 @@ static void error_text(const struct page *p, char to[32], double bytes, double e
 static void put_row(const struct page *p, const struct hk_line *line, enum measure by, size_t where_columns)
 {
     const struct hk_sites *s = p->report->sites;
-    double amount = amount_of(line, by), mean = hk_capture_mean_sample(p->report->capture);
+    double amount = amount_of(line, by), mean = hk_sites_mean(s, line->total_bytes, line->samples_total);
     double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
     double part = by == BY_RISE ? (double)line->live_bytes : amount;
     char where[2 * NAME + 32], spark[3 * HK_MARKS + 1], bytes[32], share[32], error[32], signed_bytes[40];

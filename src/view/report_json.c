@@ -9,7 +9,7 @@
 #define FRAMES_MAX (1u << 20)   /* frames of the whole document; afterwards stacks are cut short */
 #define STACK_SHORT 8u
 
-static void put_frame(struct hk_json *j, const struct hk_frame *f)
+static void put_frame(struct hk_json *j, const struct hk_source_frame *f)
 {
     hk_json_string(j, "function", f->function);
     hk_json_string(j, "qualified_name", f->qualified_name);
@@ -34,7 +34,7 @@ static void put_kib(struct hk_json *j, const char *key, const uint64_t *kib, uns
 
 static void put_stack(struct hk_json *j, const struct hk_sites *s, const struct hk_site *site, size_t *left)
 {
-    static struct hk_frame frames[STACK_MAX];
+    static struct hk_source_frame frames[STACK_MAX];
     bool cut;
     size_t count = hk_sites_stack(s, site->node, frames, *left > STACK_MAX ? STACK_MAX : STACK_SHORT, &cut);
     *left -= count < *left ? count : *left;
@@ -73,7 +73,7 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
     hk_json_array(j, "sites", false);
     for (size_t i = 0; i < s->site_count; i++) {
         const struct hk_site *site = &s->sites[order[i]];
-        struct hk_frame where = hk_sites_where(s, site);
+        struct hk_source_frame where = hk_sites_where(s, site);
         hk_json_object(j, NULL, true);
         put_frame(j, &where);
         hk_json_string(j, "domain", hk_domain_name(site->domain));

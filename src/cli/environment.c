@@ -1,0 +1,153 @@
+/* The library's path and the environment of the program.
+ *
+ * The loader splits LD_PRELOAD at spaces and colons and expands "$ORIGIN" and its like, and knows no quoting. A
+ * library whose path has one of these is reached through a symbolic link in a private directory.
+ */
+#include "cli/environment.h"
+
+#include <errno.h>
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LIBRARY "libheapkeeper-preload.so"
+
+/* Where the library may lie, seen from the command's directory: the build tree, an installation, the package
+ * directories of a Python environment. */
+static const char *const patterns[] = {
+    "", "/../lib/heapkeeper", "/../lib64/heapkeeper", "/../lib/*-linux-gnu*/heapkeeper", "/../lib",
+    "/../lib/python3*/site-packages/heapkeeper", "/../lib/python3*/site-packages/.heapkeeper.mesonpy.libs",
+    "/../lib/python3*/site-packages/heapkeeper.libs", "/../lib/python3*/dist-packages/heapkeeper",
+    "/../lib/python3*/dist-packages/.heapkeeper.mesonpy.libs", "/../lib64/python3*/site-packages/heapkeeper",
+    "/../lib64/python3*/site-packages/.heapkeeper.mesonpy.libs", "/..", "/../.heapkeeper.mesonpy.libs",
+};
+
+/* Backslashes before what glob would take for a pattern. */
+static void quote(char *to, const char *from)
+{
+    for (; *from; from++) {
+        if (strchr("*?[]\\", *from))
+            *to++ = '\\';
+        *to++ = *from;
+    }
+    *to = 0;
+}
+
+char *hk_library_find(struct hk_error *error)
+{
+    char self[4096], quoted[2 * sizeof self], *found = NULL;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(self, '/');
+    if (slash)
+        *slash = 0;
+    quote(quoted, self);
+    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0] && !found; i++) {
+        char *pattern = NULL;
+        glob_t matches;
+        if (asprintf(&pattern, "%s%s/" LIBRARY, quoted, patterns[i]) < 0)
+            break;
+        if (glob(pattern, 0, NULL, &matches) == 0) {
+            found = realpath(matches.gl_pathv[0], NULL);
+            globfree(&matches);
+        }
+        free(pattern);
+    }
+    if (!found)
+        hk_error_set(error, "%s was not found beside %s or in the usual places; build or install heapkeeper again",
+                     LIBRARY, self);
+    return found;
+}
+
+/* A link to `library` in a directory whose path the loader takes as it is. */
+static char *link_to(const struct hk_place *place, const char *library, struct hk_error *error)
+{
+    char *directory = hk_place_for_link(place), *path = NULL, there[4096];
+    struct stat st;
+
+    if (directory && stat(library, &st) == 0 &&
+        asprintf(&path, "%s/library-%llx-%llx.so", directory, (unsigned long long)st.st_dev,
+                 (unsigned long long)st.st_ino) > 0) {
+        ssize_t n = readlink(path, there, sizeof there - 1);
+        there[n > 0 ? n : 0] = 0;
+        if (strcmp(there, library) != 0) {
+            unlink(path);
+            if (symlink(library, path) != 0) {
+                free(path);
+                path = NULL;
+            }
+        }
+    }
+    if (!path)
+        hk_error_set(error, "%s: its path has a character that LD_PRELOAD cannot hold, and no private directory was "
+                     "found for a link to it; set HEAPKEEPER_DIR to one", library);
+    free(directory);
+    return path;
+}
+
+/* `library` in front of what LD_PRELOAD holds, without an older entry for our library. */
+static bool set_preload(const char *library)
+{
+    const char *old = getenv("LD_PRELOAD");
+    size_t room = strlen(library) + (old ? strlen(old) : 0) + 2;
+    char *value = hk_must_calloc(room, 1);
+    strcpy(value, library);
+    while (old && *old) {
+        size_t length = strcspn(old, " :");
+        bool ours = (length == strlen(library) && strncmp(old, library, length) == 0) ||
+                    (length >= strlen(LIBRARY) && strncmp(old + length - strlen(LIBRARY), LIBRARY, strlen(LIBRARY)) == 0);
+        if (length && !ours) {
+            strcat(value, ":");
+            strncat(value, old, length);
+        }
+        old += length + (old[length] != 0);
+    }
+    bool done = setenv("LD_PRELOAD", value, 1) == 0;
+    free(value);
+    return done;
+}
+
+static bool set(const char *name, const char *value)
+{
+    return value ? setenv(name, value, 1) == 0 : unsetenv(name) == 0;
+}
+
+/* 32 hexadecimal digits, never all zero. */
+static void draw_run_id(char digits[33])
+{
+    uint8_t id[16];
+    if (getrandom(id, sizeof id, 0) != (ssize_t)sizeof id) {
+        uint64_t now = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)id;
+        memcpy(id, &now, sizeof now);
+        memset(id + 8, 0x5a, 8);
+    }
+    id[0] |= 1;
+    for (int i = 0; i < 16; i++)
+        snprintf(digits + 2 * i, 3, "%02x", id[i]);
+}
+
+bool hk_environment_set(const struct hk_settings *s, const struct hk_place *place, const char *library,
+                        struct hk_error *error)
+{
+    char run[33], id[96], sample[32];
+    char *linked = strpbrk(library, " :$") ? link_to(place, library, error) : hk_must_strdup(library);
+    if (!linked)
+        return false;
+    draw_run_id(run);
+    snprintf(id, sizeof id, "%llu:%llu:%d", (unsigned long long)place->device, (unsigned long long)place->inode,
+             (int)getpid());
+    snprintf(sample, sizeof sample, "%llu", (unsigned long long)s->sample_bytes);
+    bool done = set_preload(linked) && set("HEAPKEEPER_LIBRARY", linked) && set("HEAPKEEPER_RUN", run) &&
+                set("HEAPKEEPER_CAPTURE", place->file) && set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
+                set("HEAPKEEPER_CAPTURE_DIR", place->directory ? place->directory : "") &&
+                set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
+                set("HEAPKEEPER_SAMPLE", sample) && set("HEAPKEEPER_GEOMETRY", s->geometry);
+    if (!done)
+        hk_error_set(error, "the environment cannot be set: %s", strerror(errno));
+    free(linked);
+    return done;
+}

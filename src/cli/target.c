@@ -1,0 +1,321 @@
+/* Finding the program.
+ *
+ *      x.py  -m mod  -c code    the Python beside this command (its virtual environment), else that of
+ *                               $VIRTUAL_ENV, else python3 on PATH; --python overrides all
+ *      anything else            a program: a path if it has a slash, else found on PATH
+ *
+ * Whatever cannot be run is refused here, in one line that says why: after the exec nobody is left to say it.
+ */
+#include "cli/target.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#define THIS_MACHINE EM_X86_64
+#elif defined(__aarch64__)
+#define THIS_MACHINE EM_AARCH64
+#endif
+
+__attribute__((format(printf, 1, 2))) static char *format(const char *text, ...)
+{
+    char *result = NULL;
+    va_list arguments;
+    va_start(arguments, text);
+    int n = vasprintf(&result, text, arguments);
+    va_end(arguments);
+    return n < 0 ? hk_must_strdup("") : result;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t a = strlen(text), b = strlen(end);
+    return a > b && strcmp(text + a - b, end) == 0;
+}
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+static bool is_program(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
+}
+
+/* The first program called `name` on PATH; NULL if there is none. */
+static char *search_path(const char *name)
+{
+    const char *at = getenv("PATH");
+    if (!at)
+        at = "/usr/local/bin:/usr/bin:/bin";
+    for (;;) {
+        size_t length = strcspn(at, ":");
+        char *path = length ? format("%.*s/%s", (int)length, at, name) : format("./%s", name);
+        if (is_program(path))
+            return path;
+        free(path);
+        if (!at[length])
+            return NULL;
+        at += length + 1;
+    }
+}
+
+/* ---- the Python ---- */
+
+static char *python_in(const char *directory)
+{
+    static const char *const names[] = {"python3", "python"};
+    for (size_t i = 0; i < 2; i++) {
+        char *path = format("%s/%s", directory, names[i]);
+        if (is_program(path))
+            return path;
+        free(path);
+    }
+    return NULL;
+}
+
+/* Directory of this command. */
+static char *own_directory(void)
+{
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0)
+        return NULL;
+    path[n] = 0;
+    char *slash = strrchr(path, '/');
+    if (slash)
+        *slash = 0;
+    return hk_must_strdup(path);
+}
+
+static char *default_python(void)
+{
+    const char *environment = getenv("VIRTUAL_ENV");
+    char *directory = own_directory(), *found = NULL;
+
+    if (directory) {
+        char *mark = format("%s/../pyvenv.cfg", directory);
+        bool is_environment = access(mark, F_OK) == 0;
+        free(mark);
+        /* An activated environment is what the user means, unless this command lives in another one. */
+        if (is_environment || !environment || !*environment)
+            found = python_in(directory);
+        free(directory);
+    }
+    if (!found && environment && *environment) {
+        char *bin = format("%s/bin", environment);
+        found = python_in(bin);
+        free(bin);
+    }
+    if (!found)
+        found = search_path("python3");
+    return found;
+}
+
+static char *find_python(const char *named, struct hk_error *error)
+{
+    char *found = named ? strchr(named, '/') ? hk_must_strdup(named) : search_path(named) : default_python();
+    if (!found) {
+        hk_error_set(error, named ? "%s: no such Python on PATH" : "no %s found beside this command, in "
+                     "$VIRTUAL_ENV or on PATH; name one with --python", named ? named : "python3");
+    } else if (!is_program(found)) {
+        struct stat st;
+        bool exists = stat(found, &st) == 0;
+        hk_error_set(error, "%s: %s", found, !exists ? strerror(errno)
+                     : S_ISDIR(st.st_mode) ? "is a directory; --python needs the program in it" : "is not executable");
+        free(found);
+        found = NULL;
+    }
+    return found;
+}
+
+/* ---- the program ---- */
+
+static bool check_script(const char *script, struct hk_error *error)
+{
+    struct stat st;
+    if (stat(script, &st) != 0)
+        hk_error_set(error, "%s: the script cannot be found: %s", script, strerror(errno));
+    else if (S_ISDIR(st.st_mode))
+        hk_error_set(error, "%s: is a directory, not a script", script);
+    else if (access(script, R_OK) != 0)
+        hk_error_set(error, "%s: the script cannot be read: %s", script, strerror(errno));
+    else
+        return true;
+    return false;
+}
+
+static char *find_program(const char *word, struct hk_error *error)
+{
+    struct stat st;
+    if (!strchr(word, '/')) {
+        char *found = search_path(word);
+        if (!found)
+            hk_error_set(error, stat(word, &st) == 0
+                         ? "%s: not found on PATH; for the file here write ./%s, or \"python3 %s\" for a Python script"
+                         : "%s: no such program on PATH", word, word, word);
+        return found;
+    }
+    if (stat(word, &st) != 0)
+        hk_error_set(error, "%s: the program cannot be found: %s", word, strerror(errno));
+    else if (S_ISDIR(st.st_mode))
+        hk_error_set(error, "%s: is a directory, not a program", word);
+    else if (!S_ISREG(st.st_mode))
+        hk_error_set(error, "%s: is not a regular file", word);
+    else if (access(word, X_OK) != 0)
+        hk_error_set(error, "%s: is not executable; for a Python script write \"python3 %s\"", word, word);
+    else
+        return hk_must_strdup(word);
+    return NULL;
+}
+
+static bool is_python_words(char **words)
+{
+    return strncmp(words[0], "-m", 2) == 0 || strncmp(words[0], "-c", 2) == 0 || ends_with(words[0], ".py") ||
+           ends_with(words[0], ".pyw") || ends_with(words[0], ".pyz");
+}
+
+static char *name_of(char **words)
+{
+    if (strncmp(words[0], "-m", 2) == 0)
+        return hk_must_strdup(words[0][2] ? words[0] + 2 : words[1] ? words[1] : "module");
+    return hk_must_strdup(strncmp(words[0], "-c", 2) == 0 ? "code" : base_name(words[0]));
+}
+
+bool hk_target_find(struct hk_target *t, char **words, const char *python, struct hk_error *error)
+{
+    size_t count = 0;
+    while (words[count])
+        count++;
+    *t = (struct hk_target){.is_python = is_python_words(words)};
+    if (t->is_python) {
+        if (words[0][0] != '-' && !check_script(words[0], error))
+            return false;
+        if (words[0][0] == '-' && !words[0][2] && !words[1]) {
+            hk_error_set(error, "%s needs %s", words[0], words[0][1] == 'm' ? "a module" : "code");
+            return false;
+        }
+        t->path = find_python(python, error);
+    } else {
+        t->path = find_program(words[0], error);
+    }
+    if (!t->path)
+        return false;
+    t->name = name_of(words);
+    t->argv = hk_must_calloc(count + 2, sizeof *t->argv);
+    size_t at = 0;
+    if (t->is_python)
+        t->argv[at++] = t->path;
+    for (size_t i = 0; i < count; i++)
+        t->argv[at++] = words[i];
+    return true;
+}
+
+void hk_target_free(struct hk_target *t)
+{
+    free(t->path);
+    free(t->argv);
+    free(t->name);
+}
+
+/* ---- doubts ---- */
+
+struct elf_facts {
+    bool is_elf, other_machine, is_dynamic, other_libc;
+};
+
+static struct elf_facts inspect(const char *path)
+{
+    struct elf_facts facts = {false, false, false, false};
+    Elf64_Ehdr header;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return facts;
+    if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header && memcmp(header.e_ident, ELFMAG, SELFMAG) == 0) {
+        facts.is_elf = true;
+        facts.other_machine = header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != THIS_MACHINE;
+        for (unsigned i = 0; i < header.e_phnum && i < 64 && !facts.other_machine; i++) {
+            Elf64_Phdr segment;
+            char interpreter[256] = "";
+            if (pread(fd, &segment, sizeof segment, (off_t)(header.e_phoff + i * sizeof segment)) != (ssize_t)sizeof segment)
+                break;
+            if (segment.p_type != PT_INTERP)
+                continue;
+            facts.is_dynamic = true;
+            if (pread(fd, interpreter, sizeof interpreter - 1, (off_t)segment.p_offset) > 0)
+                facts.other_libc = strstr(interpreter, "musl") != NULL;
+        }
+    }
+    close(fd);
+    return facts;
+}
+
+/* "python3.13t" */
+static bool looks_free_threaded(const char *path)
+{
+    char *real = realpath(path, NULL);
+    const char *name = base_name(real ? real : path);
+    size_t length = strlen(name);
+    bool result = strncmp(name, "python3.", 8) == 0 && length > 9 && name[length - 1] == 't';
+    free(real);
+    return result;
+}
+
+static const char *doubt_on_file(const char *path)
+{
+    struct stat st;
+    struct elf_facts facts = inspect(path);
+    if (stat(path, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID))
+        return "it is set-uid or set-gid: the system does not let a library be preloaded, nothing will be recorded";
+    if (facts.is_elf && facts.other_machine)
+        return "it is built for another architecture: nothing will be recorded";
+    if (facts.is_elf && !facts.is_dynamic)
+        return "it is statically linked: no library can be preloaded, nothing will be recorded";
+    if (facts.other_libc)
+        return "it uses another C library than glibc: nothing will be recorded";
+    if (looks_free_threaded(path))
+        return "it is a free-threaded Python, which needs its own allocator: it is only observed";
+    return NULL;
+}
+
+/* "-X dev" or "-Xdev" before the script. */
+static bool asks_for_dev_mode(char **argv)
+{
+    for (int i = 1; argv[i] && argv[i][0] == '-' && strcmp(argv[i], "-m") && strcmp(argv[i], "-c"); i++) {
+        if (strcmp(argv[i], "-Xdev") == 0 ||
+            (strcmp(argv[i], "-X") == 0 && argv[i + 1] && strcmp(argv[i + 1], "dev") == 0))
+            return true;
+        if (strcmp(argv[i], "-X") == 0 || strcmp(argv[i], "-W") == 0)
+            i++;
+        if (!argv[i])
+            break;
+    }
+    return false;
+}
+
+size_t hk_target_doubts(const struct hk_target *t, char **doubts, size_t max)
+{
+    const char *allocator = getenv("PYTHONMALLOC"), *dev = getenv("PYTHONDEVMODE");
+    const char *file = doubt_on_file(t->path);
+    size_t count = 0;
+
+    if (file && count < max)
+        doubts[count++] = format("%s: %s", t->path, file);
+    if (allocator && *allocator && strcmp(allocator, "default") != 0 && count < max)
+        doubts[count++] = format("PYTHONMALLOC=%s makes Python choose its allocator itself: little will be recorded",
+                                 allocator);
+    if (((dev && *dev) || asks_for_dev_mode(t->argv)) && count < max)
+        doubts[count++] = format("Python's development mode puts its debug allocator in our place: little will be "
+                                 "recorded");
+    return count;
+}
