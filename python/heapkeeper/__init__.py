@@ -7,7 +7,7 @@ for it; anywhere else ``active()`` is false and ``stats()`` is about a heap that
     >>> heapkeeper.active()
     True
     >>> heapkeeper.mark("warmed up")
-    True
+    42817536
     >>> heapkeeper.stats()["mapped_bytes"]
     171966464
 """
@@ -16,7 +16,7 @@ import ctypes
 import json
 import os
 
-__all__ = ["active", "library_path", "mark", "stats", "version"]
+__all__ = ["active", "library_path", "mark", "recording", "stats", "version"]
 
 _NAME = "libheapkeeper.so"
 
@@ -53,8 +53,8 @@ def _declare(library):
     library.hk_version.restype, library.hk_version.argtypes = chars, []
     library.hk_stats_json.restype = size_t
     library.hk_stats_json.argtypes = [chars, size_t]
-    if hasattr(library, "hk_mark"):
-        library.hk_mark.restype, library.hk_mark.argtypes = ctypes.c_bool, [chars]
+    library.hk_mark.restype, library.hk_mark.argtypes = ctypes.c_uint64, [chars]
+    library.hk_recording.restype, library.hk_recording.argtypes = ctypes.c_bool, []
     return library
 
 
@@ -80,8 +80,14 @@ def stats():
         size = needed + 1
 
 
+def recording():
+    """Whether allocations are being recorded at this moment."""
+    return _library.hk_recording()
+
+
 def mark(name):
-    """Put a named mark on the record's timeline. False if nothing is being recorded."""
-    if not hasattr(_library, "hk_mark"):
-        return False
-    return bool(_library.hk_mark(name.encode("utf-8", "replace")))
+    """Put a named mark on the record's timeline, with every figure of this moment.
+
+    Returns the bytes that the program has asked for since its start, as the mark has them; 0 if nothing is recorded.
+    """
+    return _library.hk_mark(name.encode("utf-8", "replace"))

@@ -37,7 +37,16 @@ def test_stats_of_the_package_are_a_dict_whose_classes_add_up():
 
 
 def test_mark_without_a_record_says_so():
-    assert run_python("import heapkeeper; print(heapkeeper.mark('here'))").strip() == "False"
+    code = "import heapkeeper; print(heapkeeper.recording(), heapkeeper.mark('here'))"
+    assert run_python(code).split() == ["False", "0"]
+
+
+def test_mark_tells_how_much_was_asked_for_so_far():
+    code = "import heapkeeper as h; a = h.mark('a'); block = 'x' * 1000000; print(h.recording(), h.mark('b') - a > 1000000)"
+    done = subprocess.run([os.path.join(BUILD, "heapkeeper"), "run", "-o", "/dev/null", PYTHON, "-c", code],
+                          env=dict(os.environ, PYTHONPATH=os.path.join(TREE, "python"), HEAPKEEPER_BUILD=BUILD),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    assert (done.stdout.split(), done.stderr) == (["True", "True"], "")
 
 
 def test_package_finds_the_library_that_is_already_in_the_process():
