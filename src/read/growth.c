@@ -69,7 +69,11 @@ static bool cut_run(const double *starts, unsigned count, double end, struct hk_
         return false;
     double half = starts[cut->half] / end;
     cut->quarter = nearest(starts, count, end, (1.0 + half) / 2.0, half + 0.05, 0.95);
-    return cut->quarter > cut->half;
+    if (cut->quarter <= cut->half)
+        return false;
+    double quarter = starts[cut->quarter] / end;
+    cut->pace = (1.0 - quarter) / (quarter - half);
+    return true;
 }
 
 struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsigned count,
@@ -125,7 +129,8 @@ static struct hk_growth judge_by(const struct hk_growth_run *run, const struct h
     double survived_error = sqrt(mean * fmax(survived, mean));
 
     bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least;
-    bool still = last > 0 && last + 2.0 * hypot(last_error, 0.5 * before_error) >= 0.5 * before;
+    double share = 0.5 * cut->pace; /* half the pace of the quarter before */
+    bool still = last > 0 && last + 0.5 * hypot(last_error, share * before_error) >= share * before;
     bool stayed = survived + 2.0 * survived_error >= 0.25 * g.rise;
     g.growing = rose && still && stayed;
     return g;

@@ -16,7 +16,7 @@
  *     wrong, and 4 leaves about 3 in 100 000 of them. When every block was recorded there is no such noise.
  *  2. It matters: the rise is 64 KiB or more, and a two-hundredth of the peak or more.
  *  3. It still rises in the last quarter, at half the pace of the quarter before or more (a cache that is
- *     nearly full does not), with two standard errors in its favour: condition 1 carries the significance.
+ *     nearly full does not), with half a standard error in its favour: condition 1 carries the significance.
  *  4. It is made of survivors: what the third quarter allocated is still there. A cache or batch that is
  *     emptied and filled again has only young blocks, whatever its phase at the end of the run; so what
  *     survives from the third quarter must be a quarter of the rise or more.
@@ -35,6 +35,7 @@
 /* Where one clock cuts the run. Numbers of spans: those below `half` are the first half. */
 struct hk_growth_cut {
     unsigned half, quarter;
+    double pace; /* length of the last quarter as a part of the one before it */
 };
 
 /* What is the same for all sites of a capture. */

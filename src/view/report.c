@@ -24,7 +24,8 @@
 #define MARGIN 10 /* columns of the headings */
 #define WHERE 23  /* columns between the margin and the place of a row */
 #define NAME 512  /* bytes of a cleaned name */
-#define STACK 64  /* frames that are looked at for a line of text */
+#define STACK 128 /* frames that are looked at for a line of text */
+#define NO_TERMINAL 200 /* columns that a stack may take where there is no terminal to say */
 
 struct page {
     const struct hk_report *report;
@@ -57,7 +58,7 @@ __attribute__((format(printf, 2, 3))) static void dim(const struct page *p, cons
 
 static unsigned width(const struct page *p)
 {
-    return p->t->width ? p->t->width : 100;
+    return p->t->width ? p->t->width : 120;
 }
 
 static const char *directory_of_run(const struct page *p)
@@ -82,38 +83,63 @@ static void place(const struct page *p, char *to, size_t size, const struct hk_s
         snprintf(to, size, "%s in %s", file, name);
 }
 
-/* Frames that every program has and nobody asks for: the outermost module and the module runner. */
-static bool is_preamble(const struct hk_source_frame *f)
+/* The import machinery stands between a module and what it imports, and says nothing. */
+static bool is_machinery(const struct hk_source_frame *f)
 {
-    return strcmp(f->function, "<module>") == 0 || strcmp(f->function, "_run_module_as_main") == 0 ||
-           strcmp(f->function, "_run_code") == 0;
+    return strncmp(f->file, "<frozen importlib", 17) == 0 || strcmp(f->file, "<frozen runpy>") == 0 ||
+           strcmp(f->function, "_run_module_as_main") == 0 || strcmp(f->function, "_run_code") == 0;
+}
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+/* "handle:61"; of a module's own code "shop.py:190". */
+static void piece(const struct page *p, char *to, size_t size, const struct hk_source_frame *f)
+{
+    char name[128];
+    bool is_module = strcmp(f->function, "<module>") == 0 && *f->file;
+    hk_text_clean(p->t, name, sizeof name, is_module ? base_name(f->file) : f->function);
+    snprintf(to, size, f->line ? "%s:%d" : "%s", name, f->line);
+}
+
+/* The frames a person wants: without machinery, except at the end, and without the outermost module. */
+static size_t choose_frames(struct hk_source_frame *frames, size_t count, bool cut)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (i + 1 == count || !is_machinery(&frames[i]))
+            frames[kept++] = frames[i];
+    }
+    if (!cut && kept > 2 && strcmp(frames[0].function, "<module>") == 0)
+        memmove(frames, frames + 1, --kept * sizeof *frames);
+    return kept;
 }
 
 /* "main:140 > handle:61 > remember_order:88", without the outer frames that do not fit. */
 static void stack_line(const struct page *p, const struct hk_site *site)
 {
     struct hk_source_frame frames[STACK];
-    char pieces[STACK][160], name[128];
+    char pieces[STACK][160];
     bool cut;
-    size_t count = hk_sites_stack(p->report->sites, site->node, frames, STACK, &cut), first = 0, used = 4;
-    size_t room = p->t->width ? width(p) - MARGIN - WHERE : SIZE_MAX;
+    size_t count = hk_sites_stack(p->report->sites, site->node, frames, STACK, &cut), used = 4;
+    size_t room = (p->t->width ? p->t->width : NO_TERMINAL) - MARGIN - WHERE;
 
-    if (count == 0)
+    count = choose_frames(frames, count, cut);
+    if (count < 2)
         return;
-    while (!cut && first + 1 < count && is_preamble(&frames[first]))
-        first++;
     size_t from = count;
-    while (from > first) {
-        const struct hk_source_frame *f = &frames[from - 1];
-        hk_text_clean(p->t, name, sizeof name, f->function);
-        snprintf(pieces[from - 1], sizeof pieces[0], f->line ? "%s:%d" : "%s", name, f->line);
+    while (from > 0) {
+        piece(p, pieces[from - 1], sizeof pieces[0], &frames[from - 1]);
         used += hk_text_columns(pieces[from - 1]) + 3;
         if (from < count && used > room)
             break;
         from--;
     }
     fprintf(p->t->out, "%*s%s", MARGIN + WHERE, "", hk_style(p->t, HK_DIM));
-    if (from > first || cut || (site->flags & HK_SITE_CUT))
+    if (from > 0 || cut || (site->flags & HK_SITE_CUT))
         fputs(p->t->utf8 ? "… > " : "... > ", p->t->out);
     for (size_t i = from; i < count; i++)
         fprintf(p->t->out, "%s%s", pieces[i], i + 1 < count ? " > " : "");
@@ -243,7 +269,19 @@ static int by_amount(const void *a, const void *b)
     return x > y ? -1 : x < y ? 1 : i < k ? -1 : i > k;
 }
 
-/* The lines worth listing, largest first. The caller frees `*order`. */
+/* Of the lines by `by`, how many are worth a row: what is less than a hundredth says little. */
+static size_t worth_showing(const struct page *p, enum measure by, const uint32_t *order, size_t count)
+{
+    const struct hk_sites *s = p->report->sites;
+    double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
+    size_t shown = 0;
+    while (shown < count && shown < p->report->top &&
+           (by == BY_RISE || shown < 3 || amount_of(&s->lines[order[shown]], by) >= 0.01 * whole))
+        shown++;
+    return shown;
+}
+
+/* The lines that have something, largest first. The caller frees `*order`. */
 static size_t rank(const struct page *p, enum measure by, uint32_t **order)
 {
     const struct hk_sites *s = p->report->sites;
@@ -256,7 +294,7 @@ static size_t rank(const struct page *p, enum measure by, uint32_t **order)
     sorting = s;
     sorting_by = by;
     qsort(*order, count, sizeof **order, by_amount);
-    return count < p->report->top ? count : p->report->top;
+    return count;
 }
 
 /* "±9%": one standard error of a sampled sum; nothing when every block was recorded. */
@@ -280,6 +318,7 @@ static void put_row(const struct page *p, const struct hk_line *line, enum measu
     marks_sparkline(p, spark, line->at_mark);
     error_text(p, error, amount, by == BY_RISE ? line->growth.error : sqrt(mean * amount));
     snprintf(signed_bytes, sizeof signed_bytes, "%s%s", by == BY_RISE ? "+" : "", hk_text_bytes(bytes, amount));
+    hk_text_keep_end(p->t, where, where_columns);
     size_t columns = hk_text_columns(where), error_columns = hk_text_columns(error);
     fprintf(p->t->out, "%s%10s%s %s%s%s%*s %4s  %s%*s  %s%s%s\n", by == BY_RISE ? hk_style(p->t, HK_RED) : "",
             signed_bytes, hk_style(p->t, HK_PLAIN), hk_style(p->t, HK_DIM), error, hk_style(p->t, HK_PLAIN),
@@ -288,9 +327,22 @@ static void put_row(const struct page *p, const struct hk_line *line, enum measu
             hk_style(p->t, by == BY_RISE ? HK_RED : HK_CYAN), spark, hk_style(p->t, HK_PLAIN));
 }
 
-static void put_rows(const struct page *p, const uint32_t *order, size_t count, enum measure by)
+static void put_rest(const struct page *p, const uint32_t *order, size_t shown, size_t count, enum measure by)
 {
     const struct hk_sites *s = p->report->sites;
+    double rest = 0, whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
+    char a[32], b[32], d[32];
+    for (size_t i = shown; i < count; i++)
+        rest += amount_of(&s->lines[order[i]], by);
+    margin(p);
+    dim(p, "%10s %10s  in %s other line%s\n", hk_text_bytes(a, rest), hk_text_percent(b, rest, whole),
+        hk_text_count(d, count - shown), count - shown == 1 ? "" : "s");
+}
+
+static void put_rows(const struct page *p, const uint32_t *order, size_t all, enum measure by)
+{
+    const struct hk_sites *s = p->report->sites;
+    size_t count = worth_showing(p, by, order, all);
     char where[2 * NAME + 32];
     size_t where_columns = 0;
 
@@ -308,6 +360,8 @@ static void put_rows(const struct page *p, const uint32_t *order, size_t count, 
         put_row(p, line, by, where_columns);
         stack_line(p, &s->sites[site]);
     }
+    if (count < all)
+        put_rest(p, order, count, all, by);
 }
 
 static void put_growing(const struct page *p)
@@ -404,8 +458,11 @@ static void put_heap(const struct page *p)
     }
     if (v.rss_bytes) {
         heading(p, "OUTSIDE", HK_BOLD);
-        fprintf(out, "%s of the %s RSS is outside the heap: code, C libraries, thread stacks, files\n",
-                hk_text_bytes(a, (double)v.outside_bytes), hk_text_bytes(b, (double)v.rss_bytes));
+        fprintf(out, "%s", hk_text_bytes(a, (double)v.outside_bytes));
+        if ((double)v.outside_most_bytes > 1.1 * (double)v.outside_bytes)
+            fprintf(out, " to %s", hk_text_bytes(a, (double)v.outside_most_bytes));
+        fprintf(out, " of the %s RSS is outside the heap: code, C libraries, thread stacks, files\n",
+                hk_text_bytes(b, (double)v.rss_bytes));
     }
 }
 

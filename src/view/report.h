@@ -30,7 +30,8 @@ struct hk_heap_view {
     int64_t unexplained_bytes;  /* the writer's total less that sum; 0 unless something is wrong */
     uint64_t rss_bytes;         /* at the newest point that read it; 0: never */
     uint64_t peak_rss_bytes;
-    uint64_t outside_bytes;     /* of that rss: not heap, not large blocks, not the recorder */
+    uint64_t outside_bytes;     /* of that rss: not heap, not large blocks, not the recorder; if all */
+    uint64_t outside_most_bytes; /* that is mapped was touched, and if nothing but live blocks was */
     uint32_t pools;
 };
 struct hk_heap_view hk_heap_view(const struct hk_capture *capture);

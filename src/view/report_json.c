@@ -166,6 +166,7 @@ static void put_heap(struct hk_json *j, const struct hk_capture *c)
     hk_json_unsigned(j, "rss_bytes", v.rss_bytes);
     hk_json_unsigned(j, "peak_rss_bytes", v.peak_rss_bytes);
     hk_json_unsigned(j, "outside_bytes", v.outside_bytes);
+    hk_json_unsigned(j, "outside_most_bytes", v.outside_most_bytes);
     hk_json_object(j, "domains", false);
     for (unsigned i = 0; i < 4; i++) {
         hk_json_object(j, hk_domain_name(i), true);

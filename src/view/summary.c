@@ -64,9 +64,13 @@ struct hk_heap_view hk_heap_view(const struct hk_capture *c)
         if (with->rss_bytes > v.peak_rss_bytes)
             v.peak_rss_bytes = with->rss_bytes;
         if (with->rss_bytes && !v.rss_bytes) {
-            uint64_t ours = with->mapped_bytes + with->large_bytes + with->recorder_bytes;
+            /* How much of what is free in the heap was ever touched is not known: all of it, or nothing. */
+            uint64_t least = with->live_bytes + with->metadata_bytes + with->large_bytes + with->recorder_bytes;
+            uint64_t most = least + with->free_in_used_pools_bytes + with->empty_pools_bytes +
+                            with->frame_chunks_bytes;
             v.rss_bytes = with->rss_bytes;
-            v.outside_bytes = with->rss_bytes > ours ? with->rss_bytes - ours : 0;
+            v.outside_bytes = with->rss_bytes > most ? with->rss_bytes - most : 0;
+            v.outside_most_bytes = with->rss_bytes > least ? with->rss_bytes - least : 0;
         }
     }
     return v;

@@ -170,16 +170,20 @@ class Capture:
             SITES: (SITE.size, [s.pack() for s in self.sites], len(self.sites) + 10),
         }
 
-    def bytes(self):
+    def bytes(self, spare=True):
+        """The file; without `spare` no section has room for more than it holds, which makes it small."""
         table, body = [(0, 0, 0, 0)] * 16, {}
         at = STATUS_OFFSET + 4096
         for kind, (size, entries, capacity) in self.sections().items():
             count = len(self.strings) if kind == STRINGS else len(entries)
+            if not spare:
+                capacity = count
             entry = dict(entry_size=size, offset=at, capacity=max(capacity, count), count=count)
             entry.update(self.section_changes.get(kind, {}))
             table[kind] = (entry["entry_size"], entry["offset"], entry["capacity"], entry["count"])
             body[at] = b"".join(entries)
-            at = (at + size * max(capacity, count) + 4095) // 4096 * 4096
+            unit = 4096 if spare else 8
+            at = (at + size * max(capacity, count) + unit - 1) // unit * unit
         data = bytearray(at)
         header = HEADER.pack(*self.header.values(), *([0] * 20))
         header += b"".join(SECTION.pack(size, 0, offset, capacity, count)
@@ -264,6 +268,44 @@ def shop(spans=12, seconds=12.4):
     return c
 
 
+def corpus():
+    """Small files for the fuzzer to start from, by name: one for each thing the reader has to tell apart."""
+    small = shop(spans=6)
+    small.points = small.points[::12]
+    yield "shop", small.bytes(spare=False)
+    yield "empty", b""
+    yield "bare", Capture().bytes(spare=False)
+    running = shop(spans=9)
+    running.points = running.points[::20]
+    running.header.update(state=RUNNING, limits=31, stacks=2, watch=3, python_flags=15)
+    running.header["watch_name"] = running.string("tracemalloc")
+    running.header["stacks_why"] = running.string("the self-test failed")
+    for site in running.sites:
+        site.mark_generation, site.mark, site.flags = 65535, 14, 15
+    running.status.update(marks_generation=2, foreign_frees=3, libc_frees=4)
+    running.event(5_000_000_000, 4, value=1)
+    running.event(6_000_000_000, 5, "a note")
+    running.event(7_000_000_000, 1, value=77)
+    yield "blind", running.bytes(spare=False)
+    for minor in (9, 10, 12):
+        old = shop(spans=4)
+        old.points = []
+        old.header["python_version"] = 3 << 24 | minor << 16 | 0xf0
+        yield f"python3{minor}", old.bytes(spare=False)
+    hostile = shop(spans=4)
+    hostile.points = [point(sequence=3, time_ns=1)]
+    hostile.nodes += [NODE.pack(0xffffffff, 0xffffffff, -5, 0), NODE.pack(2, 1, 0x7fffffff, 9)]
+    hostile.site(len(hostile.nodes) - 1, live_bytes=1 << 63, total_bytes=(1 << 64) - 1)
+    hostile.site(9999, live_bytes=1)
+    hostile.code("\x1b[31mred\x07", file=b"/\xff\xfe\xe2\x80\xae.py", table=b"\x80" * 7)
+    yield "hostile", hostile.bytes(spare=False)
+
+
 if __name__ == "__main__":
     import sys
-    shop().write(sys.argv[1])
+    if os.path.isdir(sys.argv[1]):
+        for name, data in corpus():
+            with open(os.path.join(sys.argv[1], name), "wb") as f:
+                f.write(data)
+    else:
+        shop().write(sys.argv[1])
