@@ -292,6 +292,16 @@ struct hk_capture_event {
     uint64_t value;
 };
 
+/* Small children of a run that ended cleanly leave no capture of their own but one such record each, appended to
+ * the file RUNID.children (run id in hex) in the directory of the captures. */
+struct hk_capture_child {
+    uint32_t pid, reserved;
+    uint64_t start_realtime_ns, duration_ns;
+    uint64_t peak_bytes; /* most live bytes at a point of its timeline */
+    uint64_t allocated_bytes, peak_rss_bytes;
+    char name[80]; /* its command line, NUL terminated, cut */
+};
+
 #define HK_CAPTURE_MAILBOX_OFFSET 4096u
 #define HK_CAPTURE_STATUS_OFFSET 8192u
 
@@ -299,5 +309,6 @@ _Static_assert(sizeof(struct hk_capture_header) <= 4096, "the header is one page
 _Static_assert(sizeof(struct hk_capture_status) <= 4096, "the status is one page");
 _Static_assert(sizeof(struct hk_capture_node) == 16, "nodes stay small");
 _Static_assert(sizeof(struct hk_capture_site) == 256, "sites stay small");
+_Static_assert(sizeof(struct hk_capture_child) == 128, "readers step by this");
 
 #endif

@@ -124,14 +124,13 @@ static struct hk_rec_code_slot *find_address(struct hk_rec_code_slot *slots, uin
 static bool grow_addresses(void)
 {
     uint32_t old = hk_rec.address_capacity, capacity = old ? old * 2 : FIRST_ADDRESSES;
-    struct hk_rec_code_slot *slots;
+    struct hk_rec_code_slot *slots = old < MOST_ADDRESSES ? hk_rec_map(capacity * sizeof *slots) : NULL;
 
-    if (old >= MOST_ADDRESSES) {
+    if (!slots && old > 0) {
         memset(hk_rec.addresses, 0, old * sizeof *slots);
         hk_rec.address_used = 0;
         return true;
     }
-    slots = hk_rec_map(capacity * sizeof *slots);
     if (!slots) {
         hk_rec_limit(HK_LIMIT_MEMORY);
         return false;

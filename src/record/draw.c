@@ -5,8 +5,8 @@
  * p = 1 - exp(-n / mean) whatever came before, and stands for n / p bytes and 1 / p blocks. Both are rounded to
  * whole numbers at random, which keeps every sum unbiased.
  *
- * Automatic mode moves the mean between 32 KiB and 512 KiB so that about 800 samples are taken a second: a slow
- * allocator gets finer figures for the same price. The new mean depends only on samples already taken and each
+ * Automatic mode moves the mean between 32 KiB and 512 KiB so that about 800 samples are taken a second (fewer, if
+ * they take more than 1/2 % of the time: deep stacks): a slow allocator gets finer figures for the same price. The new mean depends only on samples already taken and each
  * weight on the mean its distance was drawn with, so nothing is biased by the moves.
  *
  * log and exp are our own: a preloaded library should not bring libm into the program.
@@ -19,7 +19,8 @@
 #define FINEST_MEAN (32u << 10)
 #define COARSEST_MEAN (512u << 10)
 #define SAMPLES_PER_SECOND 800u
-#define WINDOW 32u /* samples between looks at the clock */
+#define COST_SHARE 200u /* of the time, at most one part in so many for samples */
+#define WINDOW 32u      /* samples between looks at the clock */
 #define LARGEST_DISTANCE 4e18
 
 /* x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh((m - 1) / (m + 1)), a series in s^2 < 0.03. */
@@ -118,6 +119,13 @@ void hk_rec_weigh(size_t bytes, uint64_t mean, uint64_t *weight, uint32_t *block
     *blocks = stands_for < 4e9 ? (uint32_t)stands_for : 4000000000u;
 }
 
+static uint64_t wanted_distance_ns(void) /* between two samples */
+{
+    uint64_t by_cost = hk_rec.sample_cost_ns * COST_SHARE, by_rate = UINT64_C(1000000000) / SAMPLES_PER_SECOND;
+
+    return by_cost > by_rate ? by_cost : by_rate;
+}
+
 /* Called for every sample. At most halves or doubles the mean at a time. */
 void hk_rec_adapt_mean(void)
 {
@@ -134,7 +142,7 @@ void hk_rec_adapt_mean(void)
         elapsed = 1;
     if (elapsed > 10000000000u)
         elapsed = 10000000000u;
-    wanted = mean * (WINDOW * UINT64_C(1000000000) / SAMPLES_PER_SECOND) / elapsed;
+    wanted = mean * WINDOW * wanted_distance_ns() / elapsed;
     if (wanted > mean * 2)
         wanted = mean * 2;
     if (wanted < mean / 2)

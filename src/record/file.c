@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "record/internal.h"
@@ -30,6 +31,26 @@
 #define LARGEST_BOUND (1u << 30)
 #define STEP (16u << 10)       /* a section grows by this much, */
 #define LARGE_STEP (64u << 10) /* and by this much once it is large: fewer system calls */
+
+int hk_rec_open(const char *path, int flags, unsigned mode)
+{
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, mode);
+}
+
+long hk_rec_read(int fd, void *buffer, size_t size)
+{
+    return syscall(SYS_read, fd, buffer, size);
+}
+
+long hk_rec_write(int fd, const void *buffer, size_t size)
+{
+    return syscall(SYS_write, fd, buffer, size);
+}
+
+void hk_rec_close(int fd)
+{
+    syscall(SYS_close, fd);
+}
 
 void *hk_rec_map(size_t bytes)
 {
@@ -93,8 +114,8 @@ static bool make_writable(int fd, uint8_t *map, uint64_t bound, const char **why
 static int open_file(const char *path, bool is_new, uint64_t device, uint64_t inode, struct stat *status,
                      const char **why)
 {
-    int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (is_new ? O_CREAT | O_EXCL : 0),
-                  0600);
+    int fd = hk_rec_open(path, O_RDWR | O_NOFOLLOW | (is_new ? O_CREAT | O_EXCL : 0), 0600);
+
     if (fd < 0) {
         *why = errno == EEXIST ? "the capture file exists already" : "the capture file cannot be opened";
         return -1;
@@ -102,7 +123,7 @@ static int open_file(const char *path, bool is_new, uint64_t device, uint64_t in
     if (fstat(fd, status) != 0 || !S_ISREG(status->st_mode) || status->st_uid != geteuid() || status->st_size != 0
         || (!is_new && (status->st_dev != (dev_t)device || status->st_ino != (ino_t)inode))) {
         *why = "the capture file is not the one that was handed over";
-        close(fd);
+        hk_rec_close(fd);
         return -1;
     }
     return fd;
@@ -141,7 +162,7 @@ bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t i
         munmap(map, bound);
         goto failed;
     }
-    close(fd);
+    hk_rec_close(fd);
     hk_rec.map = map;
     hk_rec.bound = bound;
     hk_rec.named = true;
@@ -156,7 +177,7 @@ failed:
         unlink(path);
     else if (ftruncate(fd, 0) != 0)
         *why = "the capture file cannot be used";
-    close(fd);
+    hk_rec_close(fd);
     return false;
 }
 
@@ -260,11 +281,17 @@ void hk_rec_publish(int kind, uint64_t more)
     __atomic_store_n(&hk_rec_header()->sections[kind].count, hk_rec.section[kind].count, __ATOMIC_RELEASE);
 }
 
+bool hk_rec_file_is_ours(int fd)
+{
+    struct stat status;
+
+    return fstat(fd, &status) == 0 && status.st_dev == (dev_t)hk_rec.device && status.st_ino == (ino_t)hk_rec.inode;
+}
+
 /* Cuts the file after its last used page. By its path, as no descriptor was kept: it may be gone or another. */
 void hk_rec_file_cut(void)
 {
     uint64_t used = HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status);
-    struct stat status;
 
     if (!hk_rec.named)
         return;
@@ -275,12 +302,11 @@ void hk_rec_file_cut(void)
             used = end;
     }
     used = round_up(used, hk_rec.page);
-    int fd = open(hk_rec.path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    int fd = hk_rec_open(hk_rec.path, O_RDWR | O_NOFOLLOW, 0);
     if (fd < 0)
         return;
-    if (used < hk_rec.bound && fstat(fd, &status) == 0 && status.st_dev == (dev_t)hk_rec.device
-        && status.st_ino == (ino_t)hk_rec.inode && ftruncate(fd, (off_t)used) != 0) {
+    if (used < hk_rec.bound && hk_rec_file_is_ours(fd) && ftruncate(fd, (off_t)used) != 0) {
         /* It stays as long as it was: sparse, and as valid. */
     }
-    close(fd);
+    hk_rec_close(fd);
 }

@@ -69,12 +69,12 @@ void hk_rec_check_wiped(void)
 
 static bool open_child_file(void)
 {
-    char path[PATH_MAX];
+    char *path = hk_rec.buffer; /* not on the stack: this may be a thread with little of it, in a hook */
     const char *why;
 
     if (hk_rec.options.child_path) {
         for (uint32_t attempt = 0; attempt < 8; attempt++) {
-            if (!hk_rec.options.child_path(path, sizeof path, attempt))
+            if (!hk_rec.options.child_path(path, PATH_MAX, attempt))
                 break;
             if (hk_rec_file_open(path, true, 0, 0, hk_rec.options.bound, &why))
                 return true;

@@ -11,6 +11,7 @@
  *   draw.c      random distances, weights of samples, automatic mean distance
  *   timeline.c  points, marks, requests
  *   fork.c      a child leaves its parent's file and makes its own
+ *   fold.c      a small child's capture becomes one record
  *   check.c     validity of all of these
  *
  * All mutable state is in one struct, `hk_rec`. Whoever touches it has entered by hk_rec_enter(), which takes
@@ -125,7 +126,7 @@ struct hk_recorder {
     /* sampling */
     bool automatic, seeded;
     uint32_t samples_total, window_samples;
-    uint64_t window_ns;
+    uint64_t window_ns, sample_cost_ns; /* the latter: an average of late */
 
     /* time */
     uint64_t start_ns; /* monotonic */
@@ -167,10 +168,17 @@ bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t i
 bool hk_rec_file_unnamed(uint64_t bound, const char **why);
 void hk_rec_file_close(void); /* unmaps */
 void hk_rec_file_cut(void);
+bool hk_rec_file_is_ours(int fd); /* fd: opened by the path the capture was made under */
 void hk_rec_layout(void);
 /* Room for `more` entries, which can be written; NULL: full, or the disk is. */
 void *hk_rec_append(int kind, uint64_t more);
 void hk_rec_publish(int kind, uint64_t more);
+/* open, read, write and close as system calls: the C library's are cancellation points, and a thread that is
+ * cancelled in a hook would end with the lock held. */
+int hk_rec_open(const char *path, int flags, unsigned mode);
+long hk_rec_read(int fd, void *buffer, size_t size);
+long hk_rec_write(int fd, const void *buffer, size_t size);
+void hk_rec_close(int fd);
 void *hk_rec_map(size_t bytes); /* anonymous, zero, never huge pages; counted in private_bytes; or NULL */
 void hk_rec_unmap(void *memory, size_t bytes);
 
@@ -226,6 +234,9 @@ void hk_rec_tick(uint64_t allocated_bytes);
 void hk_rec_detach(bool trusted);
 bool hk_rec_adopt(void);
 void hk_rec_check_wiped(void);
+
+/* fold.c */
+bool hk_rec_fold(const char *path); /* true: the record is written, the capture removed */
 
 static inline struct hk_capture_header *hk_rec_header(void)
 {

@@ -37,16 +37,16 @@ uint64_t hk_rec_coarse_clock(void)
 static size_t read_file(const char *path, char *buffer, size_t capacity)
 {
     size_t size = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = hk_rec_open(path, O_RDONLY, 0);
 
     if (fd >= 0) {
         while (size + 1 < capacity) {
-            ssize_t got = read(fd, buffer + size, capacity - 1 - size);
+            long got = hk_rec_read(fd, buffer + size, capacity - 1 - size);
             if (got <= 0)
                 break;
             size += (size_t)got;
         }
-        close(fd);
+        hk_rec_close(fd);
     }
     buffer[size] = '\0';
     return size;
@@ -244,12 +244,12 @@ void hk_rec_read_modules(void)
     struct map_state state = {0};
     char *buffer = hk_rec.buffer;
     size_t filled = 0;
-    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    int fd = hk_rec_open("/proc/self/maps", O_RDONLY, 0);
 
     if (fd < 0)
         return;
     for (;;) {
-        ssize_t got = read(fd, buffer + filled, sizeof hk_rec.buffer - 1 - filled);
+        long got = hk_rec_read(fd, buffer + filled, sizeof hk_rec.buffer - 1 - filled);
         if (got <= 0)
             break;
         filled += (size_t)got;
@@ -265,5 +265,5 @@ void hk_rec_read_modules(void)
             break; /* a line without an end: not a maps file we know */
         memmove(buffer, line, filled);
     }
-    close(fd);
+    hk_rec_close(fd);
 }

@@ -18,6 +18,7 @@
 #endif
 
 #define TIMED_EVERY 16u
+#define LONGEST_SAMPLE_NS 100000u /* longer: the thread was not running */
 #define FIRST_MEAN (64u << 10)
 #define LARGEST_MEAN (UINT64_C(1) << 31)
 
@@ -323,6 +324,14 @@ static void record(uintptr_t block, size_t bytes, uint64_t mean, int domain)
     hk_rec_adapt_mean();
 }
 
+static void count_cost(uint64_t ns)
+{
+    if (ns > LONGEST_SAMPLE_NS)
+        ns = LONGEST_SAMPLE_NS;
+    hk_rec.spent_ns += ns * TIMED_EVERY;
+    hk_rec.sample_cost_ns = hk_rec.sample_cost_ns ? (hk_rec.sample_cost_ns * 7 + ns) / 8 : ns;
+}
+
 void hk_record_allocation(const void *block, size_t bytes, uint64_t mean, int domain)
 {
     int error = errno;
@@ -339,7 +348,7 @@ void hk_record_allocation(const void *block, size_t bytes, uint64_t mean, int do
             before = hk_rec_clock();
         record((uintptr_t)block, bytes, mean, domain);
         if (timed)
-            hk_rec.spent_ns += (hk_rec_clock() - before) * TIMED_EVERY;
+            count_cost(hk_rec_clock() - before);
     }
     hk_rec_leave();
     errno = error;
@@ -489,7 +498,6 @@ void hk_record_exit(const char *small_child)
     int error = errno;
     uint32_t stage;
 
-    (void)small_child; /* folding has no format yet: the capture stays, cut to its used length */
     if (!hk_rec_enter())
         return;
     stage = hk_rec.stage;
@@ -505,7 +513,8 @@ void hk_record_exit(const char *small_child)
     if (stage == HK_REC_ON || stage == HK_REC_DISK_FULL) {
         hk_rec_header()->end_ns = hk_rec_clock() - hk_rec.start_ns;
         __atomic_store_n(&hk_rec_header()->state, HK_STATE_EXITED, __ATOMIC_RELEASE);
-        hk_rec_file_cut();
+        if (stage != HK_REC_ON || !small_child || !hk_rec_fold(small_child))
+            hk_rec_file_cut();
     }
     hk_rec_file_close();
     __atomic_store_n(&hk_rec.stage, HK_REC_ENDED, __ATOMIC_RELEASE);

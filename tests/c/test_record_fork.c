@@ -191,6 +191,46 @@ static void test_what_the_parent_records_after_the_fork_is_not_in_the_child(void
     capture_free(&c);
 }
 
+static void test_a_small_child_becomes_one_record(void **state)
+{
+    char children[200];
+    struct hk_capture_child records[4];
+
+    start();
+    parent_allocates();
+    snprintf(children, sizeof children, "%s.children", helper_path);
+    for (int i = 0; i < 3; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            allocate(&child_code, 100, 7);
+            fake_heap.allocated_bytes += 10 + (uint64_t)i;
+            fake_heap.live_bytes = 300;
+            hk_record_exit(children);
+            _exit(0);
+        }
+        assert_int_equal(wait_for(pid), 0);
+        assert_false(child_has_file(pid));
+        int fd = open(children, O_RDONLY);
+        assert_int_equal(read(fd, records, sizeof records), (i + 1) * 128);
+        close(fd);
+        assert_int_equal(records[i].pid, pid);
+        assert_int_equal(records[i].allocated_bytes, 10 + i);
+        assert_int_equal(records[i].peak_bytes, 300);
+        assert_true(records[i].peak_rss_bytes > 0 && records[i].start_realtime_ns > 0);
+        assert_memory_equal(records[i].name, program_invocation_short_name, strlen(program_invocation_short_name));
+    }
+    pid_t pid = fork();
+    if (pid == 0) { /* where the record cannot be written the capture stays */
+        allocate(&child_code, 100, 7);
+        hk_record_exit("/nowhere/children");
+        _exit(0);
+    }
+    assert_int_equal(wait_for(pid), 0);
+    struct capture c = read_child(pid);
+    assert_int_equal(c.header->state, HK_STATE_EXITED);
+    capture_free(&c);
+}
+
 static void test_grandchildren_have_captures_of_their_own(void **state)
 {
     start();
@@ -383,6 +423,33 @@ static void test_signals_at_any_moment_neither_block_nor_corrupt(void **state)
     capture_free(&c);
 }
 
+static void *record_while_cancelled(void *unused)
+{
+    pthread_cancel(pthread_self());
+    hk_record_tick(UINT64_C(1) << 40);
+    hk_record_point("reads files, which are places to be cancelled at");
+    allocate(&child_code, 70, 7);
+    hk_record_free(BLOCK(70));
+    *(int *)unused = 1;
+    pthread_testcancel();
+    return NULL;
+}
+
+static void test_a_cancelled_thread_does_not_end_inside_a_hook(void **state)
+{
+    pthread_t thread;
+    int came_out = 0;
+
+    start();
+    parent_allocates();
+    hk_rec.next_modules_ns = 1;
+    assert_int_equal(pthread_create(&thread, NULL, record_while_cancelled, &came_out), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(came_out);
+    assert_int_equal(hk_rec.lock.word, 0);
+    assert_int_equal(hk_record_check(), 0);
+}
+
 /* --- killed ---------------------------------------------------------------------------------- */
 
 static void write_until_killed(int pipe_end, unsigned seed)
@@ -461,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_after_a_raw_clone_parent_and_child_are_both_right),
         cmocka_unit_test(test_a_child_that_records_nothing_leaves_no_file),
         cmocka_unit_test(test_what_the_parent_records_after_the_fork_is_not_in_the_child),
+        cmocka_unit_test(test_a_small_child_becomes_one_record),
         cmocka_unit_test(test_grandchildren_have_captures_of_their_own),
         cmocka_unit_test(test_without_a_path_the_child_records_into_unnamed_memory),
         cmocka_unit_test(test_fork_while_threads_record),
@@ -468,6 +536,7 @@ int main(void)
         cmocka_unit_test(test_a_signal_handler_inside_a_hook_is_turned_away_and_its_frees_are_kept),
         cmocka_unit_test(test_a_signal_handler_that_forks_inside_a_hook_harms_neither),
         cmocka_unit_test(test_signals_at_any_moment_neither_block_nor_corrupt),
+        cmocka_unit_test(test_a_cancelled_thread_does_not_end_inside_a_hook),
         cmocka_unit_test(test_killed_at_a_random_moment_the_file_is_valid),
     };
     return cmocka_run_group_tests(tests, helper_setup, helper_teardown);
