@@ -76,8 +76,8 @@ one() {
     local name=$1 chroot=$2 python=$3 venv rc=0 suite=0
     shift 3
     venv=$(environment "$name" "$chroot" "$python") || { echo "no virtual environment with pytest"; return 1; }
-    in_place "$chroot" env HEAPKEEPER_BUILD="$here/$build" "$venv" -m pytest tests/py -q -ra \
-        -p no:cacheprovider "$@" || rc=$?
+    in_place "$chroot" env HEAPKEEPER_BUILD="$here/$build" HEAPKEEPER_TEST_PYTHONS="$venv" \
+        "$venv" -m pytest tests/py -q -ra -p no:cacheprovider "$@" || rc=$?
     if [ "${HEAPKEEPER_SUITE:-1}" != 0 ] && [ $# = 0 ]; then
         local place=()
         [ "$chroot" = - ] || place=(--chroot "$chroot")
