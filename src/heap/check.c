@@ -21,12 +21,12 @@ struct block_set {
 };
 
 /* Marks the free blocks; returns their number, or -1 if the list is broken (rule 4). */
-static int free_blocks(const struct hk_pool *pool, struct block_set *set)
+static int free_blocks(struct hk_pool *pool, struct block_set *set)
 {
     const char *start = hk_pool_start(pool);
     int count = 0;
     memset(set, 0, sizeof(*set));
-    for (const void *block = pool->free; block != NULL; block = *(void *const *)block) {
+    for (const void *block = *hk_pool_list(pool->heap, pool); block != NULL; block = *(void *const *)block) {
         size_t at = (size_t)((const char *)block - start);
         if (at >= pool->carved || at % pool->block_size != 0)
             return -1;
@@ -78,12 +78,12 @@ void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
         hk_lock_release(&heap->lock);
 }
 
-static int pool_check(const hk_heap *heap, const struct hk_pool *pool, bool empty)
+static int pool_check(const hk_heap *heap, struct hk_pool *pool, bool empty)
 {
     if (pool->heap != heap || (pool->place == HK_PLACE_EMPTY) != empty)
         return 2;
     if (empty)
-        return pool->free != NULL || pool->carved != 0 || pool->counts != 0 ? 3 : 0;
+        return pool->free != NULL || pool->locked_free != NULL || pool->carved != 0 || pool->used != 0 ? 3 : 0;
     struct block_set free_set;
     int count = free_blocks(pool, &free_set);
     if (count < 0)
@@ -108,7 +108,7 @@ static int arenas_check(const hk_heap *heap, uint32_t *partial)
             return 1;
         if (arena->dirty & ~arena->empty)
             return 2;
-        const struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
+        struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
         for (int i = 0; i < HK_ARENA_POOLS; i++) {
             int broken = pool_check(heap, &pools[i], arena->empty >> i & 1);
             if (broken)

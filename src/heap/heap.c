@@ -75,8 +75,8 @@ static void partial_unlink(hk_heap *heap, struct hk_pool *pool)
 
 static void pool_fold(struct hk_pool *pool)
 {
-    pool->heap->class_allocations[pool->size_class] += (uint32_t)pool->counts;
-    pool->counts &= ~(uint64_t)UINT32_MAX;
+    pool->heap->class_allocations[pool->size_class] += pool->allocations;
+    pool->allocations = 0;
 }
 
 void hk_heap_fold(hk_heap *heap)
@@ -99,12 +99,12 @@ static void pool_init(struct hk_pool *pool, uint8_t size_class)
     pool->block_size = hk_class_size[size_class];
     pool->capacity = (uint16_t)(HK_POOL_SIZE / pool->block_size);
     pool->carved = 0;
-    pool->free = NULL;
-    pool->counts = 0;
+    pool->used = 0;
+    pool->allocations = 0;
 }
 
 /* Adds untouched blocks to the free list, in the order of their addresses. */
-static void pool_carve(struct hk_pool *pool)
+static void pool_carve(hk_heap *heap, struct hk_pool *pool)
 {
     uint32_t size = pool->block_size, end = (uint32_t)pool->capacity * size;
     uint32_t count = size >= HK_CARVE_BYTES ? 1 : HK_CARVE_BYTES / size;
@@ -115,14 +115,14 @@ static void pool_carve(struct hk_pool *pool)
     for (uint32_t at = from; at + size < to; at += size)
         *(void **)(start + at) = start + at + size;
     *(void **)(start + to - size) = NULL;
-    pool->free = start + from;
+    *hk_pool_list(heap, pool) = start + from;
     pool->carved = to;
 }
 
 static void pool_retire(struct hk_pool *pool)
 {
     pool_fold(pool);
-    pool->counts -= HK_ONE_USED;
+    pool->used--;
     pool->place = HK_PLACE_FULL;
 }
 
@@ -144,11 +144,11 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
     if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
         remote_drain(heap);
     struct hk_pool *pool = heap->current[size_class];
-    if (pool->free != NULL)
+    if (*hk_pool_list(heap, pool) != NULL)
         return pool;
     if (pool != &hk_no_pool) {
         if (pool->carved < (uint32_t)pool->capacity * pool->block_size) {
-            pool_carve(pool);
+            pool_carve(heap, pool);
             return pool;
         }
         pool_retire(pool);
@@ -157,13 +157,13 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
     pool = heap->partial[size_class];
     if (pool != NULL) {
         partial_unlink(heap, pool);
-        pool->counts += HK_ONE_USED;
+        pool->used++;
     } else {
         pool = hk_pool_take_empty(heap);
         if (pool == NULL)
             return NULL;
         pool_init(pool, size_class);
-        pool_carve(pool);
+        pool_carve(heap, pool);
     }
     pool->place = HK_PLACE_CURRENT;
     heap->current[size_class] = pool;
@@ -180,15 +180,17 @@ static void *malloc_charged(hk_heap *heap, size_t size)
     else
         size_class = (uint8_t)((size + (size == 0) + HK_ALIGNMENT - 1) / HK_ALIGNMENT);
     struct hk_pool *pool = heap->current[size_class];
-    void *block = pool->free;
+    void **list = hk_pool_list(heap, pool), *block = *list;
     if (block == NULL) {
         pool = pool_with_free(heap, size_class);
         if (pool == NULL)
             return large_malloc(heap, size); /* no addresses left: the C allocator may have some */
-        block = pool->free;
+        list = hk_pool_list(heap, pool);
+        block = *list;
     }
-    pool->free = *(void **)block;
-    pool->counts += HK_ONE_USED + 1;
+    *list = *(void **)block;
+    pool->used++;
+    pool->allocations++;
     return block;
 }
 
@@ -230,19 +232,38 @@ void *hk_malloc_slow(hk_heap *heap, size_t size)
     return block;
 }
 
+/* The current pool has no free block, and one is about to come back. Were the block simply taken, a program that
+ * allocates and frees at just this boundary would come here with every free: so there will be more than one. */
+static void current_relieve(hk_heap *heap, struct hk_pool *pool)
+{
+    if (pool->carved < (uint32_t)pool->capacity * pool->block_size) {
+        pool_carve(heap, pool);
+        return;
+    }
+    struct hk_pool *other = heap->partial[pool->size_class];
+    if (other == NULL)
+        return;
+    partial_unlink(heap, other);
+    pool_retire(pool);
+    other->used++;
+    other->place = HK_PLACE_CURRENT;
+    heap->current[pool->size_class] = other;
+}
+
 /* Frees a block of this heap. */
 static void free_into(hk_heap *heap, void *block)
 {
     struct hk_pool *pool = hk_pool_of(block);
+    void **list = hk_pool_list(heap, pool);
+    if (*list == NULL && pool->place == HK_PLACE_CURRENT)
+        current_relieve(heap, pool);
     if (pool->place == HK_PLACE_FULL && hk_recorder.pool_reopened != NULL)
         hk_recorder.pool_reopened(); /* before anything changes */
-    *(void **)block = pool->free;
-    pool->free = block;
-    uint64_t counts = pool->counts;
-    pool->counts = counts - HK_ONE_USED;
+    *(void **)block = *list;
+    *list = block;
     if (pool->place == HK_PLACE_FULL)
         partial_push(heap, pool);
-    if (counts < HK_ONE_USED)
+    if (hk_take_one(&pool->used))
         hk_pool_emptied(pool);
 }
 
@@ -308,8 +329,12 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
         return block;
     }
     void *block = hk_malloc_unlocked(heap, total);
-    if (block != NULL)
-        memset(block, 0, total);
+    if (block == NULL)
+        return NULL;
+    if (total > 4 * HK_ALIGNMENT)
+        return memset(block, 0, total);
+    for (uint64_t *word = block, *end = word + (total + 7) / 8; word < end; word++)
+        *word = 0; /* sooner done than called */
     return block;
 }
 
@@ -407,7 +432,7 @@ void *hk_malloc(hk_heap *heap, size_t size)
     if (heap->mode == HK_LOCK_HOST)
         return hk_malloc_unlocked(heap, size);
     hk_lock_take(&heap->lock);
-    void *block = hk_malloc_unlocked(heap, size);
+    void *block = hk_malloc_slow(heap, size);
     hk_lock_release(&heap->lock);
     return block;
 }

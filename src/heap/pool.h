@@ -18,9 +18,8 @@
  * Why a pool that was full goes behind the current one and not in its place: at a boundary each free would bring an
  * other pool to the front and each malloc exhaust it, two slow paths per pair (measured 2x on random replacement).
  *
- * `counts` holds two numbers so that one addition keeps both: the high half is the number of allocated blocks minus
- * one, plus one while the pool is CURRENT; so the free that empties any pool but the current one, and only
- * that, borrows. The low half counts allocations since it was last folded into heap->class_allocations.
+ * `used` is the number of allocated blocks minus one, plus one while the pool is CURRENT: so the free that empties any
+ * pool but the current one, and only that, borrows.
  *
  * Blocks are carved from a pool a page at a time, so a small program touches few pages.
  */
@@ -39,22 +38,24 @@
 #define HK_BLOCK_MAX 16384u /* up to here: from pools. 8 KiB would do for most programs, regex gains until here */
 #define HK_CLASSES 69       /* class 0 is "none" */
 #define HK_CARVE_BYTES 4096u
-#define HK_ONE_USED ((uint64_t)1 << 32)
 #define HK_MAX_HEAPS 32
 
 enum hk_pool_place { HK_PLACE_NONE, HK_PLACE_EMPTY, HK_PLACE_CURRENT, HK_PLACE_PARTIAL, HK_PLACE_FULL };
 
 struct hk_pool {
-    void *free;      /* list of free blocks, linked through their first word */
-    uint64_t counts; /* see above */
+    void *free;           /* list of free blocks, linked through their first word; see hk_pool_list */
+    uint32_t used;        /* allocated blocks, see above */
+    uint32_t block_size;
     hk_heap *heap;
     struct hk_pool *next, *previous; /* in heap->partial[class] */
-    uint32_t carved;                 /* bytes from the start that were handed out at least once */
-    uint32_t block_size;
+    uint32_t carved;      /* bytes from the start that were handed out at least once */
+    uint32_t allocations; /* since they were last added to heap->class_allocations. Not beside `used`: a compiler would
+                             add to both in one word, and a load of that after a store of its half stalls */
     uint16_t capacity; /* blocks */
     uint8_t size_class;
     uint8_t place; /* enum hk_pool_place */
-    uint32_t reserved[3];
+    uint32_t reserved;
+    void *locked_free; /* the same list, of a pool whose heap has a lock of its own */
 };
 _Static_assert(sizeof(struct hk_pool) == 64, "64 descriptors, those of an arena, are one page");
 
@@ -176,30 +177,49 @@ static inline struct hk_arena *hk_arena_of(const struct hk_pool *pool)
     return &hk_region.arenas[(size_t)(pool - hk_region.pools) / HK_ARENA_POOLS];
 }
 
+/* The pool's list of free blocks. A heap that locks itself keeps it in another field, so that the fast path, which
+ * takes no lock, finds such a pool without free blocks and goes the slow way: that is its only check of the owner. */
+static inline void **hk_pool_list(const hk_heap *heap, struct hk_pool *pool)
+{
+    return heap->mode == HK_LOCK_OWN ? &pool->locked_free : &pool->free;
+}
+
 static inline uint32_t hk_pool_allocated(const struct hk_pool *pool)
 {
     if (pool->place < HK_PLACE_CURRENT)
         return 0;
-    return (uint32_t)(pool->counts >> 32) + (pool->place != HK_PLACE_CURRENT);
+    return pool->used + (pool->place != HK_PLACE_CURRENT);
 }
 
-static inline void *hk_malloc_unlocked(hk_heap *heap, size_t size)
+/* Takes one off; true if it was 0. In one instruction that leaves the borrow, which compilers do not find. */
+static inline bool hk_take_one(uint32_t *number)
 {
-    size_t size_class = (size + HK_ALIGNMENT - 1) / HK_ALIGNMENT;
-    if (__builtin_expect(size_class > HK_SMALL_MAX / HK_ALIGNMENT, 0))
+#if defined(__x86_64__)
+    bool borrow;
+    __asm__("subl $1, %0" : "+m"(*number), "=@ccb"(borrow));
+    return borrow;
+#else
+    return (*number)-- == 0;
+#endif
+}
+
+static inline __attribute__((always_inline)) void *hk_malloc_unlocked(hk_heap *heap, size_t size)
+{
+    if (__builtin_expect(size > HK_SMALL_MAX, 0))
         return hk_malloc_slow(heap, size);
-    struct hk_pool *pool = heap->current[size_class];
+    struct hk_pool *pool = heap->current[(size + HK_ALIGNMENT - 1) / HK_ALIGNMENT];
     void *block = pool->free;
     if (__builtin_expect(block == NULL, 0))
         return hk_malloc_slow(heap, size);
     if (__builtin_expect((heap->budget -= (int64_t)size) < 0, 0))
         return hk_malloc_expired(heap, size);
     pool->free = *(void **)block;
-    pool->counts += HK_ONE_USED + 1;
+    pool->used++;
+    pool->allocations++;
     return block;
 }
 
-static inline void hk_free_unlocked(hk_heap *heap, void *block)
+static inline __attribute__((always_inline)) void hk_free_unlocked(hk_heap *heap, void *block)
 {
     uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
     if (__builtin_expect(distance >= hk_region.span, 0)) {
@@ -208,16 +228,14 @@ static inline void hk_free_unlocked(hk_heap *heap, void *block)
     }
     struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
     void *next = pool->free;
-    /* next is NULL: the pool was full, or its carved part was. Looked at before the block is written to. */
-    if (__builtin_expect(pool->heap != heap || next == NULL, 0)) {
+    /* NULL: the pool or its carved part was full, or it is under a lock. Looked at before the block is written to. */
+    if (__builtin_expect(next == NULL, 0)) {
         hk_free_slow(heap, block);
         return;
     }
     *(void **)block = next;
     pool->free = block;
-    uint64_t counts = pool->counts;
-    pool->counts = counts - HK_ONE_USED;
-    if (__builtin_expect(counts < HK_ONE_USED, 0))
+    if (__builtin_expect(hk_take_one(&pool->used), 0))
         hk_pool_emptied(pool);
 }
 

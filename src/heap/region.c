@@ -164,8 +164,9 @@ void hk_pool_put_empty(struct hk_pool *pool)
     struct hk_arena *arena = hk_arena_of(pool);
     uint64_t bit = (uint64_t)1 << ((size_t)(pool - hk_region.pools) % HK_ARENA_POOLS);
     pool->place = HK_PLACE_EMPTY;
-    pool->free = NULL;
-    pool->counts = 0;
+    pool->free = pool->locked_free = NULL;
+    pool->used = 0;
+    pool->allocations = 0;
     pool->block_size = 0;
     pool->carved = 0;
     pool->capacity = 0;

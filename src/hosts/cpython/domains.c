@@ -7,12 +7,14 @@
  *      interpreters  MEM, OBJ  its own lock        what interpreters with their own GIL allocate (PEP 684)
  *      watched 0..2  each      their own locks     the blocks that the recorder sampled
  *
- * A free goes to the heap that owns the block, found by address: `many` being false, whoever calls MEM or OBJ holds
- * the main GIL. `many` is set, never cleared, before the first interpreter with its own GIL can allocate: on 3.13 and
- * later by the RAW calloc of an interpreter's state, which its creator makes while it has no thread state; on 3.12 by
- * the audit event. From then on each call looks which GIL its thread has. Threads that have not seen the flag yet
- * belong to the main GIL, for which the heaps without a lock are right; the new interpreter's first call comes
- * after the store, in the same thread.
+ * A free goes to the heap that owns the block, found by address. At first whoever calls MEM or OBJECT holds the main
+ * GIL. Before the first interpreter with its own GIL can allocate, these two tables are replaced by functions that look
+ * which GIL their thread has (`become_many`): on 3.13 and later at the RAW calloc of an interpreter's state, which its
+ * creator makes while it has no thread state; on 3.12 at the audit event. Threads still inside the old functions
+ * belong to the main GIL, for which these are right; the new interpreter's first call comes after the replacement,
+ * in the same thread. The tables' contexts stay, so a thread that reads a table meanwhile sees a valid pair. If a hook
+ * (tracemalloc) stands before us, it would go on calling the old functions: then the interpreter is refused, as if
+ * there were no memory for it.
  *
  * Arena requests (PyObject_SetArenaAllocator) can only be chunks of the interpreter's frame stacks, since pymalloc is
  * not in use: they are mapped pages, counted.
@@ -37,7 +39,7 @@ static struct {
     void (*set_allocator)(int domain, hk_allocator *table);
     void (*get_allocator)(int domain, hk_allocator *table);
     void (*set_arena_allocator)(arena_allocator *table);
-    const char *(*current_name)(void); /* 3.13 on, else NULL */
+    const char *(*current_name)(void); /* not on 3.12 once finalised: takes a lock that is gone by then */
     int (*add_audit_hook)(int (*hook)(const char *, void *, void *), void *data);
     int (*is_initialized)(void);
     int (*is_finalizing)(void);
@@ -82,53 +84,76 @@ static hk_heap *heap_for_this_thread(hk_heap *heap)
     return under_main_gil() ? heap : interpreters;
 }
 
-/* A free by a thread that may not have the main GIL. */
-static void many_free(hk_heap *heap, void *block)
-{
-    if (under_main_gil())
-        hk_free(heap, block);
-    else
-        hk_free(interpreters, block);
-}
+/* --- MEM and OBJECT, under the main GIL --- */
 
-/* --- MEM and OBJECT --- */
+#define FAST __attribute__((aligned(64)))
 
-static void *locked_malloc(void *heap, size_t size)
+FAST static void *locked_malloc(void *heap, size_t size)
 {
-    if (__builtin_expect(many, 0))
-        return hk_malloc(heap_for_this_thread(heap), size);
     return hk_malloc_unlocked(heap, size);
 }
 
-static void locked_free(void *heap, void *block)
+FAST static void locked_free(void *heap, void *block)
 {
-    if (__builtin_expect(many, 0)) {
-        many_free(heap, block);
-        return;
-    }
     hk_free_unlocked(heap, block);
 }
 
 static void *locked_calloc(void *heap, size_t count, size_t size)
 {
-    if (__builtin_expect(many, 0))
-        return hk_calloc(heap_for_this_thread(heap), count, size);
     return hk_calloc_unlocked(heap, count, size);
 }
 
 static void *locked_realloc(void *heap, void *block, size_t size)
 {
-    return hk_realloc(many ? heap_for_this_thread(heap) : heap, block, size);
+    return hk_realloc(heap, block, size);
+}
+
+/* --- MEM and OBJECT, once there are interpreters with their own GIL --- */
+
+static void *many_malloc(void *heap, size_t size)
+{
+    return hk_malloc(heap_for_this_thread(heap), size);
+}
+
+static void many_free(void *heap, void *block)
+{
+    hk_free(heap_for_this_thread(heap), block);
+}
+
+static void *many_calloc(void *heap, size_t count, size_t size)
+{
+    return hk_calloc(heap_for_this_thread(heap), count, size);
+}
+
+static void *many_realloc(void *heap, void *block, size_t size)
+{
+    return hk_realloc(heap_for_this_thread(heap), block, size);
+}
+
+static bool table_is_ours(int domain)
+{
+    hk_allocator table;
+    python.get_allocator(domain, &table);
+    return table.context == heaps[domain] && (table.malloc == locked_malloc || table.malloc == many_malloc);
+}
+
+/* False: another hook stands before us. */
+static bool become_many(void)
+{
+    if (many)
+        return true;
+    if (!table_is_ours(HK_DOMAIN_MEM) || !table_is_ours(HK_DOMAIN_OBJECT)) {
+        hk_record_event(HK_EVENT_INTERPRETERS, 0, "an interpreter with its own GIL was refused: another hook is installed");
+        return false;
+    }
+    many = true;
+    for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++)
+        python.set_allocator(i, &(hk_allocator){heaps[i], many_malloc, many_calloc, many_realloc, many_free});
+    hk_record_event(HK_EVENT_INTERPRETERS, 1, "interpreters with their own GIL: they share a locked heap");
+    return true;
 }
 
 /* --- RAW --- */
-
-static void become_many(void)
-{
-    if (__atomic_exchange_n(&many, true, __ATOMIC_SEQ_CST))
-        return;
-    hk_record_event(HK_EVENT_INTERPRETERS, 1, "interpreters with their own GIL: they share a locked heap");
-}
 
 static void *raw_malloc(void *heap, size_t size)
 {
@@ -137,8 +162,8 @@ static void *raw_malloc(void *heap, size_t size)
 
 static void *raw_calloc(void *heap, size_t count, size_t size)
 {
-    if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0)
-        become_many();
+    if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0 && !become_many())
+        return NULL;
     return hk_calloc(heap, count, size);
 }
 
@@ -156,8 +181,30 @@ static void raw_free(void *heap, void *block)
 static int audit(const char *event, void *arguments, void *data)
 {
     if (event[0] == 'c' && strcmp(event, "cpython.PyInterpreterState_New") == 0 && python.is_initialized())
-        become_many();
+        return become_many() ? 0 : -1;
     return 0;
+}
+
+static void set_locked_tables(void)
+{
+    for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++)
+        python.set_allocator(i, &(hk_allocator){heaps[i], locked_malloc, locked_calloc, locked_realloc, locked_free});
+}
+
+/* 3.12 frees its audit hooks with the RAW function of the end; -X dev and PYTHONMALLOC replace RAW after us, and free
+ * would not know our block. So the hook is added at the first use of MEM or OBJECT: by then it is settled who serves. */
+static void *first_malloc(void *heap, size_t size)
+{
+    set_locked_tables();
+    python.add_audit_hook(audit, NULL);
+    return locked_malloc(heap, size);
+}
+
+static void *first_calloc(void *heap, size_t count, size_t size)
+{
+    set_locked_tables();
+    python.add_audit_hook(audit, NULL);
+    return locked_calloc(heap, count, size);
 }
 
 /* --- frame stack chunks --- */
@@ -237,15 +284,9 @@ static const struct hk_stack_source source = {source_stack, source_identify, sou
 
 static bool tables_are_ours(void)
 {
-    hk_allocator table;
-    python.get_allocator(HK_DOMAIN_MEM, &table);
-    if (table.malloc != locked_malloc)
-        return false;
-    python.get_allocator(HK_DOMAIN_OBJECT, &table);
-    if (table.malloc != locked_malloc)
-        return false;
-    python.get_allocator(HK_DOMAIN_RAW, &table);
-    return table.malloc == raw_malloc;
+    hk_allocator raw;
+    python.get_allocator(HK_DOMAIN_RAW, &raw);
+    return raw.malloc == raw_malloc && table_is_ours(HK_DOMAIN_MEM) && table_is_ours(HK_DOMAIN_OBJECT);
 }
 
 /* Called from our own hook: we are at work, if perhaps beneath another. */
@@ -266,7 +307,8 @@ void hk_cpython_watch_at_exit(void)
         hk_record_set_watch(HK_WATCH_OURS, NULL);
         return;
     }
-    const char *name = python.current_name != NULL ? python.current_name() : NULL;
+    bool may_ask = layout->minor != 12 || (python.is_initialized != NULL && python.is_initialized());
+    const char *name = python.current_name != NULL && may_ask ? python.current_name() : NULL;
     if (name != NULL || heaps[HK_DOMAIN_OBJECT]->arenas == NULL || !seen_under_hook)
         hk_record_set_watch(HK_WATCH_REPLACED, name != NULL ? name : "another allocator");
     else
@@ -475,16 +517,14 @@ enum hk_capture_watch hk_cpython_install(const char **why)
     if (!heaps_create())
         return refuse(why, "no address space for the heap (RLIMIT_AS or overcommit)");
 
-    for (int i = 0; i < HK_DOMAINS; i++) {
-        hk_allocator raw = {heaps[i], raw_malloc, raw_calloc, raw_realloc, raw_free};
-        hk_allocator locked = {heaps[i], locked_malloc, locked_calloc, locked_realloc, locked_free};
-        python.set_allocator(i, i == HK_DOMAIN_RAW ? &raw : &locked);
-    }
+    python.set_allocator(HK_DOMAIN_RAW, &(hk_allocator){heaps[HK_DOMAIN_RAW], raw_malloc, raw_calloc, raw_realloc,
+                                                        raw_free});
+    set_locked_tables();
     if (layout->minor >= 11 && python.set_arena_allocator != NULL)
         python.set_arena_allocator(&(arena_allocator){NULL, chunk_alloc, chunk_free});
     if (layout->minor >= 13)
         interpreter_size = hk_py_interpreter_size(layout);
-    if (layout->minor == 12 && python.add_audit_hook != NULL)
-        python.add_audit_hook(audit, NULL);
+    for (int i = HK_DOMAIN_MEM; layout->minor == 12 && python.add_audit_hook != NULL && i <= HK_DOMAIN_OBJECT; i++)
+        python.set_allocator(i, &(hk_allocator){heaps[i], first_malloc, first_calloc, locked_realloc, locked_free});
     return HK_WATCH_OURS;
 }
