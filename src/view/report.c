@@ -22,8 +22,10 @@
 #include <string.h>
 
 #define MARGIN 10 /* columns of the headings */
-#define WHERE 23  /* columns between the margin and the place of a row */
+#define INDENT 3  /* columns in front of a row */
+#define WHERE 25  /* columns in front of a row's place */
 #define NAME 512  /* bytes of a cleaned name */
+#define LINE 1100 /* bytes of a sentence */
 #define STACK 128 /* frames that are looked at for a line of text */
 #define NO_TERMINAL 200 /* columns that a stack may take where there is no terminal to say */
 
@@ -56,6 +58,38 @@ __attribute__((format(printf, 2, 3))) static void dim(const struct page *p, cons
     va_end(arguments);
 }
 
+/* Text beside a heading, wrapped at words on a terminal; the first line has been begun. */
+static void put_wrapped(const struct page *p, const char *text)
+{
+    size_t room = p->t->width ? p->t->width - MARGIN : SIZE_MAX, column = 0;
+    while (*text) {
+        char word[LINE];
+        size_t length = strcspn(text, " ");
+        snprintf(word, sizeof word, "%.*s", (int)length, text);
+        size_t columns = hk_text_columns(word);
+        if (column && column + 1 + columns > room) {
+            fputc('\n', p->t->out);
+            margin(p);
+            column = 0;
+        }
+        fprintf(p->t->out, "%s%s", column ? " " : "", word);
+        column += columns + (column ? 1 : 0);
+        text += length;
+        text += strspn(text, " ");
+    }
+    fputc('\n', p->t->out);
+}
+
+__attribute__((format(printf, 2, 3))) static void say(const struct page *p, const char *format, ...)
+{
+    char text[LINE];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    put_wrapped(p, text);
+}
+
 static unsigned width(const struct page *p)
 {
     return p->t->width ? p->t->width : 120;
@@ -66,21 +100,22 @@ static const char *directory_of_run(const struct page *p)
     return hk_capture_string(p->report->capture, p->report->capture->header.working_directory);
 }
 
-/* "shop.py:88 in remember_order" */
-static void place(const struct page *p, char *to, size_t size, const struct hk_source_frame *f)
+/* "shop.py:88 in remember_order", in `columns` if they are enough: first the path loses its front. */
+static void place(const struct page *p, char *to, size_t size, const struct hk_source_frame *f, size_t columns)
 {
-    char file[NAME], name[NAME];
+    char file[NAME], name[NAME], line[16] = "";
     hk_text_clean(p->t, name, sizeof name, f->qualified_name);
     if (!*f->file) {
         snprintf(to, size, "%s", name);
         return;
     }
-    hk_text_clean(p->t, file, sizeof file, hk_text_short_path(f->file, directory_of_run(p)));
-    hk_text_keep_end(p->t, file, 60);
     if (f->line)
-        snprintf(to, size, "%s:%d in %s", file, f->line, name);
-    else
-        snprintf(to, size, "%s in %s", file, name);
+        snprintf(line, sizeof line, ":%d", f->line);
+    size_t rest = hk_text_columns(name) + strlen(line) + 4;
+    hk_text_clean(p->t, file, sizeof file, hk_text_short_path(f->file, directory_of_run(p)));
+    hk_text_keep_end(p->t, file, rest + 16 < columns ? columns - rest : 16);
+    snprintf(to, size, "%s%s in %s", file, line, name);
+    hk_text_keep_start(p->t, to, size, columns);
 }
 
 /* The import machinery stands between a module and what it imports, and says nothing. */
@@ -125,7 +160,7 @@ static void stack_line(const struct page *p, const struct hk_site *site)
     char pieces[STACK][160];
     bool cut;
     size_t count = hk_sites_stack(p->report->sites, site->node, frames, STACK, &cut), used = 4;
-    size_t room = (p->t->width ? p->t->width : NO_TERMINAL) - MARGIN - WHERE;
+    size_t room = (p->t->width ? p->t->width : NO_TERMINAL) - WHERE;
 
     count = choose_frames(frames, count, cut);
     if (count < 2)
@@ -138,7 +173,7 @@ static void stack_line(const struct page *p, const struct hk_site *site)
             break;
         from--;
     }
-    fprintf(p->t->out, "%*s%s", MARGIN + WHERE, "", hk_style(p->t, HK_DIM));
+    fprintf(p->t->out, "%*s%s", WHERE, "", hk_style(p->t, HK_DIM));
     if (from > 0 || cut || (site->flags & HK_SITE_CUT))
         fputs(p->t->utf8 ? "… > " : "... > ", p->t->out);
     for (size_t i = from; i < count; i++)
@@ -221,7 +256,7 @@ static void put_processes(const struct page *p)
 static void put_memory(const struct page *p)
 {
     const struct hk_capture *c = p->report->capture;
-    size_t count = c->point_count, columns = width(p) - MARGIN - 24;
+    size_t count = c->point_count, columns = width(p) - MARGIN - 36;
     char line[3 * 128 + 1], a[32], b[32];
     double values[128];
     uint64_t end = c->now.time_ns;
@@ -314,13 +349,12 @@ static void put_row(const struct page *p, const struct hk_line *line, enum measu
     double part = by == BY_RISE ? (double)line->live_bytes : amount;
     char where[2 * NAME + 32], spark[3 * HK_MARKS + 1], bytes[32], share[32], error[32], signed_bytes[40];
 
-    place(p, where, sizeof where, &line->frame);
+    place(p, where, sizeof where, &line->frame, where_columns);
     marks_sparkline(p, spark, line->at_mark);
     error_text(p, error, amount, by == BY_RISE ? line->growth.error : sqrt(mean * amount));
     snprintf(signed_bytes, sizeof signed_bytes, "%s%s", by == BY_RISE ? "+" : "", hk_text_bytes(bytes, amount));
-    hk_text_keep_end(p->t, where, where_columns);
     size_t columns = hk_text_columns(where), error_columns = hk_text_columns(error);
-    fprintf(p->t->out, "%s%10s%s %s%s%s%*s %4s  %s%*s  %s%s%s\n", by == BY_RISE ? hk_style(p->t, HK_RED) : "",
+    fprintf(p->t->out, "%s%9s%s %s%s%s%*s %4s  %s%*s  %s%s%s\n", by == BY_RISE ? hk_style(p->t, HK_RED) : "",
             signed_bytes, hk_style(p->t, HK_PLAIN), hk_style(p->t, HK_DIM), error, hk_style(p->t, HK_PLAIN),
             error_columns < 5 ? (int)(5 - error_columns) : 0, "", hk_text_percent(share, part, whole), where,
             columns < where_columns ? (int)(where_columns - columns) : 0, "",
@@ -334,8 +368,8 @@ static void put_rest(const struct page *p, const uint32_t *order, size_t shown, 
     char a[32], b[32], d[32];
     for (size_t i = shown; i < count; i++)
         rest += amount_of(&s->lines[order[i]], by);
-    margin(p);
-    dim(p, "%10s %10s  in %s other line%s\n", hk_text_bytes(a, rest), hk_text_percent(b, rest, whole),
+    fprintf(p->t->out, "%*s", INDENT, "");
+    dim(p, "%9s %10s  in %s other line%s\n", hk_text_bytes(a, rest), hk_text_percent(b, rest, whole),
         hk_text_count(d, count - shown), count - shown == 1 ? "" : "s");
 }
 
@@ -344,19 +378,18 @@ static void put_rows(const struct page *p, const uint32_t *order, size_t all, en
     const struct hk_sites *s = p->report->sites;
     size_t count = worth_showing(p, by, order, all);
     char where[2 * NAME + 32];
-    size_t where_columns = 0;
+    size_t where_columns = 0, taken = WHERE + 2 + p->report->capture->mark_count;
+    size_t room = width(p) > taken + 20 ? width(p) - taken : 20;
 
     for (size_t i = 0; i < count; i++) {
-        place(p, where, sizeof where, &s->lines[order[i]].frame);
+        place(p, where, sizeof where, &s->lines[order[i]].frame, room);
         size_t columns = hk_text_columns(where);
         where_columns = columns > where_columns ? columns : where_columns;
     }
-    size_t room = width(p) > MARGIN + WHERE + 18 + 20 ? width(p) - MARGIN - WHERE - 18 : 20;
-    where_columns = where_columns > room ? room : where_columns;
     for (size_t i = 0; i < count; i++) {
         const struct hk_line *line = &s->lines[order[i]];
         uint32_t site = by == BY_RISE ? line->steepest : by == BY_LIVE ? line->heaviest_live : line->heaviest_peak;
-        margin(p);
+        fprintf(p->t->out, "%*s", INDENT, "");
         put_row(p, line, by, where_columns);
         stack_line(p, &s->sites[site]);
     }
@@ -371,8 +404,7 @@ static void put_growing(const struct page *p)
     if (count) {
         fputc('\n', p->t->out);
         heading(p, "GROWING", HK_RED);
-        fputs("still rising at the end; gained in the last half of the run, share of live, live over time\n",
-              p->t->out);
+        say(p, "still rising at the end: gain over the last half of the run, share of live, live over time");
         put_rows(p, order, count, BY_RISE);
     } else if (p->report->sites->run.usable) {
         fputc('\n', p->t->out);
@@ -392,11 +424,11 @@ static void put_largest(const struct page *p, enum measure by)
         fputc('\n', p->t->out);
         heading(p, by == BY_LIVE ? "LARGEST" : "AT PEAK", HK_BOLD);
         if (by == BY_LIVE)
-            fprintf(p->t->out, "%s, share of live, live over time\n",
-                    c->life == HK_LIFE_RUNNING ? "live now" : "live at the end");
+            say(p, "%s, share of live, live over time",
+                c->life == HK_LIFE_RUNNING ? "live now" : "live at the end");
         else
-            fprintf(p->t->out, "live at the peak of what was recorded, after %s\n",
-                    hk_text_duration(when, c->status.peak_ns));
+            say(p, "live at the peak of what was recorded, after %s",
+                hk_text_duration(when, c->status.peak_ns));
         put_rows(p, order, count, by);
     }
     free(order);
@@ -414,107 +446,77 @@ static bool peak_is_another_list(const struct page *p)
 static void put_classes(const struct page *p, const struct hk_heap_view *v)
 {
     const struct hk_capture_point *at = &v->at;
-    const struct { const char *name; uint64_t bytes; } classes[] = {
-        {"live", at->live_bytes},
-        {"free in used pools", at->free_in_used_pools_bytes},
-        {"in empty pools", at->empty_pools_bytes},
-        {"metadata", at->metadata_bytes},
-        {"frame stacks", at->frame_chunks_bytes},
-    };
-    char a[32];
+    char mapped[32], live[32], used[32], empty[32], metadata[32], chunks[32];
     margin(p);
-    fprintf(p->t->out, "%s mapped =", hk_text_bytes(a, (double)v->mapped_bytes));
-    for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
-        fprintf(p->t->out, "%s %s %s", i ? " +" : "", hk_text_bytes(a, (double)classes[i].bytes), classes[i].name);
-    fputc('\n', p->t->out);
+    say(p, "%s mapped = %s live + %s free in used pools + %s in empty pools + %s metadata + %s frame stacks",
+        hk_text_bytes(mapped, (double)v->mapped_bytes), hk_text_bytes(live, (double)at->live_bytes),
+        hk_text_bytes(used, (double)at->free_in_used_pools_bytes),
+        hk_text_bytes(empty, (double)at->empty_pools_bytes), hk_text_bytes(metadata, (double)at->metadata_bytes),
+        hk_text_bytes(chunks, (double)at->frame_chunks_bytes));
 }
 
 static void put_heap(const struct page *p)
 {
     struct hk_heap_view v = hk_heap_view(p->report->capture);
     const struct hk_capture_point *at = &v.at;
-    char a[32], b[32], d[32], e[32], f[32];
-    FILE *out = p->t->out;
+    char arenas[32], pools[32], used[32], full[32], empty[32], blocks[32], live[32], mapped[32], a[32], b[32];
 
-    fputc('\n', out);
+    fputc('\n', p->t->out);
     heading(p, "HEAP", HK_BOLD);
-    fprintf(out, "%s arena%s%s", hk_text_count(a, at->arenas), at->arenas == 1 ? "" : "s", p->dot);
-    fprintf(out, "%s pools (%s used, %s full, %s empty)%s", hk_text_count(b, v.pools),
-            hk_text_count(d, at->pools_used), hk_text_count(e, at->pools_full),
-            hk_text_count(f, at->pools_empty), p->dot);
-    fprintf(out, "%s blocks%s", hk_text_count(a, at->live_blocks), p->dot);
-    fprintf(out, "%s live of %s\n", hk_text_bytes(b, (double)at->live_bytes),
-            hk_text_bytes(d, (double)v.mapped_bytes));
+    say(p, "%s arena%s%s%s pools (%s used, %s full, %s empty)%s%s blocks%s%s live of %s",
+        hk_text_count(arenas, at->arenas), at->arenas == 1 ? "" : "s", p->dot, hk_text_count(pools, v.pools),
+        hk_text_count(used, at->pools_used), hk_text_count(full, at->pools_full),
+        hk_text_count(empty, at->pools_empty), p->dot, hk_text_count(blocks, at->live_blocks), p->dot,
+        hk_text_bytes(live, (double)at->live_bytes), hk_text_bytes(mapped, (double)v.mapped_bytes));
     put_classes(p, &v);
     if (at->large_blocks) {
         margin(p);
-        fprintf(out, "%s in %s large block%s of the C library\n", hk_text_bytes(a, (double)at->large_bytes),
-                hk_text_count(b, at->large_blocks), at->large_blocks == 1 ? "" : "s");
+        say(p, "%s in %s large block%s of the C library", hk_text_bytes(a, (double)at->large_bytes),
+            hk_text_count(b, at->large_blocks), at->large_blocks == 1 ? "" : "s");
     }
     if (at->returned_bytes) {
         margin(p);
-        fprintf(out, "%s of empty pools given back to the system\n",
-                hk_text_bytes(a, (double)at->returned_bytes));
+        say(p, "%s of empty pools given back to the system", hk_text_bytes(a, (double)at->returned_bytes));
     }
-    if (v.rss_bytes) {
-        heading(p, "OUTSIDE", HK_BOLD);
-        fprintf(out, "%s", hk_text_bytes(a, (double)v.outside_bytes));
-        if ((double)v.outside_most_bytes > 1.1 * (double)v.outside_bytes)
-            fprintf(out, " to %s", hk_text_bytes(a, (double)v.outside_most_bytes));
-        fprintf(out, " of the %s RSS is outside the heap: code, C libraries, thread stacks, files\n",
-                hk_text_bytes(b, (double)v.rss_bytes));
-    }
+}
+
+static void put_outside(const struct page *p)
+{
+    struct hk_heap_view v = hk_heap_view(p->report->capture);
+    char least[32], most[32], rss[32];
+    bool apart = (double)v.outside_most_bytes > 1.1 * (double)v.outside_bytes;
+    if (!v.rss_bytes)
+        return;
+    heading(p, "OUTSIDE", HK_BOLD);
+    say(p, "%s%s%s of the %s RSS is outside the heap: code, C libraries, thread stacks, files",
+        hk_text_bytes(least, (double)v.outside_bytes), apart ? " to " : "",
+        apart ? hk_text_bytes(most, (double)v.outside_most_bytes) : "", hk_text_bytes(rss, (double)v.rss_bytes));
 }
 
 static void put_recorder(const struct page *p)
 {
     const struct hk_capture *c = p->report->capture;
-    char a[32], b[32], d[32], e[32];
-    FILE *out = p->t->out;
+    char bytes[32], samples[32], mean[32], time[32], share[32], distance[64] = "";
 
     heading(p, "RECORDER", HK_BOLD);
-    fprintf(out, "%s of memory%s", hk_text_bytes(a, (double)c->now.recorder_bytes), p->dot);
+    hk_text_bytes(bytes, (double)c->now.recorder_bytes);
     if (c->header.mode == HK_MODE_NONE) {
-        fputs("recording off\n", out);
+        say(p, "%s of memory%srecording off", bytes, p->dot);
         return;
     }
-    fprintf(out, "%s %s%s", hk_text_count(b, c->now.samples),
-            c->header.mode == HK_MODE_EXACT ? "events" : "samples", p->dot);
     if (c->header.mode == HK_MODE_SAMPLE)
-        fprintf(out, "one per %s%s", hk_text_bytes(d, (double)c->header.sample_bytes), p->dot);
-    fprintf(out, "about %s", hk_text_duration(a, c->now.recorder_ns));
-    if (c->now.time_ns)
-        fprintf(out, " (%s of the run)",
-                hk_text_percent(e, (double)c->now.recorder_ns, (double)c->now.time_ns));
-    fputc('\n', out);
-}
-
-/* Notes are wrapped at words on a terminal. */
-static void put_wrapped(const struct page *p, const char *text)
-{
-    size_t room = p->t->width ? p->t->width - MARGIN : SIZE_MAX, column = 0;
-    while (*text) {
-        size_t length = strcspn(text, " ");
-        char word[1100];
-        snprintf(word, sizeof word, "%.*s", (int)length, text);
-        size_t columns = hk_text_columns(word);
-        if (column && column + 1 + columns > room) {
-            fputc('\n', p->t->out);
-            margin(p);
-            column = 0;
-        }
-        fprintf(p->t->out, "%s%s", column ? " " : "", word);
-        column += columns + (column ? 1 : 0);
-        text += length;
-        text += strspn(text, " ");
-    }
-    fputc('\n', p->t->out);
+        snprintf(distance, sizeof distance, "%sone per %s", p->dot,
+                 hk_text_bytes(mean, (double)c->header.sample_bytes));
+    say(p, "%s of memory%s%s %s%s%sabout %s (%s of the run)", bytes, p->dot,
+        hk_text_count(samples, c->now.samples), c->header.mode == HK_MODE_EXACT ? "events" : "samples", distance,
+        p->dot, hk_text_duration(time, c->now.recorder_ns),
+        hk_text_percent(share, (double)c->now.recorder_ns, (double)c->now.time_ns));
 }
 
 static void put_notes(const struct page *p)
 {
     struct hk_notes notes = hk_notes(p->report);
-    char text[1024];
+    char text[LINE];
     for (size_t i = 0; i < notes.count; i++) {
         if (i == 0)
             heading(p, "NOTES", HK_YELLOW);
@@ -538,6 +540,7 @@ void hk_report_text(const struct hk_report *r, const struct hk_terminal *t)
         if (peak_is_another_list(p))
             put_largest(p, BY_PEAK);
         put_heap(p);
+        put_outside(p);
         put_recorder(p);
     }
     put_notes(p);

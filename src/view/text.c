@@ -131,6 +131,26 @@ void hk_text_keep_end(const struct hk_terminal *t, char *text, size_t columns)
     memcpy(text, dots, strlen(dots));
 }
 
+void hk_text_keep_start(const struct hk_terminal *t, char *text, size_t size, size_t columns)
+{
+    const char *dots = t->utf8 ? "…" : "...";
+    size_t room = columns > hk_text_columns(dots) ? columns - hk_text_columns(dots) : 0, used = 0;
+    char *at = text;
+
+    if (hk_text_columns(text) <= columns)
+        return;
+    while (*at) {
+        uint32_t point;
+        unsigned length = hk_utf8_next(at, &point);
+        used += length ? columns_of_point(point) : 1;
+        if (used > room)
+            break;
+        at += length ? length : 1;
+    }
+    if ((size_t)(at - text) + strlen(dots) < size)
+        strcpy(at, dots);
+}
+
 const char *hk_text_short_path(const char *path, const char *directory)
 {
     size_t length = strlen(directory);

@@ -39,6 +39,9 @@ size_t hk_text_columns(const char *text);
 /* Cuts clean text to `columns`, with an ellipsis in front: the end of a path says more. In place. */
 void hk_text_keep_end(const struct hk_terminal *terminal, char *text, size_t columns);
 
+/* The same with the ellipsis at the end. `text` holds `size` bytes. */
+void hk_text_keep_start(const struct hk_terminal *terminal, char *text, size_t size, size_t columns);
+
 /* A short form of a source path: without `directory`, or from site-packages or the standard library on. */
 const char *hk_text_short_path(const char *path, const char *directory);
 
