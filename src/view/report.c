@@ -406,7 +406,7 @@ static void put_growing(const struct page *p)
         heading(p, "GROWING", HK_RED);
         say(p, "still rising at the end: gain over the last half of the run, share of live, live over time");
         put_rows(p, order, count, BY_RISE);
-    } else if (p->report->sites->run.usable) {
+    } else if (p->report->sites->run.usable && p->report->capture->header.mode != HK_MODE_NONE) {
         fputc('\n', p->t->out);
         heading(p, "GROWING", HK_GREEN);
         fputs("nothing keeps growing\n", p->t->out);
