@@ -483,10 +483,11 @@ void hk_record_freeze(void)
 {
     int error = errno;
 
-    if (__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED) || hk_rec.stage != HK_REC_ON || !hk_rec_enter())
+    if (__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED) || !alive() || !hk_rec_enter())
         return;
-    if (hk_rec.stage == HK_REC_ON && !hk_rec.frozen) {
-        hk_rec_point(true, 0, true);
+    if (alive() && !hk_rec.frozen) {
+        if (hk_rec.stage == HK_REC_ON) /* a child that recorded nothing so far needs no capture any more */
+            hk_rec_point(true, 0, true);
         __atomic_store_n(&hk_rec.frozen, 1, __ATOMIC_RELAXED);
     }
     hk_rec_leave();
