@@ -158,7 +158,7 @@ static bool check_section(struct hk_capture *c, unsigned kind, bool brief, struc
         return true;
     uint64_t alignment = kind == HK_SECTION_STRINGS ? 1 : 8;
     if (s->count > s->capacity || s->offset % alignment != 0 || s->offset < STATUS_END ||
-        (kind == HK_SECTION_STRINGS && s->entry_size != 1) ||
+        (kind == HK_SECTION_STRINGS && s->entry_size != 1) || s->entry_size < entry_sizes[kind] / 2 ||
         __builtin_mul_overflow(s->count, (uint64_t)s->entry_size, &bytes) ||
         __builtin_add_overflow(s->offset, bytes, &end)) {
         hk_error_set(error, "%s: damaged: its section \"%s\" cannot be (offset %llu, %llu of %llu entries "
