@@ -3,8 +3,8 @@
 
 #include "record/internal.h"
 
-#define RULE(number, holds)                                                                                            \
-    if (!(holds))                                                                                                      \
+#define RULE(number, holds)                                                                        \
+    if (!(holds))                                                                                  \
     return number
 
 static int check_sections(void)
@@ -21,7 +21,8 @@ static int check_sections(void)
 
 static int check_tree(void)
 {
-    uint64_t nodes = hk_rec.section[HK_SECTION_NODES].count, codes = hk_rec.section[HK_SECTION_CODES].count;
+    uint64_t nodes = hk_rec.section[HK_SECTION_NODES].count,
+             codes = hk_rec.section[HK_SECTION_CODES].count;
     uint64_t strings = hk_rec.section[HK_SECTION_STRINGS].count;
 
     for (uint32_t i = 1; i < nodes; i++) {
@@ -31,12 +32,14 @@ static int check_tree(void)
         RULE(12, node->depth == (node->parent ? hk_rec_node(node->parent)->depth + 1 : 1));
     }
     for (uint32_t i = 1; i < codes; i++) {
-        const struct hk_capture_code *code = (const struct hk_capture_code *)hk_rec.section[HK_SECTION_CODES].data + i;
+        const struct hk_capture_code *code =
+            (const struct hk_capture_code *)hk_rec.section[HK_SECTION_CODES].data + i;
         RULE(13, code->file < strings && code->name < strings && code->qualified_name < strings);
         RULE(14, (uint64_t)code->line_table + code->line_table_size < strings);
     }
     RULE(15, strings == 0 || hk_rec.section[HK_SECTION_STRINGS].data[strings - 1] == '\0');
-    RULE(16, hk_rec.nodes.used + 1 == nodes && hk_rec.sites.used == hk_rec.section[HK_SECTION_SITES].count);
+    RULE(16, hk_rec.nodes.used + 1 == nodes &&
+                 hk_rec.sites.used == hk_rec.section[HK_SECTION_SITES].count);
     return 0;
 }
 

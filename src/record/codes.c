@@ -1,18 +1,20 @@
 /* Strings and code objects, each kept once.
  *
- * A code object is known by its address as long as its identity (pointers, size, first line) is what it was:
- * a freed code's address is used again by another. What is behind a new identity is read (names, line table)
- * and compared by content, so that a program which compiles the same source over and over keeps one entry.
- * The table of addresses is a cache: when it is full it is emptied.
+ * A code object is known by its address as long as its identity (pointers, size, first line) is
+ * what it was: a freed code's address is used again by another. What is behind a new identity is
+ * read (names, line table) and compared by content, so that a program which compiles the same
+ * source over and over keeps one entry. The table of addresses is a cache: when it is full it is
+ * emptied.
  *
- * When strings run short line tables are left out first (the last eighth is for names), then names.
+ * When strings run short line tables are left out first (the last eighth is for names), then
+ * names.
  */
 #include <string.h>
 
 #include "record/internal.h"
 
 #define FIRST_ADDRESSES 64u
-#define MOST_ADDRESSES (1u << 15)
+#define MOST_ADDRESSES  (1u << 15)
 
 uint32_t hk_rec_string(const void *text, size_t size)
 {
@@ -25,10 +27,12 @@ uint32_t hk_rec_string(const void *text, size_t size)
         return 0;
     hash = hk_rec_hash_bytes(text, size);
     if (index->capacity > 0) {
-        for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) {
+        for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE;
+             at = (at + 1) & mask) {
             uint64_t offset = index->slots[at].entry;
-            if (index->slots[at].hash == hash && offset + size < strings->count
-                && memcmp(strings->data + offset, text, size) == 0 && strings->data[offset + size] == '\0')
+            if (index->slots[at].hash == hash && offset + size < strings->count &&
+                memcmp(strings->data + offset, text, size) == 0 &&
+                strings->data[offset + size] == '\0')
                 return (uint32_t)offset;
         }
     }
@@ -62,7 +66,8 @@ static void read_line_table(const void *address, struct hk_capture_code *code)
 {
     const struct hk_rec_section *strings = &hk_rec.section[HK_SECTION_STRINGS];
     size_t size = 0;
-    const uint8_t *table = hk_rec.source.line_table ? hk_rec.source.line_table(address, &size) : NULL;
+    const uint8_t *table =
+        hk_rec.source.line_table ? hk_rec.source.line_table(address, &size) : NULL;
 
     if (!table || size == 0)
         return;
@@ -83,10 +88,12 @@ static uint32_t code_by_content(const struct hk_capture_code *content)
     struct hk_capture_code *place;
 
     if (index->capacity > 0) {
-        for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) {
+        for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE;
+             at = (at + 1) & mask) {
             uint32_t number = index->slots[at].entry;
-            if (index->slots[at].hash == hash
-                && memcmp((struct hk_capture_code *)codes->data + number, content, sizeof *content) == 0)
+            if (index->slots[at].hash == hash &&
+                memcmp((struct hk_capture_code *)codes->data + number, content, sizeof *content) ==
+                    0)
                 return number;
         }
     }
@@ -112,9 +119,11 @@ static uint32_t read_code(const void *address, const struct hk_code_identity *id
     return code_by_content(&code);
 }
 
-static struct hk_rec_code_slot *find_address(struct hk_rec_code_slot *slots, uint32_t capacity, const void *address)
+static struct hk_rec_code_slot *find_address(struct hk_rec_code_slot *slots, uint32_t capacity,
+                                             const void *address)
 {
-    uint32_t at = (uint32_t)(((uintptr_t)address >> 4) * 0x9e3779b97f4a7c15u >> 40) & (capacity - 1);
+    uint32_t at =
+        (uint32_t)(((uintptr_t)address >> 4) * 0x9e3779b97f4a7c15u >> 40) & (capacity - 1);
 
     while (slots[at].address && slots[at].address != address)
         at = (at + 1) & (capacity - 1);
@@ -124,7 +133,8 @@ static struct hk_rec_code_slot *find_address(struct hk_rec_code_slot *slots, uin
 static bool grow_addresses(void)
 {
     uint32_t old = hk_rec.address_capacity, capacity = old ? old * 2 : FIRST_ADDRESSES;
-    struct hk_rec_code_slot *slots = old < MOST_ADDRESSES ? hk_rec_map(capacity * sizeof *slots) : NULL;
+    struct hk_rec_code_slot *slots =
+        old < MOST_ADDRESSES ? hk_rec_map(capacity * sizeof *slots) : NULL;
 
     if (!slots && old > 0) {
         memset(hk_rec.addresses, 0, old * sizeof *slots);
@@ -146,8 +156,8 @@ static bool grow_addresses(void)
 
 static bool same_identity(const struct hk_code_identity *a, const struct hk_code_identity *b)
 {
-    return a->file == b->file && a->name == b->name && a->table == b->table && a->first_line == b->first_line
-           && a->size == b->size;
+    return a->file == b->file && a->name == b->name && a->table == b->table &&
+           a->first_line == b->first_line && a->size == b->size;
 }
 
 uint32_t hk_rec_code(const void *address)

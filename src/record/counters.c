@@ -1,17 +1,20 @@
-/* Counters of a site: live and total, the values at the peak, live bytes at marks, births by span.
+/* Counters of a site: live and total, the values at the peak, live bytes at marks, births by
+ * span.
  *
- * A site is brought up to date only when it changes (see struct hk_capture_site for what a reader does with one
- * that is not). Order of business for a change: bring up, change, write the newest span's live value; the
- * process-wide sums last. A writer killed in between leaves one event half counted, nothing worse.
+ * A site is brought up to date only when it changes (see struct hk_capture_site for what a
+ * reader does with one that is not). Order of business for a change: bring up, change, write the
+ * newest span's live value; the process-wide sums last. A writer killed in between leaves one
+ * event half counted, nothing worse.
  *
- * Births are kept in KiB and must be taken back in the same amount, without a place for a remainder: a block's
- * share is its weight in KiB rounded up or down by a hash of its address, which is the same at its death.
+ * Births are kept in KiB and must be taken back in the same amount, without a place for a
+ * remainder: a block's share is its weight in KiB rounded up or down by a hash of its address,
+ * which is the same at its death.
  */
 #include <string.h>
 
 #include "record/internal.h"
 
-#define FIRST_DISTANCE_NS 50000000u
+#define FIRST_DISTANCE_NS    50000000u
 #define FIRST_DISTANCE_BYTES (4u << 20)
 
 uint32_t hk_rec_kib(uint64_t bytes)
@@ -118,7 +121,8 @@ void hk_rec_count_death(struct hk_capture_site *site, const struct hk_rec_sample
     hk_rec_status()->recorded_live_bytes = hk_rec.live_bytes;
 }
 
-/* Drops every second mark: mark i is then what mark 2i was, and its span reaches to the next one kept. */
+/* Drops every second mark: mark i is then what mark 2i was, and its span reaches to the next one
+ * kept. */
 static void thin_marks(struct hk_capture_mark *marks)
 {
     struct hk_rec_section *section = &hk_rec.section[HK_SECTION_MARKS];

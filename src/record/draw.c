@@ -1,14 +1,17 @@
 /* Sampling: distances, weights, and the mean that suits the program.
  *
- * The heap counts requested bytes down from an exponential distance; the block that brings the sum to the
- * distance or beyond is the sample. Distances have no memory, so a block of n bytes is chosen with probability
- * p = 1 - exp(-n / mean) whatever came before, and stands for n / p bytes and 1 / p blocks. Both are rounded to
- * whole numbers at random, which keeps every sum unbiased.
+ * The heap counts requested bytes down from an exponential distance; the block that brings the
+ * sum to the distance or beyond is the sample. Distances have no memory, so a block of n bytes
+ * is chosen with probability p = 1 - exp(-n / mean) whatever came before, and stands for n / p
+ * bytes and 1 / p blocks. Both are rounded to whole numbers at random, which keeps every sum
+ * unbiased.
  *
- * Automatic mode moves the mean between 32 KiB and 512 KiB so that samples take about 1/2 % of the time, by their
- * measured cost, and are no more than 4000 a second: all but the fastest allocators get finer figures for the same
- * price. (A rise of 5 MiB is 3 standard errors at a mean of 512 KiB and 9 at 64 KiB: small leaks need it.) The new mean depends only on samples already taken and each
- * weight on the mean its distance was drawn with, so nothing is biased by the moves.
+ * Automatic mode moves the mean between 32 KiB and 512 KiB so that samples take about 1/2 % of
+ * the time, by their measured cost, and are no more than 4000 a second: all but the fastest
+ * allocators get finer figures for the same price. (A rise of 5 MiB is 3 standard errors at a
+ * mean of 512 KiB and 9 at 64 KiB: small leaks need it.) The new mean depends only on samples
+ * already taken and each weight on the mean its distance was drawn with, so nothing is biased by
+ * the moves.
  *
  * log and exp are our own: a preloaded library should not bring libm into the program.
  */
@@ -16,15 +19,16 @@
 
 #include "record/internal.h"
 
-#define LN2 0.693147180559945309417232121458
-#define FINEST_MEAN (32u << 10)
-#define COARSEST_MEAN (512u << 10)
+#define LN2                0.693147180559945309417232121458
+#define FINEST_MEAN        (32u << 10)
+#define COARSEST_MEAN      (512u << 10)
 #define SAMPLES_PER_SECOND 4000u
-#define COST_SHARE 200u /* of the time, at most one part in so many for samples */
-#define WINDOW 64u      /* samples between looks at the clock */
-#define LARGEST_DISTANCE 4e18
+#define COST_SHARE         200u /* of the time, at most one part in so many for samples */
+#define WINDOW             64u  /* samples between looks at the clock */
+#define LARGEST_DISTANCE   4e18
 
-/* x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh((m - 1) / (m + 1)), a series in s^2 < 0.03. */
+/* x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh((m - 1) / (m + 1)), a series in
+ * s^2 < 0.03. */
 double hk_rec_log(double x)
 {
     uint64_t bits;
@@ -45,7 +49,8 @@ double hk_rec_log(double x)
     return exponent * LN2 + 2 * s * sum;
 }
 
-/* exp(-x) = 2^-k exp(-r) with r in [0, ln 2); for small x the series of 1 - exp(-x) itself, which loses nothing. */
+/* exp(-x) = 2^-k exp(-r) with r in [0, ln 2); for small x the series of 1 - exp(-x) itself,
+ * which loses nothing. */
 double hk_rec_one_minus_exp_minus(double x)
 {
     double r = x, series = 1;
@@ -96,7 +101,8 @@ uint64_t hk_record_draw(uint64_t *mean)
     distance = -(double)in_force * hk_rec_log(random_unit());
     if (distance >= LARGEST_DISTANCE)
         return (uint64_t)LARGEST_DISTANCE;
-    uint64_t whole = (uint64_t)distance; /* rounded up: whole numbers n reach it as often as they reach the real one */
+    /* Rounded up: a whole number of bytes reaches it if and only if it reaches the real one. */
+    uint64_t whole = (uint64_t)distance;
     return whole + (distance > (double)whole || whole == 0);
 }
 
@@ -122,7 +128,8 @@ void hk_rec_weigh(size_t bytes, uint64_t mean, uint64_t *weight, uint32_t *block
 
 static uint64_t wanted_distance_ns(void) /* between two samples */
 {
-    uint64_t by_cost = hk_rec.sample_cost_ns * COST_SHARE, by_rate = UINT64_C(1000000000) / SAMPLES_PER_SECOND;
+    uint64_t by_cost = hk_rec.sample_cost_ns * COST_SHARE,
+             by_rate = UINT64_C(1000000000) / SAMPLES_PER_SECOND;
 
     return by_cost > by_rate ? by_cost : by_rate;
 }

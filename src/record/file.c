@@ -1,17 +1,19 @@
 /* The capture file: opened, mapped, grown, cut.
  *
- * Writing to a hole of a full disk is SIGBUS and not an error. So the file is made as long as its bound
- * (sparse) and mapped whole, once; before a page is written for the first time it is asked for by
- * madvise(MADV_POPULATE_WRITE), which answers EFAULT where a store would kill. The descriptor is closed as
- * soon as the mapping stands: daemons close all descriptors, and a reused number would receive our writes.
- * Kernels before 5.14 do not know MADV_POPULATE_WRITE: there the whole bound is allocated at start.
+ * Writing to a hole of a full disk is SIGBUS and not an error. So the file is made as long as
+ * its bound (sparse) and mapped whole, once; before a page is written for the first time it is
+ * asked for by madvise(MADV_POPULATE_WRITE), which answers EFAULT where a store would kill. The
+ * descriptor is closed as soon as the mapping stands: daemons close all descriptors, and a
+ * reused number would receive our writes. Kernels before 5.14 do not know MADV_POPULATE_WRITE:
+ * there the whole bound is allocated at start.
  *
  * Sections lie at fixed places, in proportion to the bound; for 8 MiB:
  *
- *      header, mailbox, status 12 KiB | marks 4 | timeline 256 | events 16 | modules 64 | codes 256
- *      | nodes 1792 | strings 1536 | sites 4252 (KiB)
+ *      header, mailbox, status 12 KiB | marks 4 | timeline 256 | events 16 | modules 64
+ *      | codes 256 | nodes 1792 | strings 1536 | sites 4256
  *
- * A file-size limit of the process (RLIMIT_FSIZE) would answer ftruncate with a signal: the bound is lowered to it.
+ * A file-size limit of the process (RLIMIT_FSIZE) would answer ftruncate with a signal: the
+ * bound is lowered to it.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -27,14 +29,14 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define SMALLEST_BOUND (256u << 10)
-#define LARGEST_BOUND (1u << 30)
-#define STEP (16u << 10)       /* a section grows by this much, */
-#define LARGE_STEP (64u << 10) /* and by this much once it is large: fewer system calls */
+#define LARGEST_BOUND  (1u << 30)
+#define STEP           (16u << 10) /* a section grows by this much, */
+#define LARGE_STEP     (64u << 10) /* and by this much once it is large: fewer system calls */
 
 int hk_rec_open(const char *path, int flags, unsigned mode)
 {
-    return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, mode);
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
+                        mode);
 }
 
 long hk_rec_read(int fd, void *buffer, size_t size)
@@ -76,6 +78,13 @@ static uint64_t round_up(uint64_t bytes, uint64_t unit)
     return (bytes + unit - 1) / unit * unit;
 }
 
+static uint64_t smallest_bound(void)
+{
+    uint64_t pages = 32 * (uint64_t)hk_rec.page; /* each section has at least one */
+
+    return pages > 256u << 10 ? pages : 256u << 10;
+}
+
 static uint64_t choose_bound(uint64_t wanted, bool is_file)
 {
     uint64_t bound = wanted ? wanted : HK_CAPTURE_BOUND;
@@ -83,8 +92,8 @@ static uint64_t choose_bound(uint64_t wanted, bool is_file)
 
     if (bound > LARGEST_BOUND)
         bound = LARGEST_BOUND;
-    if (bound < SMALLEST_BOUND)
-        bound = SMALLEST_BOUND;
+    if (bound < smallest_bound())
+        bound = smallest_bound();
     if (is_file && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bound)
         bound = limit.rlim_cur;
     return bound / hk_rec.page * hk_rec.page;
@@ -93,7 +102,8 @@ static uint64_t choose_bound(uint64_t wanted, bool is_file)
 /* Takes the first three pages at once: whether pages can be asked for is known from then on. */
 static bool make_writable(int fd, uint8_t *map, uint64_t bound, const char **why)
 {
-    uint64_t first = round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+    uint64_t first =
+        round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
 
     hk_rec.preallocated = false;
     if (madvise(map, first, MADV_POPULATE_WRITE) == 0) {
@@ -111,17 +121,19 @@ static bool make_writable(int fd, uint8_t *map, uint64_t bound, const char **why
     return false;
 }
 
-static int open_file(const char *path, bool is_new, uint64_t device, uint64_t inode, struct stat *status,
-                     const char **why)
+static int open_file(const char *path, bool is_new, uint64_t device, uint64_t inode,
+                     struct stat *status, const char **why)
 {
     int fd = hk_rec_open(path, O_RDWR | O_NOFOLLOW | (is_new ? O_CREAT | O_EXCL : 0), 0600);
 
     if (fd < 0) {
-        *why = errno == EEXIST ? "the capture file exists already" : "the capture file cannot be opened";
+        *why = errno == EEXIST ? "the capture file exists already"
+                               : "the capture file cannot be opened";
         return -1;
     }
-    if (fstat(fd, status) != 0 || !S_ISREG(status->st_mode) || status->st_uid != geteuid() || status->st_size != 0
-        || (!is_new && (status->st_dev != (dev_t)device || status->st_ino != (ino_t)inode))) {
+    if (fstat(fd, status) != 0 || !S_ISREG(status->st_mode) || status->st_uid != geteuid() ||
+        status->st_size != 0 ||
+        (!is_new && (status->st_dev != (dev_t)device || status->st_ino != (ino_t)inode))) {
         *why = "the capture file is not the one that was handed over";
         hk_rec_close(fd);
         return -1;
@@ -129,8 +141,8 @@ static int open_file(const char *path, bool is_new, uint64_t device, uint64_t in
     return fd;
 }
 
-bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t inode, uint64_t bound,
-                      const char **why)
+bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t inode,
+                      uint64_t bound, const char **why)
 {
     struct stat status;
     uint8_t *map;
@@ -141,7 +153,7 @@ bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t i
         return false;
     }
     bound = choose_bound(bound, true);
-    if (bound < SMALLEST_BOUND) {
+    if (bound < smallest_bound()) {
         *why = "the file size limit is too low for a capture";
         return false;
     }
@@ -195,7 +207,8 @@ bool hk_rec_file_unnamed(uint64_t bound, const char **why)
     hk_rec.bound = bound;
     hk_rec.named = false;
     hk_rec.preallocated = true;
-    hk_rec.file_bytes = round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+    hk_rec.file_bytes =
+        round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
     hk_rec.path[0] = '\0';
     return true;
 }
@@ -227,9 +240,11 @@ static void place(int kind, uint32_t entry_size, uint64_t *offset, uint64_t byte
 void hk_rec_layout(void)
 {
     uint64_t bound = hk_rec.bound;
-    uint64_t offset = round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+    uint64_t offset =
+        round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
 
-    place(HK_SECTION_MARKS, sizeof(struct hk_capture_mark), &offset, HK_MARKS * sizeof(struct hk_capture_mark));
+    place(HK_SECTION_MARKS, sizeof(struct hk_capture_mark), &offset,
+          HK_MARKS * sizeof(struct hk_capture_mark));
     place(HK_SECTION_TIMELINE, sizeof(struct hk_capture_point), &offset, bound / 32);
     place(HK_SECTION_EVENTS, sizeof(struct hk_capture_event), &offset, bound / 512);
     place(HK_SECTION_MODULES, sizeof(struct hk_capture_module), &offset, bound / 128);
@@ -251,7 +266,8 @@ static bool make_ready(struct hk_rec_section *section, uint64_t bytes)
     wanted = round_up(wanted, hk_rec.page);
     if (!hk_rec.preallocated) {
         int tries = 3;
-        while (madvise(section->data + section->ready, wanted - section->ready, MADV_POPULATE_WRITE) != 0) {
+        while (madvise(section->data + section->ready, wanted - section->ready,
+                       MADV_POPULATE_WRITE) != 0) {
             if ((errno == EAGAIN || errno == EINTR) && --tries > 0)
                 continue;
             hk_rec_limit(HK_LIMIT_DISK);
@@ -278,17 +294,20 @@ void *hk_rec_append(int kind, uint64_t more)
 void hk_rec_publish(int kind, uint64_t more)
 {
     hk_rec.section[kind].count += more;
-    __atomic_store_n(&hk_rec_header()->sections[kind].count, hk_rec.section[kind].count, __ATOMIC_RELEASE);
+    __atomic_store_n(&hk_rec_header()->sections[kind].count, hk_rec.section[kind].count,
+                     __ATOMIC_RELEASE);
 }
 
 bool hk_rec_file_is_ours(int fd)
 {
     struct stat status;
 
-    return fstat(fd, &status) == 0 && status.st_dev == (dev_t)hk_rec.device && status.st_ino == (ino_t)hk_rec.inode;
+    return fstat(fd, &status) == 0 && status.st_dev == (dev_t)hk_rec.device &&
+           status.st_ino == (ino_t)hk_rec.inode;
 }
 
-/* Cuts the file after its last used page. By its path, as no descriptor was kept: it may be gone or another. */
+/* Cuts the file after its last used page. By its path, as no descriptor was kept: it may be gone
+ * or another. */
 void hk_rec_file_cut(void)
 {
     uint64_t used = HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status);
@@ -297,7 +316,8 @@ void hk_rec_file_cut(void)
         return;
     for (int kind = 1; kind < HK_SECTION_KINDS; kind++) {
         const struct hk_rec_section *section = &hk_rec.section[kind];
-        uint64_t end = (uint64_t)(section->data - hk_rec.map) + section->count * section->entry_size;
+        uint64_t end =
+            (uint64_t)(section->data - hk_rec.map) + section->count * section->entry_size;
         if (section->count > 0 && end > used)
             used = end;
     }

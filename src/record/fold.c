@@ -1,7 +1,8 @@
-/* Folding: a test suite starts thousands of Pythons. The capture of a small child that ended cleanly is reduced to
- * one record in a file that the run's children share, and is removed.
+/* Folding: a test suite starts thousands of Pythons. The capture of a small child that ended
+ * cleanly is reduced to one record in a file that the run's children share, and is removed.
  *
- * Records are appended in one write each (O_APPEND: no lock is needed). Whatever goes wrong, the capture stays.
+ * Records are appended in one write each (O_APPEND: no lock is needed). Whatever goes wrong, the
+ * capture stays.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -25,7 +26,8 @@ static uint64_t peak_of_points(void)
 
 static void fill_name(char *name, size_t capacity)
 {
-    const char *line = (const char *)hk_rec.section[HK_SECTION_STRINGS].data + hk_rec_header()->command_line;
+    const char *line =
+        (const char *)hk_rec.section[HK_SECTION_STRINGS].data + hk_rec_header()->command_line;
     size_t first = strcspn(line, "\x1f");
 
     while (first > 0 && line[first - 1] != '/')
@@ -45,13 +47,15 @@ static bool append_record(const char *path, const struct hk_capture_child *recor
     if (fd < 0)
         return false;
     getrlimit(RLIMIT_FSIZE, &limit); /* beyond it a write is answered with a signal */
-    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid()
-        && (uint64_t)status.st_size + sizeof *record <= limit.rlim_cur) {
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid() &&
+        (uint64_t)status.st_size + sizeof *record <= limit.rlim_cur) {
         long written = hk_rec_write(fd, record, sizeof *record);
         good = written == (long)sizeof *record;
-        /* Half a record would shift all that follow: take it back, unless one has followed already. */
-        if (!good && written > 0 && fstat(fd, &status) == 0 && status.st_size % (off_t)sizeof *record == written
-            && ftruncate(fd, status.st_size - written) != 0)
+        /* Half a record would shift all that follow: take it back, unless one has followed
+         * already. */
+        if (!good && written > 0 && fstat(fd, &status) == 0 &&
+            status.st_size % (off_t)sizeof *record == written &&
+            ftruncate(fd, status.st_size - written) != 0)
             good = false;
     }
     hk_rec_close(fd);

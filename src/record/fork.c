@@ -1,14 +1,18 @@
-/* Fork: the child must not write into its parent's file, and gets its own only if it records something.
+/* Fork: the child must not write into its parent's file, and gets its own only if it records
+ * something.
  *
- *   fork()      handlers take the lock around it, so the child's private memory is consistent. The child is
- *               "detached": it knows its parent's entries (in private memory, and in the mapping, which it may
- *               still read: they are append-only) and blocks, but writes nothing.
- *   clone()     without handlers: a page that the kernel wipes in the child (MADV_WIPEONFORK) tells. If another
- *               thread was inside the recorder at that moment, private memory cannot be trusted: start empty.
+ *   fork()      handlers take the lock around it, so the child's private memory is consistent.
+ *               The child is "detached": it knows its parent's entries (in private memory, and
+ *               in the mapping, which it may still read: they are append-only) and blocks, but
+ *               writes nothing.
+ *   clone()     without handlers: a page that the kernel wipes in the child (MADV_WIPEONFORK)
+ *               tells. If another thread was inside the recorder at that moment, private memory
+ *               cannot be trusted: start empty.
  *
- * At its first recorded event a detached child makes its own file, copies strings, codes and nodes as far as they
- * were complete at the fork, and those sites that have live blocks; these get new numbers, and are the child's
- * inheritance. Totals start at 0. The parent's mapping is left then.
+ * At its first recorded event a detached child makes its own file, copies strings, codes and
+ * nodes as far as they were complete at the fork, and those sites that have live blocks; these
+ * get new numbers, and are the child's inheritance. Totals start at 0. The parent's mapping is
+ * left then.
  */
 #include <sched.h>
 #include <string.h>
@@ -55,8 +59,8 @@ void hk_rec_check_wiped(void)
 {
     uint32_t seen = WIPED;
 
-    while (!__atomic_compare_exchange_n(hk_rec.wiped, &seen, BEING_DETACHED, false, __ATOMIC_ACQUIRE,
-                                        __ATOMIC_ACQUIRE)) {
+    while (!__atomic_compare_exchange_n(hk_rec.wiped, &seen, BEING_DETACHED, false,
+                                        __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         if (seen == SAME_PROCESS)
             return;
         sched_yield();
@@ -69,7 +73,7 @@ void hk_rec_check_wiped(void)
 
 static bool open_child_file(void)
 {
-    char *path = hk_rec.buffer; /* not on the stack: this may be a thread with little of it, in a hook */
+    char *path = hk_rec.buffer; /* not on the stack: a hook's thread may have little of it */
     const char *why;
 
     if (hk_rec.options.child_path) {
@@ -176,7 +180,7 @@ static void arm_wiped(void)
 void hk_record_fork_prepare(void)
 {
     if (hk_rec_inside) {
-        hk_rec.fork_interrupted = true; /* a signal handler forks, having interrupted the recorder */
+        hk_rec.fork_interrupted = true; /* a signal handler forks that interrupted us */
         return;
     }
     hk_rec_enter();
@@ -195,7 +199,8 @@ void hk_record_fork_child(void)
     int error = errno;
 
     if (hk_rec.fork_interrupted) {
-        /* The interrupted hook will go on in this process, with pointers into the file: nothing is there now. */
+        /* The interrupted hook will go on in this process, with pointers into the file: nothing
+         * is there now. */
         hk_rec.fork_interrupted = false;
         if (hk_rec.map)
             mmap(hk_rec.map, hk_rec.bound, PROT_READ | PROT_WRITE,

@@ -1,6 +1,7 @@
-/* Hash indexes: from a key's 32-bit hash to the number of an entry in the file, open addressing with linear
- * probing in anonymous memory. Slots keep the hash, so that growing needs no look at the entries and a probe
- * looks at an entry only if it is most likely the one. Nothing is ever deleted. The caller compares keys:
+/* Hash indexes: from a key's 32-bit hash to the number of an entry in the file, open addressing
+ * with linear probing in anonymous memory. Slots keep the hash, so that growing needs no look at
+ * the entries and a probe looks at an entry only if it is most likely the one. Nothing is ever
+ * deleted. The caller compares keys:
  *
  *      for (at = hash & mask; slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) ...
  */
@@ -66,7 +67,8 @@ static bool grow(struct hk_rec_index *index)
 
 bool hk_rec_index_add(struct hk_rec_index *index, uint32_t hash, uint32_t entry)
 {
-    if (index->used >= index->capacity / 4 * 3 && !grow(index) && index->used + 1 >= index->capacity)
+    if (index->used >= index->capacity / 4 * 3 && !grow(index) &&
+        index->used + 1 >= index->capacity)
         return false;
     place(index->slots, index->capacity, hash, entry);
     index->used++;

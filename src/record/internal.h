@@ -1,6 +1,6 @@
 /* The recorder's inside, shared by the files of this folder and by its tests.
  *
- *   record.c    what the heap and the hosts call: start, allocation, free, facts about the process, exit
+ *   record.c    what the heap and the hosts call: start, allocation, free, facts, exit
  *   file.c      the capture file: created or taken over, mapped once, grown without a descriptor
  *   process.c   facts about the process for the header; native modules
  *   index.c     hash indexes in anonymous memory: hash -> number of an entry in the file
@@ -14,9 +14,10 @@
  *   fold.c      a small child's capture becomes one record
  *   check.c     validity of all of these
  *
- * All mutable state is in one struct, `hk_rec`. Whoever touches it has entered by hk_rec_enter(), which takes
- * the lock, unless a comment says otherwise. Numbers of entries live in private memory (`section[].count`) and
- * are published to the file: after a fork the child still knows how far its parent's entries were complete.
+ * All mutable state is in one struct, `hk_rec`. Whoever touches it has entered by
+ * hk_rec_enter(), which takes the lock, unless a comment says otherwise. Numbers of entries live
+ * in private memory (`section[].count`) and are published to the file: after a fork the child
+ * still knows how far its parent's entries were complete.
  */
 #ifndef HK_RECORD_INTERNAL_H
 #define HK_RECORD_INTERNAL_H
@@ -27,16 +28,16 @@
 #include "base/os.h"
 #include "record/record.h"
 
-#define HK_REC_FRAMES 2048u /* deeper stacks are cut to the innermost so many */
-#define HK_REC_PENDING 64u  /* frees by signal handlers that interrupted the recorder */
-#define HK_REC_NONE UINT32_MAX
+#define HK_REC_FRAMES  2048u /* deeper stacks are cut to the innermost so many */
+#define HK_REC_PENDING 64u   /* frees by signal handlers that interrupted the recorder */
+#define HK_REC_NONE    UINT32_MAX
 #define HK_REC_DOMAINS 4
 
-#define HK_LIKELY(x) __builtin_expect(!!(x), 1)
+#define HK_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define HK_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 enum hk_rec_stage {
-    HK_REC_OFF = 0,      /* never started, or nothing can be recorded any more */
+    HK_REC_OFF = 0, /* never started, or nothing can be recorded any more */
     HK_REC_ON = 1,
     HK_REC_DISK_FULL = 2, /* the file cannot grow: nothing is recorded, the end is still noted */
     HK_REC_DETACHED = 3,  /* a forked child that has not recorded anything yet */
@@ -132,8 +133,8 @@ struct hk_recorder {
     uint64_t start_ns; /* monotonic */
     uint64_t spent_ns; /* estimate */
     uint32_t events;
-    uint64_t point_cost_ns, last_point_ns, last_append_ns, append_distance_ns, last_rss_ns, last_peak_rss_ns,
-        next_modules_ns;
+    uint64_t point_cost_ns, last_point_ns, last_append_ns, append_distance_ns, last_rss_ns,
+        last_peak_rss_ns, next_modules_ns;
     uint64_t rss, peak_rss;
     struct hk_capture_point base; /* of a child: what its parent had allocated */
     struct hk_capture_point scratch;
@@ -157,14 +158,14 @@ extern __thread int hk_rec_inside;
 /* record.c */
 bool hk_rec_enter(void); /* false: this thread is inside already; counted as skipped */
 void hk_rec_leave(void);
-bool hk_rec_begin(void); /* lays out a fresh file: header, first mark, "(other)" sites, first point */
+bool hk_rec_begin(void); /* fills a fresh file: header, first mark, "(other)" sites */
 bool hk_rec_wake(void);  /* ready to write? a forked child makes its capture here */
 void hk_rec_limit(uint32_t limit);
 void hk_rec_event(enum hk_event_kind kind, uint64_t value, uint32_t text);
 
 /* file.c */
-bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t inode, uint64_t bound,
-                      const char **why);
+bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t inode,
+                      uint64_t bound, const char **why);
 bool hk_rec_file_unnamed(uint64_t bound, const char **why);
 void hk_rec_file_close(void); /* unmaps */
 void hk_rec_file_cut(void);
@@ -173,13 +174,14 @@ void hk_rec_layout(void);
 /* Room for `more` entries, which can be written; NULL: full, or the disk is. */
 void *hk_rec_append(int kind, uint64_t more);
 void hk_rec_publish(int kind, uint64_t more);
-/* open, read, write and close as system calls: the C library's are cancellation points, and a thread that is
- * cancelled in a hook would end with the lock held. */
+/* open, read, write and close as system calls: the C library's are cancellation points, and a
+ * thread that is cancelled in a hook would end with the lock held. */
 int hk_rec_open(const char *path, int flags, unsigned mode);
 long hk_rec_read(int fd, void *buffer, size_t size);
 long hk_rec_write(int fd, const void *buffer, size_t size);
 void hk_rec_close(int fd);
-void *hk_rec_map(size_t bytes); /* anonymous, zero, never huge pages; counted in private_bytes; or NULL */
+/* Anonymous, zero, never huge pages; counted in private_bytes; or NULL. */
+void *hk_rec_map(size_t bytes);
 void hk_rec_unmap(void *memory, size_t bytes);
 
 /* process.c */
@@ -207,7 +209,8 @@ bool hk_rec_index_sites(void);
 
 /* samples.c */
 struct hk_rec_sample *hk_rec_sample_find(uintptr_t block);
-struct hk_rec_sample *hk_rec_sample_add(uintptr_t block); /* not in the table yet; NULL: no memory */
+/* A block that is not in the table yet; NULL: no memory. */
+struct hk_rec_sample *hk_rec_sample_add(uintptr_t block);
 void hk_rec_sample_remove(struct hk_rec_sample *sample);
 void hk_rec_samples_clear(bool trusted);
 
@@ -220,7 +223,7 @@ uint32_t hk_rec_kib(uint64_t bytes);
 uint32_t hk_rec_birth_kib(const struct hk_rec_sample *sample);
 
 /* draw.c */
-double hk_rec_log(double x);                /* x > 0, normal */
+double hk_rec_log(double x);                 /* x > 0, normal */
 double hk_rec_one_minus_exp_minus(double x); /* 1 - exp(-x), x >= 0 */
 uint64_t hk_rec_random(void);
 void hk_rec_weigh(size_t bytes, uint64_t mean, uint64_t *weight, uint32_t *blocks);

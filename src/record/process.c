@@ -1,9 +1,10 @@
 /* Facts about the process, from /proc: for the header, its memory, and the native modules in it.
  *
- * Files are read through a small buffer of the recorder, opened and closed at once. A fact that cannot be read
- * (no /proc in a chroot, no descriptors left) stays 0. Build ids are read from the modules' memory by
- * process_vm_readv on ourselves: it answers EFAULT where a load would kill if the module is unloaded just now,
- * and needs none of the loader's locks, so that modules can be read inside an allocation hook.
+ * Files are read through a small buffer of the recorder, opened and closed at once. A fact that
+ * cannot be read (no /proc in a chroot, no descriptors left) stays 0. Build ids are read from
+ * the modules' memory by process_vm_readv on ourselves: it answers EFAULT where a load would
+ * kill if the module is unloaded just now, and needs none of the loader's locks, so that modules
+ * can be read inside an allocation hook.
  */
 #include <elf.h>
 #include <fcntl.h>
@@ -139,7 +140,8 @@ void hk_rec_read_rss(bool peak_too)
             hk_rec.rss = parse_number(&at, 10) * hk_rec.page;
         }
     }
-    if (peak_too && read_file("/proc/self/status", text, sizeof text) > 0 && (at = strstr(text, "VmHWM:"))) {
+    if (peak_too && read_file("/proc/self/status", text, sizeof text) > 0 &&
+        (at = strstr(text, "VmHWM:"))) {
         at += strlen("VmHWM:");
         while (*at == ' ' || *at == '\t')
             at++;
@@ -164,8 +166,8 @@ static void read_build_id(uintptr_t base, struct hk_capture_module *module)
     ElfW(Phdr) segment;
     uint8_t notes[512];
 
-    if (!read_memory(base, &elf, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0
-        || elf.e_phentsize != sizeof segment)
+    if (!read_memory(base, &elf, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
+        elf.e_phentsize != sizeof segment)
         return;
     for (unsigned i = 0; i < elf.e_phnum && i < 64; i++) {
         if (!read_memory(base + elf.e_phoff + i * sizeof segment, &segment, sizeof segment))
@@ -173,7 +175,7 @@ static void read_build_id(uintptr_t base, struct hk_capture_module *module)
         if (segment.p_type != PT_NOTE)
             continue;
         size_t size = segment.p_filesz < sizeof notes ? segment.p_filesz : sizeof notes;
-        if (!read_memory(base + segment.p_offset, notes, size)) /* notes lie in the first, read-only, segment */
+        if (!read_memory(base + segment.p_offset, notes, size))
             continue;
         for (size_t at = 0; at + sizeof(ElfW(Nhdr)) <= size;) {
             ElfW(Nhdr) note;
@@ -198,7 +200,8 @@ static bool known_module(const struct hk_capture_module *module)
     const struct hk_capture_module *modules = (const struct hk_capture_module *)section->data;
 
     for (uint64_t i = 0; i < section->count; i++)
-        if (modules[i].start == module->start && modules[i].end == module->end && modules[i].path == module->path)
+        if (modules[i].start == module->start && modules[i].end == module->end &&
+            modules[i].path == module->path)
             return true;
     return false;
 }

@@ -1,9 +1,10 @@
 /* The recorder's entrance: its lock, the hooks, facts about the process, start and exit.
  *
- * One lock (a futex) protects everything. A thread that is inside already is a signal handler that interrupted
- * the recorder: it is turned away, as it would wait for itself. Its samples are lost and counted as skipped; its
- * frees must not be lost (the address will be used again), so they are put aside in a small lock-free list,
- * which whoever holds the lock works off before doing and after having done its own business.
+ * One lock (a futex) protects everything. A thread that is inside already is a signal handler
+ * that interrupted the recorder: it is turned away, as it would wait for itself. Its samples are
+ * lost and counted as skipped; its frees must not be lost (the address will be used again), so
+ * they are put aside in a small lock-free list, which whoever holds the lock works off before
+ * doing and after having done its own business.
  *
  * Every 16th sample is timed; the recorder's own time is estimated from these.
  */
@@ -17,10 +18,10 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-#define TIMED_EVERY 16u
+#define TIMED_EVERY       16u
 #define LONGEST_SAMPLE_NS 100000u /* longer: the thread was not running */
-#define FIRST_MEAN (64u << 10)
-#define LARGEST_MEAN (UINT64_C(1) << 31)
+#define FIRST_MEAN        (64u << 10)
+#define LARGEST_MEAN      (UINT64_C(1) << 31)
 
 struct hk_recorder hk_rec;
 __thread int hk_rec_inside;
@@ -84,7 +85,8 @@ void hk_rec_leave(void)
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         hk_rec_inside = 0;
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
-        if (HK_LIKELY(__atomic_load_n(&hk_rec.pending_count, __ATOMIC_RELAXED) == 0) || !hk_rec_enter())
+        if (HK_LIKELY(__atomic_load_n(&hk_rec.pending_count, __ATOMIC_RELAXED) == 0) ||
+            !hk_rec_enter())
             return;
     }
 }
@@ -205,7 +207,8 @@ static void seed_if_needed(void)
 {
     if (hk_rec.seeded)
         return;
-    hk_record_seed(hk_rec_clock() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 40 ^ (uintptr_t)&hk_rec);
+    hk_record_seed(hk_rec_clock() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 40 ^
+                   (uintptr_t)&hk_rec);
     hk_rec.seeded = false;
 }
 
@@ -214,7 +217,9 @@ static void take_options(const struct hk_record_options *options)
     hk_rec.options = *options;
     hk_rec.options.path = NULL; /* borrowed; the file keeps its own copy */
     hk_rec.automatic = options->mode == HK_MODE_SAMPLE && options->sample_bytes == 0;
-    hk_rec.mean = options->mode != HK_MODE_SAMPLE ? 0 : options->sample_bytes ? options->sample_bytes : FIRST_MEAN;
+    hk_rec.mean = options->mode != HK_MODE_SAMPLE ? 0
+                  : options->sample_bytes         ? options->sample_bytes
+                                                  : FIRST_MEAN;
     if (hk_rec.mean > LARGEST_MEAN)
         hk_rec.mean = LARGEST_MEAN;
     hk_rec.page = (uint32_t)hk_os_page_size();
@@ -246,8 +251,8 @@ static bool start(const struct hk_record_options *options, const char **why)
         *why = "no memory for the recorder";
         return false;
     }
-    good = options->path ? hk_rec_file_open(options->path, options->path_is_new, options->device, options->inode,
-                                            options->bound, why)
+    good = options->path ? hk_rec_file_open(options->path, options->path_is_new, options->device,
+                                            options->inode, options->bound, why)
                          : hk_rec_file_unnamed(options->bound, why);
     if (!good)
         return false;
@@ -281,8 +286,8 @@ bool hk_record_start(const struct hk_record_options *options, const char **why)
 
 bool hk_record_is_on(void)
 {
-    return alive() && __atomic_load_n(&hk_rec.recording, __ATOMIC_RELAXED)
-           && !__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED);
+    return alive() && __atomic_load_n(&hk_rec.recording, __ATOMIC_RELAXED) &&
+           !__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED);
 }
 
 void hk_record_set_source(const struct hk_stack_source *source)
@@ -382,9 +387,9 @@ void hk_record_tick(uint64_t allocated_bytes)
 
     if (!alive() || __atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED))
         return;
-    if (HK_LIKELY(__atomic_load_n(hk_rec.wiped, __ATOMIC_RELAXED) == 1)
-        && allocated_bytes < __atomic_load_n(&hk_rec.next_mark_bytes, __ATOMIC_RELAXED)
-        && hk_rec_coarse_clock() < __atomic_load_n(&hk_rec.next_tick_ns, __ATOMIC_RELAXED))
+    if (HK_LIKELY(__atomic_load_n(hk_rec.wiped, __ATOMIC_RELAXED) == 1) &&
+        allocated_bytes < __atomic_load_n(&hk_rec.next_mark_bytes, __ATOMIC_RELAXED) &&
+        hk_rec_coarse_clock() < __atomic_load_n(&hk_rec.next_tick_ns, __ATOMIC_RELAXED))
         return;
     if (!hk_rec_enter())
         return;
@@ -486,7 +491,7 @@ void hk_record_freeze(void)
     if (__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED) || !alive() || !hk_rec_enter())
         return;
     if (alive() && !hk_rec.frozen) {
-        if (hk_rec.stage == HK_REC_ON) /* a child that recorded nothing so far needs no capture any more */
+        if (hk_rec.stage == HK_REC_ON) /* a child without a capture needs none any more */
             hk_rec_point(true, 0, true);
         __atomic_store_n(&hk_rec.frozen, 1, __ATOMIC_RELAXED);
     }
@@ -502,7 +507,8 @@ void hk_record_exit(const char *small_child)
     if (!hk_rec_enter())
         return;
     stage = hk_rec.stage;
-    if ((stage == HK_REC_ON || stage == HK_REC_DISK_FULL) && hk_rec_header()->pid != (uint32_t)getpid()) {
+    if ((stage == HK_REC_ON || stage == HK_REC_DISK_FULL) &&
+        hk_rec_header()->pid != (uint32_t)getpid()) {
         hk_rec_leave(); /* a vfork's child: this memory is its parent's */
         return;
     }

@@ -1,15 +1,17 @@
 /* The flight recorder, as the heap and the hosts see it.
  *
- * The heap decides *that* something is recorded (a countdown of bytes in its slow path) and the host knows
- * *where* the program is (a stack of frames). The recorder keeps the tree of call sites, their counters, the
- * exact peak, the marks and the timeline, in the mapped capture file (src/capture/format.h), valid at every
- * instant. It knows nothing of Python: frames are (code, offset) pairs, and a code can be asked to describe itself.
+ * The heap decides *that* something is recorded (a countdown of bytes in its slow path) and the
+ * host knows *where* the program is (a stack of frames). The recorder keeps the tree of call
+ * sites, their counters, the exact peak, the marks and the timeline, in the mapped capture file
+ * (src/capture/format.h), valid at every instant. It knows nothing of Python: frames are (code,
+ * offset) pairs, and a code can be asked to describe itself.
  *
- * Threads: every function may be called from any thread, with any lock of the program's held. One internal
- * lock (a futex; never held while calling the program or the system allocator) protects everything; a thread
- * that is already inside the recorder (a signal handler that interrupted it) is turned away and counted as
- * `skipped`. Nothing here allocates from a heap: memory is the file and anonymous mappings. errno is kept.
- * All may be called inside an allocation hook unless it says otherwise.
+ * Threads: every function may be called from any thread, with any lock of the program's held.
+ * One internal lock (a futex; never held while calling the program or the system allocator)
+ * protects everything; a thread that is already inside the recorder (a signal handler that
+ * interrupted it) is turned away and counted as `skipped`. Nothing here allocates from a heap:
+ * memory is the file and anonymous mappings. errno is kept. All may be called inside an
+ * allocation hook unless it says otherwise.
  */
 #ifndef HK_RECORD_RECORD_H
 #define HK_RECORD_RECORD_H
@@ -25,22 +27,23 @@ struct hk_frame {
     int32_t offset; /* bytes into the code's instructions; < 0 before the first */
 };
 
-/* What a code object is at this moment, cheap to get: if any field differs from what was seen under the same
- * address before, another code lives there now. */
+/* What a code object is at this moment, cheap to get: if any field differs from what was seen
+ * under the same address before, another code lives there now. */
 struct hk_code_identity {
     const void *file, *name, *table;
     int32_t first_line;
     uint32_t size;
 };
 
-/* The host's side. All pointers may be called in a hook and must not allocate or lock. `stack` may be NULL. */
+/* The host's side. All pointers may be called in a hook and must not allocate or lock. `stack`
+ * may be NULL. */
 struct hk_stack_source {
-    /* Fills at most max frames, innermost first; returns their number. Sets HK_SITE_* bits in *flags
-     * (CUT if there were more than max, JIT, BLIND if the thread has no stack to walk). */
+    /* Fills at most max frames, innermost first; returns their number. Sets HK_SITE_* bits in
+     * *flags (CUT if there were more than max, JIT, BLIND if the thread has no stack to walk). */
     int (*stack)(int domain, struct hk_frame *frames, int max, uint8_t *flags);
     void (*identify)(const void *code, struct hk_code_identity *out);
-    /* Copies a name as UTF-8 without NUL into buffer; returns its length (cut at capacity). which: 0 file, 1 name,
-     * 2 qualified name (0: none). */
+    /* Copies a name as UTF-8 without NUL into buffer; returns its length (cut at capacity).
+     * which: 0 file, 1 name, 2 qualified name (0: none). */
     size_t (*name)(const void *code, int which, char *buffer, size_t capacity);
     /* The code's line table: borrowed, valid now. */
     const uint8_t *(*line_table)(const void *code, size_t *size);
@@ -50,53 +53,61 @@ struct hk_stack_source {
 struct hk_record_options {
     enum hk_capture_mode mode;
     uint64_t sample_bytes; /* mean distance; 0: automatic */
-    const char *path;      /* of the file to write: absolute; NULL: unnamed memory (nothing is kept) */
-    bool path_is_new;      /* false: the file exists (made by `heapkeeper run`) and must have this device
-                              and inode, our owner, and length 0; true: it is created O_EXCL 0600 */
+    const char *path;      /* of the file: absolute; NULL: unnamed memory (nothing is kept) */
+    bool path_is_new;      /* false: the file exists (made by `heapkeeper run`) and must have this
+                              device and inode, our owner, and length 0; true: it is created
+                              O_EXCL 0600 */
     uint64_t device, inode;
     uint64_t bound; /* bytes; 0: HK_CAPTURE_BOUND */
     uint8_t run_id[16];
     uint32_t exec_count;
     uint32_t forked;
     uint32_t python_version, python_flags;
-    /* Makes the path for a forked child's capture, into buffer; false: the child records into unnamed memory. */
+    /* Makes the path for a forked child's capture, into buffer; false: the child records into
+     * unnamed memory. */
     bool (*child_path)(char *buffer, size_t capacity, uint32_t attempt);
-    /* Fills the heap's part of a point (allocated, live, classes, pools, domains). Called with the recorder's
-     * lock held; may be slow in proportion to the number of pools. */
+    /* Fills the heap's part of a point (allocated, live, classes, pools, domains). Called with
+     * the recorder's lock held; may be slow in proportion to the number of pools. */
     void (*fill_point)(struct hk_capture_point *point);
     /* Acts on HK_REQUEST_TRIM; returns bytes given back / 4096. May be NULL. */
     int32_t (*trim)(void);
 };
 
-/* Starts recording; not in a hook (constructor). False: no file could be made, *why says so (static text);
- * the library then goes on without a record. */
+/* Starts recording; not in a hook (constructor). False: no file could be made, *why says so
+ * (static text); the library then goes on without a record. */
 bool hk_record_start(const struct hk_record_options *options, const char **why);
 bool hk_record_is_on(void); /* started, and not stopped by a full disk or a request */
 
 void hk_record_set_source(const struct hk_stack_source *source); /* borrowed for ever */
 
-/* The random numbers of this process follow from `seed`; before hk_record_start. Without: a new one each run. */
+/* The random numbers of this process follow from `seed`; before hk_record_start. Without: a new
+ * one each run. */
 void hk_record_seed(uint64_t seed);
 
-/* Draws the distance in bytes to the next sample, for one heap: exponential with the current mean (at least 1).
- * The mean in force is written to *mean and is to be handed to hk_record_allocation with the sample.
- * The sample is the block that brings the bytes since the draw to the distance *or beyond* (not only beyond),
- * in the same bytes that hk_record_allocation is told; what it went beyond is not carried over. */
+/* Draws the distance in bytes to the next sample, for one heap: exponential with the current
+ * mean (at least 1). The mean in force is written to *mean and is to be handed to
+ * hk_record_allocation with the sample. The sample is the block that brings the bytes since the
+ * draw to the distance *or beyond* (not only beyond), in the same bytes that
+ * hk_record_allocation is told; what it went beyond is not carried over. */
 uint64_t hk_record_draw(uint64_t *mean);
 
 /* A block that the countdown chose. `block` stays in the recorder's table until hk_record_free.
  * In exact mode mean is 0 and each block stands for itself. */
 void hk_record_allocation(const void *block, size_t bytes, uint64_t mean, int domain);
-/* The block is freed (or moved: call this, then hk_record_allocation for what was asked for anew). Of a block
- * that is not in the table (large ones are asked for each time): nothing, returns false. */
+/* The block is freed (or moved: call this, then hk_record_allocation for what was asked for
+ * anew). Of a block that is not in the table (large ones are asked for each time): nothing,
+ * returns false. */
 bool hk_record_free(const void *block);
-/* The number of blocks in the table; a plain load: callers skip hk_record_free for unknown blocks when 0. */
+/* The number of blocks in the table; a plain load: callers skip hk_record_free for unknown
+ * blocks when 0. */
 uint32_t hk_record_table_size(void);
 
-/* To be called by slow paths after every 256 KiB of allocation or less: reads the clock, takes a point, a mark,
- * acts on requests when due; detects a fork (the child's first call makes its own capture). */
+/* To be called by slow paths after every 256 KiB of allocation or less: reads the clock, takes a
+ * point, a mark, acts on requests when due; detects a fork (the child's first call makes its own
+ * capture). */
 void hk_record_tick(uint64_t allocated_bytes);
-uint64_t hk_record_point(const char *name); /* a full point now; name may be NULL; its allocated_bytes, or 0 */
+/* A full point now; name may be NULL. Returns its allocated_bytes, or 0. */
+uint64_t hk_record_point(const char *name);
 
 void hk_record_event(enum hk_event_kind kind, uint64_t value, const char *text);
 void hk_record_set_watch(enum hk_capture_watch watch, const char *name);
@@ -104,21 +115,25 @@ void hk_record_set_stacks(enum hk_capture_stacks stacks, const char *why);
 void hk_record_set_python(uint32_t version, uint32_t flags);
 void hk_record_count_foreign(bool by_libc_name);
 
-/* The program is done and its runtime begins to tear down: takes the last point and keeps every figure as it is now;
- * what is allocated and freed from here on is not the program's. For the heap's free hooks: cheap when repeated. */
+/* The program is done and its runtime begins to tear down: takes the last point and keeps every
+ * figure as it is now; what is allocated and freed from here on is not the program's. For the
+ * heap's free hooks: cheap when repeated. */
 void hk_record_freeze(void);
 
-/* At exit: last point (unless frozen), state EXITED, file cut after its last used page (or, if small_child is not NULL, its
- * figures appended to that file as one record and the capture removed). Does nothing in a process that only shares
- * its parent's memory (vfork). Not in a hook. */
+/* At exit: last point (unless frozen), state EXITED, file cut after its last used page (or, if
+ * small_child is not NULL, its figures appended to that file as one record and the capture
+ * removed). Does nothing in a process that only shares its parent's memory (vfork). Not in a
+ * hook. */
 void hk_record_exit(const char *small_child);
 
-/* pthread_atfork: the parent's lock is taken around fork; the child starts unlocked and detached. */
+/* pthread_atfork: the parent's lock is taken around fork; the child starts unlocked and
+ * detached. */
 void hk_record_fork_prepare(void);
 void hk_record_fork_parent(void);
 void hk_record_fork_child(void);
 
-/* Checks the recorder's own structures; for tests and debug builds. 0, or the number of a broken rule. */
+/* Checks the recorder's own structures; for tests and debug builds. 0, or the number of a broken
+ * rule. */
 int hk_record_check(void);
 
 #endif

@@ -1,6 +1,6 @@
-/* The table of sampled live blocks: address -> site and weight. Open addressing with linear probing in
- * anonymous memory, at most 3/4 full; a removed entry's successors move back, so there are no tombstones and a
- * long run of births and deaths leaves no trace.
+/* The table of sampled live blocks: address -> site and weight. Open addressing with linear
+ * probing in anonymous memory, at most 3/4 full; a removed entry's successors move back, so
+ * there are no tombstones and a long run of births and deaths leaves no trace.
  */
 #include <string.h>
 
@@ -27,7 +27,8 @@ struct hk_rec_sample *hk_rec_sample_find(uintptr_t block)
     }
 }
 
-static struct hk_rec_sample *place(struct hk_rec_sample *samples, uint32_t capacity, uintptr_t block)
+static struct hk_rec_sample *place(struct hk_rec_sample *samples, uint32_t capacity,
+                                   uintptr_t block)
 {
     uint32_t at = home(block, capacity);
 
@@ -86,7 +87,8 @@ void hk_rec_sample_remove(struct hk_rec_sample *sample)
     __atomic_store_n(&hk_rec.table_count, hk_rec.table_count - 1, __ATOMIC_RELAXED);
 }
 
-/* trusted: false after a fork in the midst of a change; then even the table's address may be stale. */
+/* trusted: false after a fork in the midst of a change; then even the table's address may be
+ * stale. */
 void hk_rec_samples_clear(bool trusted)
 {
     if (trusted)

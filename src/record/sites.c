@@ -1,18 +1,19 @@
 /* The call tree and its sites.
  *
- * A stack becomes a path of nodes (parent, code, offset), outermost first, and a path and a domain become a
- * site. The levels of the stack seen last are kept with their nodes: the outer part of the next is mostly the
- * same and needs no probe.
+ * A stack becomes a path of nodes (parent, code, offset), outermost first, and a path and a
+ * domain become a site. The levels of the stack seen last are kept with their nodes: the outer
+ * part of the next is mostly the same and needs no probe.
  *
  * Both sections are bounded. What is known is always found; what is new is tried in turn as
  *
  *      the whole stack           while nodes and sites are less than 3/4 full
  *      the innermost 4 frames    ... 7/8
- *      the innermost frame       until they are full: there are as many as the program has allocating lines
+ *      the innermost frame       until they are full: the program has so many allocating lines
  *      "(other)" of the domain   made at the start
  *
- * so a program with ever new stacks loses callers first and lines last, and no byte is lost. Shorter paths hang
- * from the root like any other; their sites have HK_SITE_CUT and are thereby apart from whole stacks.
+ * so a program with ever new stacks loses callers first and lines last, and no byte is lost.
+ * Shorter paths hang from the root like any other; their sites have HK_SITE_CUT and are thereby
+ * apart from whole stacks.
  */
 #include <string.h>
 
@@ -58,8 +59,8 @@ static uint32_t make_node(uint32_t parent, uint32_t code, int32_t offset, uint32
     return number;
 }
 
-/* The node of the innermost `depth` frames; makes what is missing while fewer than `most` nodes are in use
- * (0: makes nothing). 0: not there. */
+/* The node of the innermost `depth` frames; makes what is missing while fewer than `most` nodes
+ * are in use (0: makes nothing). 0: not there. */
 static uint32_t find_path(uint32_t depth, uint64_t most)
 {
     uint32_t parent = 0;
@@ -105,7 +106,8 @@ static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
         if (index->slots[at].hash != hash)
             continue;
         const struct hk_capture_site *site = hk_rec_site(index->slots[at].entry);
-        if (site->node == node && site->domain == domain && (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
+        if (site->node == node && site->domain == domain &&
+            (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
             return index->slots[at].entry;
     }
     return HK_REC_NONE;
@@ -148,13 +150,15 @@ bool hk_rec_index_sites(void)
     return true;
 }
 
-/* The site of the innermost `depth` frames; new nodes and sites only in the first `eighths` of their sections. */
-static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t flags, uint32_t eighths)
+/* The site of the innermost `depth` frames; new nodes and sites only in the first `eighths` of
+ * their sections. */
+static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t flags,
+                          uint32_t eighths)
 {
     const struct hk_rec_section *nodes = &hk_rec.section[HK_SECTION_NODES];
     const struct hk_rec_section *sites = &hk_rec.section[HK_SECTION_SITES];
-    bool room = sites->count < sites->capacity / 8 * eighths
-                && nodes->count + depth <= nodes->capacity / 8 * eighths;
+    bool room = sites->count < sites->capacity / 8 * eighths &&
+                nodes->count + depth <= nodes->capacity / 8 * eighths;
     uint32_t node = 0, site;
 
     if (depth < whole)
@@ -172,14 +176,16 @@ static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t fl
 
 static uint32_t walk(int domain, uint8_t *flags)
 {
-    int found = hk_rec.source.stack ? hk_rec.source.stack(domain, hk_rec.frames, HK_REC_FRAMES, flags) : 0;
+    int found =
+        hk_rec.source.stack ? hk_rec.source.stack(domain, hk_rec.frames, HK_REC_FRAMES, flags) : 0;
     uint32_t depth = found > 0 ? (uint32_t)found : 0;
 
     if (depth > HK_REC_FRAMES)
         depth = HK_REC_FRAMES;
     for (uint32_t i = 0; i < depth; i++) {
         bool repeated = i > 0 && hk_rec.frames[i].code == hk_rec.frames[i - 1].code; /* recursion */
-        hk_rec.frame_codes[i] = repeated ? hk_rec.frame_codes[i - 1] : hk_rec_code(hk_rec.frames[i].code);
+        hk_rec.frame_codes[i] =
+            repeated ? hk_rec.frame_codes[i - 1] : hk_rec_code(hk_rec.frames[i].code);
         if (HK_UNLIKELY(hk_rec.frame_codes[i] == 0)) {
             *flags |= HK_SITE_CUT; /* its callers cannot be shown without it */
             return i;
@@ -192,7 +198,8 @@ uint32_t hk_rec_site_here(int domain)
 {
     uint8_t flags = 0;
     uint32_t depth = walk(domain, &flags), site;
-    bool lost = depth == 0 && (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
+    bool lost = depth == 0 &&
+                (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
 
     flags &= HK_SITE_CUT | HK_SITE_JIT | HK_SITE_BLIND;
     if (hk_rec.stage != HK_REC_ON)

@@ -1,29 +1,32 @@
 /* The timeline: the current point, points over time, marks, requests of a reader.
  *
- * hk_record_tick() is called on the heap's slow paths and mostly finds that nothing is due: one look at the
- * coarse clock and two comparisons. When it is due
+ * hk_record_tick() is called on the heap's slow paths and mostly finds that nothing is due: one
+ * look at the coarse clock and two comparisons. When it is due
  *
- *   - the current point is written anew: at most every 10 ms, and no more often than costs 1 % of the time
- *     (filling a point takes time in proportion to the number of pools), but at least every second;
- *   - it is appended to the timeline when the distance has passed: 20 ms at first, doubled whenever the
- *     section is full and thinned by two;
- *   - a new mark begins when 50 ms or 4 MiB of allocation have passed since the last, doubled likewise;
+ *   - the current point is written anew: at most every 10 ms, and no more often than costs 1 %
+ *     of the time (filling a point takes time in proportion to the number of pools), but at
+ *     least every second;
+ *   - it is appended to the timeline when the distance has passed: 20 ms at first, doubled
+ *     whenever the section is full and thinned by two;
+ *   - a new mark begins when 50 ms or 4 MiB of allocation have passed since the last, doubled
+ *     likewise;
  *   - a request in the mailbox is done.
  *
- * There is no thread: a program that does not allocate gets no points, and its memory does not change either.
+ * There is no thread: a program that does not allocate gets no points, and its memory does not
+ * change either.
  */
 #include <string.h>
 
 #include "record/internal.h"
 
-#define MS UINT64_C(1000000)
-#define SHORTEST_POINT (10 * MS)
-#define LONGEST_POINT (1000 * MS)
-#define COST_SHARE 100u
-#define RSS_DISTANCE (100 * MS)
+#define MS                UINT64_C(1000000)
+#define SHORTEST_POINT    (10 * MS)
+#define LONGEST_POINT     (1000 * MS)
+#define COST_SHARE        100u
+#define RSS_DISTANCE      (100 * MS)
 #define PEAK_RSS_DISTANCE (1000 * MS)
-#define FIRST_APPEND (20 * MS)
-#define FIRST_MODULES (1000 * MS)
+#define FIRST_APPEND      (20 * MS)
+#define FIRST_MODULES     (1000 * MS)
 
 static uint64_t since_start(uint64_t now)
 {
@@ -90,7 +93,8 @@ static void thin_timeline(void)
     __atomic_store_n(&status->timeline_sequence, status->timeline_sequence | 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     for (uint64_t i = 0; i < half; i++)
-        points[i] = second_is_better(&points[2 * i], &points[2 * i + 1]) ? points[2 * i + 1] : points[2 * i];
+        points[i] = second_is_better(&points[2 * i], &points[2 * i + 1]) ? points[2 * i + 1]
+                                                                         : points[2 * i];
     if (section->count % 2)
         points[half] = points[2 * half];
     section->count = half + section->count % 2;
@@ -147,7 +151,8 @@ void hk_rec_point(bool append, uint32_t name, bool final)
 
 static void do_request(void)
 {
-    struct hk_capture_mailbox *box = (struct hk_capture_mailbox *)(hk_rec.map + HK_CAPTURE_MAILBOX_OFFSET);
+    struct hk_capture_mailbox *box =
+        (struct hk_capture_mailbox *)(hk_rec.map + HK_CAPTURE_MAILBOX_OFFSET);
     uint32_t asked = __atomic_load_n(&box->asked, __ATOMIC_ACQUIRE);
     char name[sizeof box->name];
     int32_t result = 0;
@@ -181,11 +186,12 @@ static void mark_if_due(uint64_t now, uint64_t allocated_bytes)
 {
     uint64_t elapsed = since_start(now);
 
-    if (elapsed - hk_rec.mark_ns >= hk_rec.mark_distance_ns
-        || allocated_bytes - hk_rec.mark_allocated >= hk_rec.mark_distance_bytes)
+    if (elapsed - hk_rec.mark_ns >= hk_rec.mark_distance_ns ||
+        allocated_bytes - hk_rec.mark_allocated >= hk_rec.mark_distance_bytes)
         hk_rec_mark(elapsed, allocated_bytes);
     __atomic_store_n(&hk_rec.next_mark_bytes,
-                     hk_rec.mark_allocated + hk_rec.mark_distance_bytes + hk_rec.base.allocated_bytes,
+                     hk_rec.mark_allocated + hk_rec.mark_distance_bytes +
+                         hk_rec.base.allocated_bytes,
                      __ATOMIC_RELAXED);
 }
 
@@ -200,7 +206,8 @@ void hk_rec_tick(uint64_t allocated_bytes)
     do_request();
     if (hk_rec.next_modules_ns == 0)
         hk_rec.next_modules_ns = FIRST_MODULES;
-    if (since_start(now) >= hk_rec.next_modules_ns) { /* what was loaded meanwhile: at 1, 2, 4, ... s */
+    if (since_start(now) >=
+        hk_rec.next_modules_ns) { /* what was loaded meanwhile: at 1, 2, 4, ... s */
         hk_rec_read_modules();
         hk_rec.next_modules_ns = since_start(now) * 2;
     }

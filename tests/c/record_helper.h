@@ -1,5 +1,5 @@
-/* What the recorder's tests share: a made-up program (codes, stacks, a heap's figures), a fresh recorder for
- * each test, and a small reader of capture files that trusts nothing it need not. */
+/* What the recorder's tests share: a made-up program (codes, stacks, a heap's figures), a fresh
+ * recorder for each test, and a small reader of capture files that trusts nothing it need not. */
 #ifndef HK_TESTS_RECORD_HELPER_H
 #define HK_TESTS_RECORD_HELPER_H
 
@@ -78,8 +78,8 @@ static inline bool helper_is_trampoline(const void *code)
     return ((const struct fake_code *)code)->trampoline;
 }
 
-static const struct hk_stack_source helper_source = {helper_stack, helper_identify, helper_name, helper_line_table,
-                                                     helper_is_trampoline};
+static const struct hk_stack_source helper_source = {helper_stack, helper_identify, helper_name,
+                                                     helper_line_table, helper_is_trampoline};
 
 static inline void helper_fill_point(struct hk_capture_point *point)
 {
@@ -96,7 +96,8 @@ static inline struct fake_code helper_code(const char *file, const char *name, i
     return code;
 }
 
-static inline void helper_push(const struct fake_code *code, int32_t offset) /* a call: the new innermost frame */
+static inline void helper_push(const struct fake_code *code,
+                               int32_t offset) /* a call: the new innermost frame */
 {
     memmove(fake_stack + 1, fake_stack, (size_t)fake_depth * sizeof *fake_stack);
     fake_stack[0] = (struct hk_frame){code, offset};
@@ -118,8 +119,12 @@ static inline void helper_reset(void)
 static inline void helper_start(enum hk_capture_mode mode, uint64_t sample_bytes, uint64_t bound)
 {
     const char *why = NULL;
-    struct hk_record_options options = {.mode = mode, .sample_bytes = sample_bytes, .path = helper_path,
-                                        .path_is_new = true, .bound = bound, .fill_point = helper_fill_point};
+    struct hk_record_options options = {.mode = mode,
+                                        .sample_bytes = sample_bytes,
+                                        .path = helper_path,
+                                        .path_is_new = true,
+                                        .bound = bound,
+                                        .fill_point = helper_fill_point};
     helper_reset();
     hk_record_seed(1);
     unlink(helper_path);
@@ -167,7 +172,8 @@ static inline const void *capture_section(struct capture *c, int kind, size_t en
     assert_int_equal(s.entry_size, entry_size);
     assert_true(s.count <= s.capacity);
     assert_true(s.offset % 8 == 0 && s.offset >= HK_CAPTURE_STATUS_OFFSET);
-    assert_true(s.offset <= c->header->file_size && s.capacity <= (c->header->file_size - s.offset) / s.entry_size);
+    assert_true(s.offset <= c->header->file_size &&
+                s.capacity <= (c->header->file_size - s.offset) / s.entry_size);
     assert_true(s.count == 0 || s.offset + s.count * s.entry_size <= c->size);
     c->count[kind] = s.count;
     return c->data + s.offset;
@@ -266,12 +272,13 @@ static inline void capture_site_marks(const struct capture *c, const struct hk_c
     }
 }
 
-static inline const struct hk_capture_site *capture_find_site(const struct capture *c, const char *name, int domain)
+static inline const struct hk_capture_site *capture_find_site(const struct capture *c,
+                                                              const char *name, int domain)
 {
     for (uint64_t i = 0; i < c->count[HK_SECTION_SITES]; i++) {
         uint32_t node = c->sites[i].node;
-        if (node && c->sites[i].domain == domain
-            && strcmp(c->strings + c->codes[c->nodes[node].code].name, name) == 0)
+        if (node && c->sites[i].domain == domain &&
+            strcmp(c->strings + c->codes[c->nodes[node].code].name, name) == 0)
             return &c->sites[i];
     }
     return NULL;

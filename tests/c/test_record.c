@@ -1,7 +1,8 @@
-/* The recorder: sites and their names, sums, the peak, marks and births, samples, points, requests. */
+/* The recorder: sites and their names, sums, the peak, marks and births, samples, points,
+ * requests. */
 #include "record_helper.h"
 
-#define BLOCK(i) ((const void *)(uintptr_t)(0x10000 + (uint64_t)(i) * 16))
+#define BLOCK(i) ((const void *)(uintptr_t)(0x10000 + (uint64_t)(i)*16))
 
 static uint64_t random_state = 88172645463325252u;
 
@@ -15,7 +16,8 @@ static uint64_t next_random(void)
 
 static void test_a_block_is_found_under_its_whole_stack(void **state)
 {
-    struct fake_code outer = helper_code("shop.py", "main", 10), inner = helper_code("shop.py", "remember", 80);
+    struct fake_code outer = helper_code("shop.py", "main", 10),
+                     inner = helper_code("shop.py", "remember", 80);
 
     helper_start(HK_MODE_EXACT, 0, 0);
     helper_push(&outer, 4);
@@ -66,7 +68,8 @@ static void test_the_header_says_who_and_when(void **state)
     assert_int_equal(c.header->python_version, 0x030c01f0);
     assert_string_equal(c.strings + c.header->watch_name, "ours");
     assert_string_equal(c.strings + c.header->stacks_why, "unknown layout");
-    assert_string_equal(c.strings + c.header->working_directory, getcwd(text, sizeof text) ? text : "");
+    assert_string_equal(c.strings + c.header->working_directory,
+                        getcwd(text, sizeof text) ? text : "");
     assert_non_null(strstr(c.strings + c.header->command_line, program_invocation_short_name));
     assert_true(memcmp(c.header->boot_id, none, 16) != 0);
     assert_true(c.header->start_ticks > 0);
@@ -205,7 +208,8 @@ static void compare_with_model(const struct model *m, const struct capture *c)
         }
         for (uint32_t mark = 0; mark <= m->span; mark++) {
             assert_int_equal(at_mark[mark], (m->at_end[mark][i] + 512) >> 10);
-            /* births are kept in KiB, each rounded at random: standard deviation at most 1/2 KiB a block */
+            /* births are kept in KiB, each rounded at random: standard deviation at most 1/2 KiB
+             * a block */
             double slack = 3 * sqrt((double)blocks[mark]);
             assert_true(fabs((double)born_in[mark] - (double)born[mark] / 1024) <= slack);
         }
@@ -226,11 +230,14 @@ static void test_peak_marks_and_births_agree_with_a_model_that_keeps_everything(
     }
     for (int step = 0; step < 300000; step++) {
         int block = (int)(next_random() % MODEL_BLOCKS);
-        int rare = (int)(next_random() % MODEL_SITES), site = (int)(next_random() % (uint64_t)(rare + 1));
+        int rare = (int)(next_random() % MODEL_SITES),
+            site = (int)(next_random() % (uint64_t)(rare + 1));
         if (m->weight[block]) {
             assert_true(hk_record_free(BLOCK(block)));
             model_change(m, block, 0, 0);
-        } else if (next_random() % 100 < 30 + (uint64_t)(step / 4000) % 60) { /* the level wanders: peaks early and late */
+        } else if (next_random() % 100 <
+                   30 +
+                       (uint64_t)(step / 4000) % 60) { /* the level wanders: peaks early and late */
             uint64_t size = 1 + next_random() % 5000;
             fake_depth = 0;
             helper_push(&codes[site], 2);
@@ -273,7 +280,8 @@ static void test_sampled_totals_are_unbiased(void **state)
 {
     static const size_t sizes[] = {8, 24, 100, 512, 4000, 30000, 65536, 200000, 1000000, 3000000};
     struct fake_code codes[10];
-    double truth[10] = {0}, estimate[10] = {0}, blocks[10] = {0}, true_blocks[10] = {0}, variance[10] = {0};
+    double truth[10] = {0}, estimate[10] = {0}, blocks[10] = {0}, true_blocks[10] = {0},
+           variance[10] = {0};
 
     for (int i = 0; i < 10; i++) {
         char name[16];
@@ -301,7 +309,8 @@ static void test_sampled_totals_are_unbiased(void **state)
             double p = -expm1(-(double)sizes[site] / 65536);
             truth[site] += (double)count * (double)sizes[site];
             true_blocks[site] += (double)count;
-            variance[site] += (double)count * (double)sizes[site] * (double)sizes[site] * (1 - p) / p;
+            variance[site] +=
+                (double)count * (double)sizes[site] * (double)sizes[site] * (1 - p) / p;
         }
         assert_int_equal(hk_record_check(), 0);
         struct capture c = capture_read(helper_path);
@@ -318,7 +327,8 @@ static void test_sampled_totals_are_unbiased(void **state)
         double sigma = sqrt(variance[site]);
         assert_true(fabs(estimate[site] - truth[site]) <= 4 * sigma + 1);
         double rounding = 4 * sqrt(true_blocks[site]);
-        assert_true(fabs(blocks[site] - true_blocks[site]) <= 4 * sigma / (double)sizes[site] + rounding);
+        assert_true(fabs(blocks[site] - true_blocks[site]) <=
+                    4 * sigma / (double)sizes[site] + rounding);
         sum += estimate[site];
         true_sum += truth[site];
     }
@@ -394,7 +404,8 @@ static int32_t count_trim(void)
 
 static struct hk_capture_mailbox *ask(uint32_t kind, const char *name)
 {
-    struct hk_capture_mailbox *box = (struct hk_capture_mailbox *)(hk_rec.map + HK_CAPTURE_MAILBOX_OFFSET);
+    struct hk_capture_mailbox *box =
+        (struct hk_capture_mailbox *)(hk_rec.map + HK_CAPTURE_MAILBOX_OFFSET);
     box->kind = kind;
     snprintf(box->name, sizeof box->name, "%s", name);
     box->asked++;
@@ -457,7 +468,8 @@ static void test_exit_cuts_the_file_and_says_so(void **state)
 
 static void test_a_handed_over_file_is_taken_only_if_it_is_that_file(void **state)
 {
-    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = helper_path, .path_is_new = false};
+    struct hk_record_options options = {
+        .mode = HK_MODE_EXACT, .path = helper_path, .path_is_new = false};
     const char *why;
     struct stat st;
 
@@ -480,7 +492,8 @@ static void test_a_handed_over_file_is_taken_only_if_it_is_that_file(void **stat
 
 static void test_an_existing_file_or_a_symbolic_link_is_never_written(void **state)
 {
-    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = helper_path, .path_is_new = true};
+    struct hk_record_options options = {
+        .mode = HK_MODE_EXACT, .path = helper_path, .path_is_new = true};
     const char *why;
     char target[160];
 

@@ -8,7 +8,7 @@
 
 #include "record_helper.h"
 
-#define BLOCK(i) ((const void *)(uintptr_t)(0x100000 + (uint64_t)(i) * 16))
+#define BLOCK(i) ((const void *)(uintptr_t)(0x100000 + (uint64_t)(i)*16))
 
 static uint64_t random_state = 88172645463325252u;
 
@@ -213,8 +213,8 @@ static void test_a_full_disk_stops_the_record_and_not_the_program(void **state)
     helper_start(HK_MODE_EXACT, 0, 0);
     helper_reset();
     make_functions();
-    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path_is_new = true,
-                                        .fill_point = helper_fill_point};
+    struct hk_record_options options = {
+        .mode = HK_MODE_EXACT, .path_is_new = true, .fill_point = helper_fill_point};
     char path[200];
     snprintf(path, sizeof path, "%s/capture", where);
     options.path = path;
@@ -260,7 +260,8 @@ static void test_a_full_disk_stops_the_record_and_not_the_program(void **state)
     umount(where);
 }
 
-/* A kernel before 5.14: madvise answers EINVAL to MADV_POPULATE_WRITE (23). For the rest of this process. */
+/* A kernel before 5.14: madvise answers EINVAL to MADV_POPULATE_WRITE (23). For the rest of this
+ * process. */
 static bool become_an_old_kernel(void)
 {
     struct sock_filter rules[] = {
@@ -272,7 +273,8 @@ static bool become_an_old_kernel(void)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {sizeof rules / sizeof rules[0], rules};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 static void test_on_a_kernel_that_cannot_populate_the_whole_bound_is_allocated(void **state)
@@ -313,7 +315,8 @@ static void test_a_file_size_limit_lowers_the_bound_and_kills_nobody(void **stat
 {
     struct rlimit old, low;
     const char *why;
-    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = helper_path, .path_is_new = true};
+    struct hk_record_options options = {
+        .mode = HK_MODE_EXACT, .path = helper_path, .path_is_new = true};
 
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     low = old;

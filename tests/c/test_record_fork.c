@@ -1,12 +1,13 @@
-/* The recorder and processes that split: fork with and without handlers, from threads, from signal handlers; and
- * processes that are killed. Each test runs in a process of its own, as children end by _exit. */
+/* The recorder and processes that split: fork with and without handlers, from threads, from
+ * signal handlers; and processes that are killed. Each test runs in a process of its own, as
+ * children end by _exit. */
 #include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
 
 #include "record_helper.h"
 
-#define BLOCK(i) ((const void *)(uintptr_t)(0x100000 + (uint64_t)(i) * 16))
+#define BLOCK(i) ((const void *)(uintptr_t)(0x100000 + (uint64_t)(i)*16))
 
 static struct fake_code parent_code, child_code;
 
@@ -59,7 +60,7 @@ static bool child_has_file(pid_t pid)
 
 static void child_works(void)
 {
-    hk_record_free(BLOCK(1));            /* the parent's, inherited */
+    hk_record_free(BLOCK(1)); /* the parent's, inherited */
     allocate(&child_code, 100, 7);
     allocate(&parent_code, 101, 9);
     hk_record_free(BLOCK(2));
@@ -217,7 +218,8 @@ static void test_a_small_child_becomes_one_record(void **state)
         assert_int_equal(records[i].allocated_bytes, 10 + i);
         assert_int_equal(records[i].peak_bytes, 300);
         assert_true(records[i].peak_rss_bytes > 0 && records[i].start_realtime_ns > 0);
-        assert_memory_equal(records[i].name, program_invocation_short_name, strlen(program_invocation_short_name));
+        assert_memory_equal(records[i].name, program_invocation_short_name,
+                            strlen(program_invocation_short_name));
     }
     pid_t pid = fork();
     if (pid == 0) { /* where the record cannot be written the capture stays */
@@ -259,7 +261,9 @@ static void test_without_a_path_the_child_records_into_unnamed_memory(void **sta
     pid_t pid = fork();
     if (pid == 0) {
         allocate(&child_code, 100, 7);
-        _exit(hk_record_check() == 0 && !hk_rec.named && hk_rec_status()->recorded_live_bytes == 67 ? 0 : 1);
+        _exit(hk_record_check() == 0 && !hk_rec.named && hk_rec_status()->recorded_live_bytes == 67
+                  ? 0
+                  : 1);
     }
     assert_int_equal(wait_for(pid), 0);
     assert_false(child_has_file(pid));
@@ -402,7 +406,9 @@ static void test_a_signal_handler_that_forks_inside_a_hook_harms_neither(void **
 
 static void test_signals_at_any_moment_neither_block_nor_corrupt(void **state)
 {
-    struct itimerval { struct timeval every, next; } timer = {{0, 50}, {0, 50}}, none = {{0, 0}, {0, 0}};
+    struct itimerval {
+        struct timeval every, next;
+    } timer = {{0, 50}, {0, 50}}, none = {{0, 0}, {0, 0}};
 
     start();
     parent_allocates();
@@ -471,7 +477,8 @@ static void write_until_killed(int pipe_end, unsigned seed)
         hk_record_allocation(BLOCK(i % 20000), 100 + (r >> 50), 4096, (int)(r >> 62));
         hk_record_free(BLOCK(r >> 33 & 16383));
         fake_heap.allocated_bytes += 65536;
-        fake_heap.allocated_blocks = fake_heap.allocated_bytes / 64; /* readers can tell a torn point by these */
+        fake_heap.allocated_blocks =
+            fake_heap.allocated_bytes / 64; /* readers can tell a torn point by these */
         fake_heap.live_bytes = fake_heap.allocated_bytes ^ 0x5555;
         hk_record_tick(fake_heap.allocated_bytes);
         if (i == 1000)
@@ -507,7 +514,8 @@ static void test_killed_at_a_random_moment_the_file_is_valid(void **state)
         struct capture c = capture_read(helper_path);
         assert_int_equal(c.header->state, HK_STATE_RUNNING);
         check_point(&c.status->now);
-        for (uint64_t i = 0; i < c.count[HK_SECTION_TIMELINE] && c.status->timeline_sequence % 2 == 0; i++)
+        for (uint64_t i = 0;
+             i < c.count[HK_SECTION_TIMELINE] && c.status->timeline_sequence % 2 == 0; i++)
             check_point(&c.timeline[i]);
         uint64_t live = 0, total = 0, largest = 4096 * 2 + 20000;
         for (uint64_t i = 0; i < c.count[HK_SECTION_SITES]; i++) {
@@ -515,8 +523,10 @@ static void test_killed_at_a_random_moment_the_file_is_valid(void **state)
             total += c.sites[i].total_bytes;
         }
         /* at most one event was under way */
-        assert_in_range(live + largest, c.status->recorded_live_bytes, c.status->recorded_live_bytes + 2 * largest);
-        assert_in_range(total + largest, c.status->recorded_total_bytes, c.status->recorded_total_bytes + 2 * largest);
+        assert_in_range(live + largest, c.status->recorded_live_bytes,
+                        c.status->recorded_live_bytes + 2 * largest);
+        assert_in_range(total + largest, c.status->recorded_total_bytes,
+                        c.status->recorded_total_bytes + 2 * largest);
         capture_free(&c);
     }
 }

@@ -3,7 +3,7 @@
 
 #include "record_helper.h"
 
-#define BLOCK(i) ((const void *)(uintptr_t)(0x100000 + (uint64_t)(i) * 16))
+#define BLOCK(i) ((const void *)(uintptr_t)(0x100000 + (uint64_t)(i)*16))
 enum { THREADS = 4, ROUNDS = 60000 };
 
 static struct fake_code codes[32];
@@ -117,7 +117,8 @@ static void read_for_ever(void)
             assert_int_equal(now->live_bytes, now->allocated_bytes / 3);
         capture_free(&again);
         assert_true(c.status->recorded_total_bytes >= last_total);
-        assert_true(c.count[HK_SECTION_SITES] >= last_sites && c.count[HK_SECTION_NODES] >= last_nodes);
+        assert_true(c.count[HK_SECTION_SITES] >= last_sites &&
+                    c.count[HK_SECTION_NODES] >= last_nodes);
         last_total = c.status->recorded_total_bytes;
         last_sites = c.count[HK_SECTION_SITES];
         last_nodes = c.count[HK_SECTION_NODES];
