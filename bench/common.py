@@ -129,8 +129,11 @@ class Ratios:
     def median(self, row):
         return self._median(self.rows[row])
 
+    def count(self, row):
+        return sum(ratio is not None for ratio in self.rows[row])
+
     def _bounds(self, drawn):
-        drawn = sorted(value for value in drawn if value is not None)
+        drawn = sorted(value for value in drawn if value is not None and not math.isnan(value))
         if not drawn:
             return (float("nan"), float("nan"))
         return drawn[int(0.025 * (len(drawn) - 1))], drawn[math.ceil(0.975 * (len(drawn) - 1))]

@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 
@@ -131,30 +132,39 @@ def prepare(names, python, root):
 
 
 def measure(modes, workloads, scales, rounds, repeat, settle):
-    """results[row][mode name] = one measurement a round (None where that run failed); and the failures."""
+    """results[row][mode name] = one measurement a round (None where there is none); and the failures.
+    Interrupted, it returns what there is."""
     shuffle = random.Random(0)
     rows = [(name, scale) for scale in scales for name in workloads]
     results = {row: {mode.name: [None] * rounds for mode in modes} for row in rows}
     failures = []
-    for number in range(rounds):
-        for row in shuffle.sample(rows, len(rows)):
-            checksum = None
-            for mode in shuffle.sample(modes, len(modes)):
-                common.progress("round %d of %d: %s, %s" % (number + 1, rounds, row[0], mode.name))
-                if settle:
-                    common.settle(int(FRESH_MIB.get(row[0], 64) * row[1]))
-                try:
-                    result = mode.workload(row[0], row[1], repeat, number)
-                except Failed as failure:
-                    failures.append("%s in mode %s: %s" % (row[0], mode.name, failure))
-                    continue
-                if checksum is not None and result["checksum"] != checksum:
-                    failures.append("%s in mode %s: checksum differs" % (row[0], mode.name))
-                    continue
-                checksum = result["checksum"]
-                results[row][mode.name][number] = result
+    try:
+        for number in range(rounds):
+            for row in shuffle.sample(rows, len(rows)):
+                common.progress("round %d of %d: %s" % (number + 1, rounds, row[0]))
+                measure_row(shuffle.sample(modes, len(modes)), row, number, repeat, settle, results[row], failures)
+    except KeyboardInterrupt:
+        failures.append("interrupted; the figures are those of the rounds before")
     common.progress("")
     return results, failures
+
+
+def measure_row(modes, row, number, repeat, settle, runs, failures):
+    """One workload in every mode, one after the other."""
+    checksum = None
+    for mode in modes:
+        try:
+            if settle:
+                common.settle(max(4, int(FRESH_MIB.get(row[0], 64) * row[1])))
+            result = mode.workload(row[0], row[1], repeat, number)
+        except Failed as failure:
+            failures.append("%s in mode %s: %s" % (row[0], mode.name, failure))
+            continue
+        if checksum is not None and result["checksum"] != checksum:
+            failures.append("%s in mode %s: checksum differs" % (row[0], mode.name))
+            continue
+        checksum = result["checksum"]
+        runs[mode.name][number] = result
 
 
 def ratios(results, mode, base, key):
@@ -195,7 +205,7 @@ def report_times(results, modes):
                 line += cell(None)
                 continue
             median, interval = table.median(label), table.interval(label)
-            slow = interval[0] > SLOWER
+            slow = interval[0] > SLOWER and table.count(label) >= 3  # an interval of fewer says nothing
             line += cell(median, interval, " !" if slow else "")
             figures[name]["rows"][label] = {"median": median, "interval": interval}
             if slow and name in OURS:
@@ -301,7 +311,7 @@ def bench_python(python, options):
     print("\nPython %s  %s%s  (%s)" % (build["version"], options.chroot, python, build["kind"]))
     modes, notes = prepare(options.modes, python, options.chroot)
     for note in notes:
-        print(note)
+        print(note, flush=True)
     startup = {mode.name: [] for mode in modes}
     if options.memory:
         for number in range(max(options.rounds, 5)):
@@ -382,7 +392,8 @@ def main():
         options.chroot = os.path.abspath(options.chroot)
         enter_namespace(options.chroot)
 
-    print(common.machine())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(common.machine(), flush=True)
     pythons, bad, everything = options.python or ["python3"], False, []
     for python in pythons:
         try:
