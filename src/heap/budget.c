@@ -32,9 +32,9 @@ bool hk_budget_expire(hk_heap *heap, uint64_t *mean)
     *mean = heap->sample_mean;
     if (hk_recorder.draw != NULL && heap->watched != NULL) {
         heap->to_sample -= used;
-        if (heap->to_sample <= 0) {
+        if (heap->to_sample < 0) { /* one less than drawn: the block that reaches the distance is the sample */
             sampled = heap->sample_mean != 0; /* 0: this was the first look, not a drawn distance */
-            heap->to_sample = (int64_t)hk_recorder.draw(&heap->sample_mean);
+            heap->to_sample = (int64_t)hk_recorder.draw(&heap->sample_mean) - 1;
         }
         heap->budget_start = heap->to_sample < TICK ? heap->to_sample : TICK;
     } else {
