@@ -151,8 +151,8 @@ static void announce(const struct options *o, const struct hk_target *target, co
     if (!place->file)
         return;
     bool charged = place->directory && in_container() && is_memory(place->directory);
-    hk_cli_fail(0, "recording to %s; read it with: heapkeeper report%s%s%s", place->file, o->output ? " " : "",
-                o->output ? o->output : "",
+    hk_cli_fail(0, "recording to %s; read it with: %s report%s%s%s", place->file, program_invocation_name,
+                o->output ? " " : "", o->output ? o->output : "",
                 charged ? " (in this container's memory, and gone with it; HEAPKEEPER_DIR names another place)" : "");
 }
 

@@ -112,7 +112,8 @@ static void place(const struct page *p, char *to, size_t size, const struct hk_s
     if (f->line)
         snprintf(line, sizeof line, ":%d", f->line);
     size_t rest = hk_text_columns(name) + strlen(line) + 4;
-    hk_text_clean(p->t, file, sizeof file, hk_text_short_path(f->file, directory_of_run(p)));
+    hk_text_clean(p->t, file, sizeof file, f->file);
+    hk_text_shorten_path(file, directory_of_run(p));
     hk_text_keep_end(p->t, file, rest + 16 < columns ? columns - rest : 16);
     snprintf(to, size, "%s%s in %s", file, line, name);
     hk_text_keep_start(p->t, to, size, columns);
@@ -438,7 +439,7 @@ static void put_largest(const struct page *p, enum measure by)
 static bool peak_is_another_list(const struct page *p)
 {
     const struct hk_sites *s = p->report->sites;
-    return (double)s->peak_bytes > 1.02 * (double)s->live_bytes;
+    return (double)s->peak_bytes > 1.1 * (double)s->live_bytes;
 }
 
 /* ---- the heap ---- */

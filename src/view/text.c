@@ -151,23 +151,22 @@ void hk_text_keep_start(const struct hk_terminal *t, char *text, size_t size, si
         strcpy(at, dots);
 }
 
-const char *hk_text_short_path(const char *path, const char *directory)
+void hk_text_shorten_path(char *path, const char *directory)
 {
     size_t length = strlen(directory);
-    const char *at;
+    char *from = path, *at;
 
     if (length > 1 && strncmp(path, directory, length) == 0 && path[length] == '/')
-        return path + length + 1;
-    at = strstr(path, "-packages/");
-    if (at)
-        return at + strlen("-packages/");
-    at = strstr(path, "/lib/python3");
-    if (at) {
-        at = strchr(at + 5, '/');
-        if (at && at[1])
-            return at + 1;
+        from = path + length + 1;
+    else if ((at = strstr(path, "-packages/")))
+        from = at + strlen("-packages/");
+    else if ((at = strstr(path, "/lib/python3")) && (at = strchr(at + 5, '/')) && at[1])
+        from = at + 1;
+    else if (strncmp(path, "<frozen ", 8) == 0 && path[8] && path[strlen(path) - 1] == '>') {
+        from = path + 8;
+        path[strlen(path) - 1] = 0;
     }
-    return path;
+    memmove(path, from, strlen(from) + 1);
 }
 
 /* ---- numbers ---- */

@@ -42,8 +42,9 @@ void hk_text_keep_end(const struct hk_terminal *terminal, char *text, size_t col
 /* The same with the ellipsis at the end. `text` holds `size` bytes. */
 void hk_text_keep_start(const struct hk_terminal *terminal, char *text, size_t size, size_t columns);
 
-/* A short form of a source path: without `directory`, or from site-packages or the standard library on. */
-const char *hk_text_short_path(const char *path, const char *directory);
+/* A short form of a clean source path: without `directory`, or from site-packages or the standard library on;
+ * of "<frozen NAME>" the name. In place. */
+void hk_text_shorten_path(char *path, const char *directory);
 
 /* "31.0 MiB", "212 MiB", "812 B"; "121 000"; "12.4 s", "3 min 20 s". `to` holds 32 bytes; returned. */
 char *hk_text_bytes(char to[32], double bytes);

@@ -416,10 +416,10 @@ def on_a_terminal(*words, **environment):
 
 def test_terminal_is_told_in_one_line_where_the_record_goes(place, tmp_path):
     said = on_a_terminal("run", PYTHON, "-c", "print('hello')", **place[1])
-    assert re.fullmatch(r"heapkeeper: recording to %s/python[^ ]*\.hkc; read it with: heapkeeper report[^\n]*\nhello\n"
+    assert re.fullmatch(r"heapkeeper: recording to %s/python[^ ]*\.hkc; read it with: [^ ]*heapkeeper report[^\n]*\nhello\n"
                         % re.escape(str(place[0])), said)
     said = on_a_terminal("run", "-o", tmp_path / "o", PYTHON, "-c", "pass")
-    assert said == "heapkeeper: recording to %s; read it with: heapkeeper report %s\n" % (tmp_path / "o", tmp_path / "o")
+    assert said == "heapkeeper: recording to %s; read it with: %s report %s\n" % (tmp_path / "o", COMMAND, tmp_path / "o")
 
 
 def test_terminal_is_told_what_stands_in_the_way(place, compile_c, tmp_path):
