@@ -54,7 +54,7 @@ get = sysconfig.get_config_var
 print(json.dumps({
     "version": sys.version_info[:2], "full_version": platform.python_version(), "base": sys.base_prefix,
     "is_cpython": platform.python_implementation() == "CPython", "free_threaded": bool(get("Py_GIL_DISABLED")),
-    "debug": hasattr(sys, "gettotalrefcount"), "is_shared": bool(get("Py_ENABLE_SHARED")),
+    "debug": hasattr(sys, "gettotalrefcount"), "is_shared": "/libpython3" in open("/proc/self/maps").read(),
     "include": sysconfig.get_path("include"), "library_directory": get("LIBDIR"), "library": get("LDLIBRARY"),
 }))
 """

@@ -329,18 +329,19 @@ static void self_test(int domain)
     hk_record_set_stacks(stacks_on ? HK_STACKS_GOOD : HK_STACKS_OFF, stacks_on ? NULL : why);
 }
 
-static void recorder_allocation(const void *block, size_t size, uint64_t mean, int domain)
-{
-    if (__builtin_expect(!stacks_tested, 0) && layout->stacks)
-        self_test(domain);
-    hk_record_allocation(block, size, mean, domain);
-}
-
-/* Finalisation frees what the program left: its figures are those from before. It shows in the first frees. */
+/* Finalisation frees what the program left: its figures are those from before. It shows in the first events. */
 static void freeze_if_finalizing(void)
 {
     if (python.is_finalizing != NULL && python.is_finalizing())
         hk_record_freeze();
+}
+
+static void recorder_allocation(const void *block, size_t size, uint64_t mean, int domain)
+{
+    freeze_if_finalizing();
+    if (__builtin_expect(!stacks_tested, 0) && layout->stacks)
+        self_test(domain);
+    hk_record_allocation(block, size, mean, domain);
 }
 
 static bool recorder_free(const void *block)
