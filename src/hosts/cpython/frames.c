@@ -88,42 +88,50 @@ static int walk_objects(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out
     return n;
 }
 
+/* The offsets are copied first: the frames that are written could, for all the compiler knows, be part
+ * of the layout. */
 static int walk_structs(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max,
                         bool *more)
 {
+    const int32_t to_previous = l->frame_previous, to_code = l->frame_code;
+    const int32_t to_instruction = l->frame_instruction, to_owner = l->frame_owner;
+    const int32_t first_shim = l->first_shim_owner;
+    const intptr_t instructions = l->code_adaptive;
+    const uintptr_t code_bits = ~l->code_tag_mask;
+    /* The clean-up code is a handful of units, so only a frame at its very start needs a look. */
+    const intptr_t trampoline_end = l->has_init_trampoline ? 16 : -16;
     int n = 0, shims = 0;
     while (frame != 0) {
-        if (!is_plausible(frame)) {
-            *more = true;
-            break;
-        }
+        if (!is_plausible(frame))
+            goto cut;
         const char *f = (const char *)frame;
-        uintptr_t previous = bits_at(f, l->frame_previous);
-        if ((unsigned char)f[l->frame_owner] >= l->first_shim_owner) {
-            frame = ++shims < MOST_SHIMS ? previous : 1;
+        uintptr_t previous = bits_at(f, to_previous);
+        if ((unsigned char)f[to_owner] >= first_shim) {
+            if (++shims > MOST_SHIMS)
+                goto cut;
+            frame = previous;
             continue;
         }
-        uintptr_t code = bits_at(f, l->frame_code) & ~l->code_tag_mask;
-        intptr_t offset = (intptr_t)(bits_at(f, l->frame_instruction) - code) - l->code_adaptive;
-        if (!is_plausible(code) || offset < -2 || offset > MOST_BYTES) {
-            *more = true;
-            break;
-        }
-        /* The clean-up code is a handful of units, so only a frame at its very start needs a look
-         * at its code. */
-        if (l->has_init_trampoline && offset < 16 && hk_py_is_trampoline(l, (const void *)code)) {
-            frame = ++shims < MOST_SHIMS ? previous : 1;
+        uintptr_t code = bits_at(f, to_code) & code_bits;
+        intptr_t offset = (intptr_t)(bits_at(f, to_instruction) - code) - instructions;
+        if (!is_plausible(code) || offset < -2 || offset > MOST_BYTES)
+            goto cut;
+        if (offset < trampoline_end && hk_py_is_trampoline(l, (const void *)code)) {
+            if (++shims > MOST_SHIMS)
+                goto cut;
+            frame = previous;
             continue;
         }
-        if (n == max) {
-            *more = true;
-            break;
-        }
+        if (n == max)
+            goto cut;
         out[n].code = (const void *)code;
         out[n].offset = offset < 0 ? -1 : (int32_t)offset;
         n++;
         frame = previous;
     }
+    return n;
+cut:
+    *more = true;
     return n;
 }
 
