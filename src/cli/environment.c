@@ -1,7 +1,8 @@
 /* The library's path and the environment of the program.
  *
- * The loader splits LD_PRELOAD at spaces and colons and expands "$ORIGIN" and its like, and knows no quoting. A
- * library whose path has one of these is reached through a symbolic link in a private directory.
+ * The loader splits LD_PRELOAD at spaces and colons and expands "$ORIGIN" and its like, and knows
+ * no quoting. A library whose path has one of these is reached through a symbolic link in a private
+ * directory.
  */
 #include "cli/environment.h"
 
@@ -16,14 +17,23 @@
 
 #define LIBRARY "libheapkeeper-preload.so"
 
-/* Where the library may lie, seen from the command's directory: the build tree, an installation, the package
- * directories of a Python environment. */
+/* Where the library may lie, seen from the command's directory: the build tree, an installation,
+ * the package directories of a Python environment. */
 static const char *const patterns[] = {
-    "", "/../lib/heapkeeper", "/../lib64/heapkeeper", "/../lib/*-linux-gnu*/heapkeeper", "/../lib",
-    "/../lib/python3*/site-packages/heapkeeper", "/../lib/python3*/site-packages/.heapkeeper.mesonpy.libs",
-    "/../lib/python3*/site-packages/heapkeeper.libs", "/../lib/python3*/dist-packages/heapkeeper",
-    "/../lib/python3*/dist-packages/.heapkeeper.mesonpy.libs", "/../lib64/python3*/site-packages/heapkeeper",
-    "/../lib64/python3*/site-packages/.heapkeeper.mesonpy.libs", "/..", "/../.heapkeeper.mesonpy.libs",
+    "",
+    "/../lib/heapkeeper",
+    "/../lib64/heapkeeper",
+    "/../lib/*-linux-gnu*/heapkeeper",
+    "/../lib",
+    "/../lib/python3*/site-packages/heapkeeper",
+    "/../lib/python3*/site-packages/.heapkeeper.mesonpy.libs",
+    "/../lib/python3*/site-packages/heapkeeper.libs",
+    "/../lib/python3*/dist-packages/heapkeeper",
+    "/../lib/python3*/dist-packages/.heapkeeper.mesonpy.libs",
+    "/../lib64/python3*/site-packages/heapkeeper",
+    "/../lib64/python3*/site-packages/.heapkeeper.mesonpy.libs",
+    "/..",
+    "/../.heapkeeper.mesonpy.libs",
 };
 
 /* Backslashes before what glob would take for a pattern. */
@@ -58,8 +68,10 @@ char *hk_library_find(struct hk_error *error)
         free(pattern);
     }
     if (!found)
-        hk_error_set(error, "%s was not found beside %s or in the usual places; build or install heapkeeper again",
-                     LIBRARY, self);
+        hk_error_set(
+            error,
+            "%s was not found beside %s or in the usual places; build or install heapkeeper again",
+            LIBRARY, self);
     return found;
 }
 
@@ -83,8 +95,11 @@ static char *link_to(const struct hk_place *place, const char *library, struct h
         }
     }
     if (!path)
-        hk_error_set(error, "%s: its path has a character that LD_PRELOAD cannot hold, and no private directory was "
-                     "found for a link to it; set HEAPKEEPER_DIR to one", library);
+        hk_error_set(error,
+                     "%s: its path has a character that LD_PRELOAD cannot hold, and no private "
+                     "directory was "
+                     "found for a link to it; set HEAPKEEPER_DIR to one",
+                     library);
     free(directory);
     return path;
 }
@@ -99,7 +114,8 @@ static bool set_preload(const char *library)
     while (old && *old) {
         size_t length = strcspn(old, " :");
         bool ours = (length == strlen(library) && strncmp(old, library, length) == 0) ||
-                    (length >= strlen(LIBRARY) && strncmp(old + length - strlen(LIBRARY), LIBRARY, strlen(LIBRARY)) == 0);
+                    (length >= strlen(LIBRARY) &&
+                     strncmp(old + length - strlen(LIBRARY), LIBRARY, strlen(LIBRARY)) == 0);
         if (length && !ours) {
             strcat(value, ":");
             strncat(value, old, length);
@@ -130,19 +146,21 @@ static void draw_run_id(char digits[33])
         snprintf(digits + 2 * i, 3, "%02x", id[i]);
 }
 
-bool hk_environment_set(const struct hk_settings *s, const struct hk_place *place, const char *library,
-                        struct hk_error *error)
+bool hk_environment_set(const struct hk_settings *s, const struct hk_place *place,
+                        const char *library, struct hk_error *error)
 {
     char run[33], id[96], sample[32];
-    char *linked = strpbrk(library, " :$") ? link_to(place, library, error) : hk_must_strdup(library);
+    char *linked =
+        strpbrk(library, " :$") ? link_to(place, library, error) : hk_must_strdup(library);
     if (!linked)
         return false;
     draw_run_id(run);
-    snprintf(id, sizeof id, "%llu:%llu:%d", (unsigned long long)place->device, (unsigned long long)place->inode,
-             (int)getpid());
+    snprintf(id, sizeof id, "%llu:%llu:%d", (unsigned long long)place->device,
+             (unsigned long long)place->inode, (int)getpid());
     snprintf(sample, sizeof sample, "%llu", (unsigned long long)s->sample_bytes);
-    bool done = set_preload(linked) && set("HEAPKEEPER_LIBRARY", linked) && set("HEAPKEEPER_RUN", run) &&
-                set("HEAPKEEPER_CAPTURE", place->file) && set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
+    bool done = set_preload(linked) && set("HEAPKEEPER_LIBRARY", linked) &&
+                set("HEAPKEEPER_RUN", run) && set("HEAPKEEPER_CAPTURE", place->file) &&
+                set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
                 set("HEAPKEEPER_CAPTURE_DIR", place->directory ? place->directory : "") &&
                 set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
                 set("HEAPKEEPER_SAMPLE", sample) && set("HEAPKEEPER_GEOMETRY", s->geometry);

@@ -1,21 +1,22 @@
-/* What `heapkeeper run` tells the library: the environment that src/hosts/malloc/preload.c reads. */
+/* What `heapkeeper run` tells the library: the environment that src/hosts/malloc/preload.c
+ * reads. */
 #ifndef HK_CLI_ENVIRONMENT_H
 #define HK_CLI_ENVIRONMENT_H
 
 #include "cli/place.h"
 
 struct hk_settings {
-    const char *mode;     /* none, sample, exact */
+    const char *mode;      /* none, sample, exact */
     uint64_t sample_bytes; /* 0: chosen by the recorder */
-    const char *geometry; /* default, guide */
+    const char *geometry;  /* default, guide */
 };
 
-/* The library's file, found from where this command lies; the caller frees it. NULL and an error if it is
- * nowhere. */
+/* The library's file, found from where this command lies; the caller frees it. NULL and an error if
+ * it is nowhere. */
 char *hk_library_find(struct hk_error *error);
 
 /* Sets LD_PRELOAD (what was there is kept) and HEAPKEEPER_*. */
-bool hk_environment_set(const struct hk_settings *settings, const struct hk_place *place, const char *library,
-                        struct hk_error *error);
+bool hk_environment_set(const struct hk_settings *settings, const struct hk_place *place,
+                        const char *library, struct hk_error *error);
 
 #endif

@@ -12,37 +12,44 @@
 static const char usage[] =
     "usage: heapkeeper run [OPTIONS] SCRIPT.py [ARGUMENTS]    record a Python script\n"
     "       heapkeeper run [OPTIONS] -m MODULE | -c CODE ...  the same for a module, for code\n"
-    "       heapkeeper run [OPTIONS] PROGRAM [ARGUMENTS]      a program found on PATH (gunicorn, python3, ...)\n"
-    "       heapkeeper report [OPTIONS] [CAPTURE]             where the memory went; the newest run without CAPTURE\n"
+    "       heapkeeper run [OPTIONS] PROGRAM [ARGUMENTS]      a program found on PATH (gunicorn, "
+    "python3, ...)\n"
+    "       heapkeeper report [OPTIONS] [CAPTURE]             where the memory went; the newest "
+    "run without CAPTURE\n"
     "       heapkeeper help [run|report]                      options\n"
     "       heapkeeper version\n";
 
 static const char run_usage[] =
     "usage: heapkeeper run [OPTIONS] SCRIPT.py|-m MODULE|-c CODE|PROGRAM [ARGUMENTS]\n"
     "\n"
-    "Starts the program in place of itself, unchanged but for its allocator, and records where its memory goes.\n"
+    "Starts the program in place of itself, unchanged but for its allocator, and records where its "
+    "memory goes.\n"
     "\n"
-    "  --sample[=BYTES]    record one allocation per BYTES on average (K, M: 64K, 1M); chosen by itself\n"
+    "  --sample[=BYTES]    record one allocation per BYTES on average (K, M: 64K, 1M); chosen by "
+    "itself\n"
     "                      if not given. This is the default\n"
     "  --no-record         only the heap's own counters\n"
-    "  -o, --output FILE   write the capture to FILE (further processes: FILE.PID); /dev/null keeps nothing\n"
+    "  -o, --output FILE   write the capture to FILE (further processes: FILE.PID); /dev/null "
+    "keeps nothing\n"
     "  -f, --force         write over an existing FILE\n"
-    "  --python PYTHON     the Python for a script, -m and -c; else the one beside this command, else\n"
+    "  --python PYTHON     the Python for a script, -m and -c; else the one beside this command, "
+    "else\n"
     "                      $VIRTUAL_ENV's, else python3 on PATH\n"
     "  --geometry NAME     default, or guide: arenas of 256 KiB, pools of 4 KiB\n"
     "\n"
-    "Captures go to $HEAPKEEPER_DIR, else $XDG_RUNTIME_DIR/heapkeeper, else /dev/shm/heapkeeper-UID.\n";
+    "Captures go to $HEAPKEEPER_DIR, else $XDG_RUNTIME_DIR/heapkeeper, else "
+    "/dev/shm/heapkeeper-UID.\n";
 
-static const char report_usage[] =
-    "usage: heapkeeper report [OPTIONS] [CAPTURE]\n"
-    "\n"
-    "Says where the memory went: what grows, what is large, the heap, what is outside it. Without CAPTURE the\n"
-    "newest run is shown. The program may still be running.\n"
-    "\n"
-    "  --json              everything, for programs\n"
-    "  --pid PID           another process of the same run\n"
-    "  --top N             lines in each list (default 10)\n"
-    "  --color WHEN        auto, always, never\n";
+static const char report_usage[] = "usage: heapkeeper report [OPTIONS] [CAPTURE]\n"
+                                   "\n"
+                                   "Says where the memory went: what grows, what is large, the "
+                                   "heap, what is outside it. Without CAPTURE the\n"
+                                   "newest run is shown. The program may still be running.\n"
+                                   "\n"
+                                   "  --json              everything, for programs\n"
+                                   "  --pid PID           another process of the same run\n"
+                                   "  --top N             lines in each list (default 10)\n"
+                                   "  --color WHEN        auto, always, never\n";
 
 int hk_cli_fail(int status, const char *format, ...)
 {
@@ -65,8 +72,8 @@ int hk_cli_bad_option(int argc, char **argv, int result)
     bool is_long = word[0] == '-' && word[1] == '-';
 
     if (result == ':')
-        return hk_cli_fail(HK_EXIT_USAGE, "%s: option %s needs a value; see \"heapkeeper help %s\"", argv[0],
-                           is_long ? word : letter, argv[0]);
+        return hk_cli_fail(HK_EXIT_USAGE, "%s: option %s needs a value; see \"heapkeeper help %s\"",
+                           argv[0], is_long ? word : letter, argv[0]);
     return hk_cli_fail(HK_EXIT_USAGE, "%s: unknown option %s; see \"heapkeeper help %s\"", argv[0],
                        is_long || !optopt ? word : letter, argv[0]);
 }

@@ -1,11 +1,12 @@
 /* The capture's directory and file.
  *
- * A capture is written through a shared mapping, so it lies in memory where possible: a dirty page of a disk
- * file can stall the program when it is written back. The directories are tried in the order of
- * read/find.h; one that cannot be made, is not ours or has too little room is passed over, except
- * $HEAPKEEPER_DIR, which was asked for.
+ * A capture is written through a shared mapping, so it lies in memory where possible: a dirty page
+ * of a disk file can stall the program when it is written back. The directories are tried in the
+ * order of read/find.h; one that cannot be made, is not ours or has too little room is passed over,
+ * except $HEAPKEEPER_DIR, which was asked for.
  *
- * Everything is created anew, by its own name, without following links: /dev/shm and /tmp are everybody's.
+ * Everything is created anew, by its own name, without following links: /dev/shm and /tmp are
+ * everybody's.
  */
 #include "cli/place.h"
 
@@ -21,8 +22,8 @@
 
 #include "read/find.h"
 
-#define ROOM_WANTED ((uint64_t)16 << 20) /* bytes free, or the next directory is tried */
-#define ROOM_LEAST ((uint64_t)512 << 10) /* bytes free, or there is no point in starting */
+#define ROOM_WANTED ((uint64_t)16 << 20)  /* bytes free, or the next directory is tried */
+#define ROOM_LEAST  ((uint64_t)512 << 10) /* bytes free, or there is no point in starting */
 
 static uint64_t room_in(const char *directory)
 {
@@ -58,7 +59,9 @@ static bool is_sound(const char *directory, bool asked_for, struct hk_error *err
     if (fd < 0 || fstat(fd, &st) != 0) {
         hk_error_set(error, "%s: cannot be used for captures: %s", directory, strerror(errno));
     } else if (st.st_uid != geteuid() && !asked_for) {
-        hk_error_set(error, "%s: belongs to another user; set HEAPKEEPER_DIR to a directory of your own", directory);
+        hk_error_set(error,
+                     "%s: belongs to another user; set HEAPKEEPER_DIR to a directory of your own",
+                     directory);
     } else if (asked_for && (st.st_mode & S_IWOTH) && !(st.st_mode & S_ISVTX)) {
         hk_error_set(error, "%s: anybody may write there; make it private (chmod 700)", directory);
     } else {
@@ -77,7 +80,8 @@ static bool is_sound(const char *directory, bool asked_for, struct hk_error *err
 
 static bool make_place(const char *directory, bool asked_for, struct hk_error *error)
 {
-    bool made = asked_for ? make_directories(directory) : mkdir(directory, 0700) == 0 || errno == EEXIST;
+    bool made =
+        asked_for ? make_directories(directory) : mkdir(directory, 0700) == 0 || errno == EEXIST;
     if (!made) {
         hk_error_set(error, "%s: cannot be made: %s", directory, strerror(errno));
         return false;
@@ -123,7 +127,9 @@ static char *choose_directory(struct hk_error *error)
     }
     if (best_room < ROOM_LEAST) {
         if (best || !refused)
-            hk_error_set(error, "%s: no space left for a capture; make room, or set HEAPKEEPER_DIR to another place",
+            hk_error_set(error,
+                         "%s: no space left for a capture; make room, or set HEAPKEEPER_DIR to "
+                         "another place",
                          best ? best : places[0]);
         free(best);
         best = NULL;
@@ -156,7 +162,8 @@ static void tame(char *to, size_t size, const char *name)
     size_t at = 0;
     for (; *name && at + 1 < size; name++) {
         bool fine = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') ||
-                    (*name >= '0' && *name <= '9') || *name == '_' || *name == '-' || (*name == '.' && at);
+                    (*name >= '0' && *name <= '9') || *name == '_' || *name == '-' ||
+                    (*name == '.' && at);
         to[at++] = fine ? *name : '_';
     }
     to[at] = 0;
@@ -172,7 +179,8 @@ bool hk_place_default(struct hk_place *place, const char *name, struct hk_error 
     tame(tamed, sizeof tamed, name);
     for (int i = 0; i < 100 && !place->file; i++) {
         char *path = NULL;
-        if (asprintf(&path, "%s/%s.%d.%lld.%d.hkc", place->directory, tamed, (int)getpid(), (long long)time(NULL), i) < 0)
+        if (asprintf(&path, "%s/%s.%d.%lld.%d.hkc", place->directory, tamed, (int)getpid(),
+                     (long long)time(NULL), i) < 0)
             break;
         bool made = create(place, path);
         if (!made && errno != EEXIST)
@@ -243,7 +251,8 @@ char *hk_place_for_link(const struct hk_place *place)
         return hk_must_strdup(place->directory);
     size_t count = hk_places(places);
     for (size_t i = 0; i < count; i++) {
-        if (!found && places[i][0] == '/' && !splits(places[i]) && make_place(places[i], false, &ignored))
+        if (!found && places[i][0] == '/' && !splits(places[i]) &&
+            make_place(places[i], false, &ignored))
             found = hk_must_strdup(places[i]);
         free(places[i]);
     }

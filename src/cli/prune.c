@@ -1,4 +1,5 @@
-/* Old runs make room for new ones. A run is pruned as a whole: half a run would be read as a whole one. */
+/* Old runs make room for new ones. A run is pruned as a whole: half a run would be read as a whole
+ * one. */
 #include "cli/place.h"
 
 #include <dirent.h>
@@ -12,13 +13,13 @@
 
 #include "read/process.h"
 
-#define KEEP_BYTES ((uint64_t)256 << 20)
+#define KEEP_BYTES         ((uint64_t)256 << 20)
 #define KEEP_EMPTY_SECONDS (24 * 3600) /* a capture nobody took over takes no room, but a name */
 
 struct file {
     char name[256];
     uint8_t run_id[16];
-    uint64_t bytes; /* on the file system */
+    uint64_t bytes;  /* on the file system */
     int64_t changed; /* seconds */
     bool lives;
 };
@@ -48,11 +49,13 @@ static bool look_at(int directory, const char *name, struct file *file)
     if (fd < 0)
         return false;
     *file = (struct file){.lives = false};
-    bool fine = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() && strlen(name) < sizeof file->name;
+    bool fine = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
+                strlen(name) < sizeof file->name;
     if (fine) {
         strcpy(file->name, name);
         file->bytes = (uint64_t)st.st_blocks * 512;
-        file->changed = st.st_mtim.tv_sec > st.st_ctim.tv_sec ? st.st_mtim.tv_sec : st.st_ctim.tv_sec;
+        file->changed =
+            st.st_mtim.tv_sec > st.st_ctim.tv_sec ? st.st_mtim.tv_sec : st.st_ctim.tv_sec;
         if (ends_with(name, ".children")) {
             run_id_of_name(name, file->run_id);
         } else if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
@@ -131,7 +134,8 @@ void hk_prune(const char *directory)
     if (!d)
         return;
     for (struct dirent *entry; (entry = readdir(d)) && count < 20000;) {
-        if (entry->d_name[0] == '.' || !(ends_with(entry->d_name, ".hkc") || ends_with(entry->d_name, ".children")))
+        if (entry->d_name[0] == '.' ||
+            !(ends_with(entry->d_name, ".hkc") || ends_with(entry->d_name, ".children")))
             continue;
         if (count % 64 == 0)
             files = hk_must_realloc(files, count + 64, sizeof *files);

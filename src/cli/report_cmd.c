@@ -19,9 +19,9 @@ struct options {
 static int parse(int argc, char **argv, struct options *o)
 {
     static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},           {"pid", required_argument, NULL, 'p'},
-        {"top", required_argument, NULL, 'n'},      {"color", required_argument, NULL, 'c'},
-        {"colour", required_argument, NULL, 'c'},   {NULL, 0, NULL, 0},
+        {"json", no_argument, NULL, 'j'},         {"pid", required_argument, NULL, 'p'},
+        {"top", required_argument, NULL, 'n'},    {"color", required_argument, NULL, 'c'},
+        {"colour", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
     };
     char *end;
     int option;
@@ -35,30 +35,34 @@ static int parse(int argc, char **argv, struct options *o)
         case 'p':
             o->pid = strtol(optarg, &end, 10);
             if (*end || o->pid <= 0)
-                return hk_cli_fail(HK_EXIT_USAGE, "report: --pid needs a process id, not \"%s\"", optarg);
+                return hk_cli_fail(HK_EXIT_USAGE, "report: --pid needs a process id, not \"%s\"",
+                                   optarg);
             break;
         case 'n':
             o->top = (unsigned)strtoul(optarg, &end, 10);
             if (*end || !*optarg || o->top == 0)
-                return hk_cli_fail(HK_EXIT_USAGE, "report: --top needs a number, not \"%s\"", optarg);
+                return hk_cli_fail(HK_EXIT_USAGE, "report: --top needs a number, not \"%s\"",
+                                   optarg);
             break;
         case 'c':
             o->colour = optarg;
             if (strcmp(optarg, "auto") && strcmp(optarg, "always") && strcmp(optarg, "never"))
-                return hk_cli_fail(HK_EXIT_USAGE, "report: --color is auto, always or never, not \"%s\"", optarg);
+                return hk_cli_fail(HK_EXIT_USAGE,
+                                   "report: --color is auto, always or never, not \"%s\"", optarg);
             break;
         default:
             return hk_cli_bad_option(argc, argv, option);
         }
     }
     if (argc - optind > 1)
-        return hk_cli_fail(HK_EXIT_USAGE, "report: one capture at a time, not \"%s\" too", argv[optind + 1]);
+        return hk_cli_fail(HK_EXIT_USAGE, "report: one capture at a time, not \"%s\" too",
+                           argv[optind + 1]);
     o->file = argv[optind];
     return 0;
 }
 
-/* Which process of the run to show: the one named by --pid, the file named, or the main one. The path is
- * borrowed from `family` or `path`; NULL: no such pid. */
+/* Which process of the run to show: the one named by --pid, the file named, or the main one. The
+ * path is borrowed from `family` or `path`; NULL: no such pid. */
 static const char *choose(const struct hk_family *family, const struct options *o, const char *path)
 {
     const char *found = NULL;
@@ -114,9 +118,11 @@ int hk_cli_report(int argc, char **argv)
     else if (!capture)
         status = hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
     else if (capture->life == HK_LIFE_EMPTY)
-        status = hk_cli_fail(HK_EXIT_FAILURE, "%s: nothing recorded: the library was not loaded into the program "
-                             "(static, set-uid, another architecture, not Python, or it has not got that far)",
-                             chosen);
+        status = hk_cli_fail(
+            HK_EXIT_FAILURE,
+            "%s: nothing recorded: the library was not loaded into the program "
+            "(static, set-uid, another architecture, not Python, or it has not got that far)",
+            chosen);
     else
         status = show(&o, capture, family);
     hk_capture_close(capture);

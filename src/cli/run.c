@@ -1,11 +1,12 @@
 /* heapkeeper run: sets the stage and execs.
  *
- *      1. what is to run?          target.c    refused here if it cannot be run
- *      2. where does it record?    place.c     the capture's file is made, empty, before anything starts
- *      3. what must it know?       environment.c
- *      4. exec                     same pid, terminal, signals and exit status; nobody supervises
+ *      1. what is to run?     target.c       refused here if it cannot be run
+ *      2. where to record?    place.c        the file is made, empty, before anything starts
+ *      3. what must it know?  environment.c
+ *      4. exec                same pid, terminal, signals and exit status; nobody supervises
  *
- * On a terminal it says in one line where the record goes, and what it knows that stands in the way.
+ * On a terminal it says in one line where the record goes, and what it knows that stands in the
+ * way.
  */
 #include "cli/cli.h"
 
@@ -60,10 +61,13 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case SAMPLE:
         o->sample_given = true;
         if (optarg && !parse_bytes(optarg, &o->settings.sample_bytes))
-            return hk_cli_fail(HK_EXIT_USAGE, "run: --sample=%s is no number of bytes; write 64K, 1M or 524288", optarg);
+            return hk_cli_fail(HK_EXIT_USAGE,
+                               "run: --sample=%s is no number of bytes; write 64K, 1M or 524288",
+                               optarg);
         return 0;
     case EXACT:
-        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact is not available yet; --sample=16K records finely");
+        return hk_cli_fail(HK_EXIT_USAGE,
+                           "run: --exact is not available yet; --sample=16K records finely");
     case NATIVE:
         return hk_cli_fail(HK_EXIT_USAGE, "run: --native is not available yet");
     case NO_RECORD:
@@ -76,7 +80,8 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case GEOMETRY:
         o->settings.geometry = optarg;
         if (strcmp(optarg, "default") && strcmp(optarg, "guide"))
-            return hk_cli_fail(HK_EXIT_USAGE, "run: --geometry is default or guide, not \"%s\"", optarg);
+            return hk_cli_fail(HK_EXIT_USAGE, "run: --geometry is default or guide, not \"%s\"",
+                               optarg);
         return 0;
     case 'o':
         o->output = optarg;
@@ -95,10 +100,14 @@ static int take_option(int argc, char **argv, int option, struct options *o)
 static int parse(int argc, char **argv, struct options *o, int *program)
 {
     static const struct option known[] = {
-        {"sample", optional_argument, NULL, SAMPLE}, {"exact", no_argument, NULL, EXACT},
-        {"no-record", no_argument, NULL, NO_RECORD}, {"output", required_argument, NULL, 'o'},
-        {"force", no_argument, NULL, 'f'},           {"python", required_argument, NULL, PYTHON},
-        {"native", no_argument, NULL, NATIVE},       {"geometry", required_argument, NULL, GEOMETRY},
+        {"sample", optional_argument, NULL, SAMPLE},
+        {"exact", no_argument, NULL, EXACT},
+        {"no-record", no_argument, NULL, NO_RECORD},
+        {"output", required_argument, NULL, 'o'},
+        {"force", no_argument, NULL, 'f'},
+        {"python", required_argument, NULL, PYTHON},
+        {"native", no_argument, NULL, NATIVE},
+        {"geometry", required_argument, NULL, GEOMETRY},
         {NULL, 0, NULL, 0},
     };
     opterr = 0;
@@ -127,7 +136,8 @@ static int parse(int argc, char **argv, struct options *o, int *program)
 static bool in_container(void)
 {
     const char *told = getenv("container");
-    return access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0 || (told && *told);
+    return access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0 ||
+           (told && *told);
 }
 
 static bool is_memory(const char *path)
@@ -137,7 +147,8 @@ static bool is_memory(const char *path)
 }
 
 /* Only a person at a terminal is told. */
-static void announce(const struct options *o, const struct hk_target *target, const struct hk_place *place)
+static void announce(const struct options *o, const struct hk_target *target,
+                     const struct hk_place *place)
 {
     char *doubts[8];
     size_t count;
@@ -151,9 +162,12 @@ static void announce(const struct options *o, const struct hk_target *target, co
     if (!place->file)
         return;
     bool charged = place->directory && in_container() && is_memory(place->directory);
-    hk_cli_fail(0, "recording to %s; read it with: %s report%s%s%s", place->file, program_invocation_name,
-                o->output ? " " : "", o->output ? o->output : "",
-                charged ? " (in this container's memory, and gone with it; HEAPKEEPER_DIR names another place)" : "");
+    hk_cli_fail(
+        0, "recording to %s; read it with: %s report%s%s%s", place->file, program_invocation_name,
+        o->output ? " " : "", o->output ? o->output : "",
+        charged
+            ? " (in this container's memory, and gone with it; HEAPKEEPER_DIR names another place)"
+            : "");
 }
 
 static int start(const struct options *o, const struct hk_target *target)

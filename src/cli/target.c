@@ -1,10 +1,11 @@
 /* Finding the program.
  *
- *      x.py  -m mod  -c code    the Python beside this command (its virtual environment), else that of
- *                               $VIRTUAL_ENV, else python3 on PATH; --python overrides all
+ *      x.py  -m mod  -c code    the Python beside this command (its virtual environment), else
+ *                               that of $VIRTUAL_ENV, else python3 on PATH; --python overrides all
  *      anything else            a program: a path if it has a slash, else found on PATH
  *
- * Whatever cannot be run is refused here, in one line that says why: after the exec nobody is left to say it.
+ * Whatever cannot be run is refused here, in one line that says why: after the exec nobody is left
+ * to say it.
  */
 #include "cli/target.h"
 
@@ -107,7 +108,8 @@ static char *default_python(void)
         char *mark = format("%s/../pyvenv.cfg", directory);
         bool is_environment = access(mark, F_OK) == 0;
         free(mark);
-        /* An activated environment is what the user means, unless this command lives in another one. */
+        /* An activated environment is what the user means, unless this command lives in another
+         * one. */
         if (is_environment || !environment || !*environment)
             found = python_in(directory);
         free(directory);
@@ -124,15 +126,21 @@ static char *default_python(void)
 
 static char *find_python(const char *named, struct hk_error *error)
 {
-    char *found = named ? strchr(named, '/') ? hk_must_strdup(named) : search_path(named) : default_python();
+    char *found =
+        named ? strchr(named, '/') ? hk_must_strdup(named) : search_path(named) : default_python();
     if (!found) {
-        hk_error_set(error, named ? "%s: no such Python on PATH" : "no %s found beside this command, in "
-                     "$VIRTUAL_ENV or on PATH; name one with --python", named ? named : "python3");
+        hk_error_set(error,
+                     named ? "%s: no such Python on PATH"
+                           : "no %s found beside this command, in "
+                             "$VIRTUAL_ENV or on PATH; name one with --python",
+                     named ? named : "python3");
     } else if (!is_program(found)) {
         struct stat st;
         bool exists = stat(found, &st) == 0;
-        hk_error_set(error, "%s: %s", found, !exists ? strerror(errno)
-                     : S_ISDIR(st.st_mode) ? "is a directory; --python needs the program in it" : "is not executable");
+        hk_error_set(error, "%s: %s", found,
+                     !exists               ? strerror(errno)
+                     : S_ISDIR(st.st_mode) ? "is a directory; --python needs the program in it"
+                                           : "is not executable");
         free(found);
         found = NULL;
     }
@@ -161,9 +169,11 @@ static char *find_program(const char *word, struct hk_error *error)
     if (!strchr(word, '/')) {
         char *found = search_path(word);
         if (!found)
-            hk_error_set(error, stat(word, &st) == 0
-                         ? "%s: not found on PATH; for the file here write ./%s, or \"python3 %s\" for a Python script"
-                         : "%s: no such program on PATH", word, word, word);
+            hk_error_set(error,
+                         stat(word, &st) == 0 ? "%s: not found on PATH; for the file here write "
+                                                "./%s, or \"python3 %s\" for a Python script"
+                                              : "%s: no such program on PATH",
+                         word, word, word);
         return found;
     }
     if (stat(word, &st) != 0)
@@ -173,7 +183,8 @@ static char *find_program(const char *word, struct hk_error *error)
     else if (!S_ISREG(st.st_mode))
         hk_error_set(error, "%s: is not a regular file", word);
     else if (access(word, X_OK) != 0)
-        hk_error_set(error, "%s: is not executable; for a Python script write \"python3 %s\"", word, word);
+        hk_error_set(error, "%s: is not executable; for a Python script write \"python3 %s\"", word,
+                     word);
     else
         return hk_must_strdup(word);
     return NULL;
@@ -181,8 +192,8 @@ static char *find_program(const char *word, struct hk_error *error)
 
 static bool is_python_words(char **words)
 {
-    return strncmp(words[0], "-m", 2) == 0 || strncmp(words[0], "-c", 2) == 0 || ends_with(words[0], ".py") ||
-           ends_with(words[0], ".pyw") || ends_with(words[0], ".pyz");
+    return strncmp(words[0], "-m", 2) == 0 || strncmp(words[0], "-c", 2) == 0 ||
+           ends_with(words[0], ".py") || ends_with(words[0], ".pyw") || ends_with(words[0], ".pyz");
 }
 
 static char *name_of(char **words)
@@ -241,13 +252,16 @@ static struct elf_facts inspect(const char *path)
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return facts;
-    if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header && memcmp(header.e_ident, ELFMAG, SELFMAG) == 0) {
+    if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
+        memcmp(header.e_ident, ELFMAG, SELFMAG) == 0) {
         facts.is_elf = true;
-        facts.other_machine = header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != THIS_MACHINE;
+        facts.other_machine =
+            header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != THIS_MACHINE;
         for (unsigned i = 0; i < header.e_phnum && i < 64 && !facts.other_machine; i++) {
             Elf64_Phdr segment;
             char interpreter[256] = "";
-            if (pread(fd, &segment, sizeof segment, (off_t)(header.e_phoff + i * sizeof segment)) != (ssize_t)sizeof segment)
+            if (pread(fd, &segment, sizeof segment, (off_t)(header.e_phoff + i * sizeof segment)) !=
+                (ssize_t)sizeof segment)
                 break;
             if (segment.p_type != PT_INTERP)
                 continue;
@@ -276,7 +290,8 @@ static const char *doubt_on_file(const char *path)
     struct stat st;
     struct elf_facts facts = inspect(path);
     if (stat(path, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID))
-        return "it is set-uid or set-gid: the system does not let a library be preloaded, nothing will be recorded";
+        return "it is set-uid or set-gid: the system does not let a library be preloaded, nothing "
+               "will be recorded";
     if (facts.is_elf && facts.other_machine)
         return "it is built for another architecture: nothing will be recorded";
     if (facts.is_elf && !facts.is_dynamic)
@@ -291,7 +306,8 @@ static const char *doubt_on_file(const char *path)
 /* "-X dev" or "-Xdev" before the script. */
 static bool asks_for_dev_mode(char **argv)
 {
-    for (int i = 1; argv[i] && argv[i][0] == '-' && strcmp(argv[i], "-m") && strcmp(argv[i], "-c"); i++) {
+    for (int i = 1; argv[i] && argv[i][0] == '-' && strcmp(argv[i], "-m") && strcmp(argv[i], "-c");
+         i++) {
         if (strcmp(argv[i], "-Xdev") == 0 ||
             (strcmp(argv[i], "-X") == 0 && argv[i + 1] && strcmp(argv[i + 1], "dev") == 0))
             return true;
@@ -312,10 +328,12 @@ size_t hk_target_doubts(const struct hk_target *t, char **doubts, size_t max)
     if (file && count < max)
         doubts[count++] = format("%s: %s", t->path, file);
     if (allocator && *allocator && strcmp(allocator, "default") != 0 && count < max)
-        doubts[count++] = format("PYTHONMALLOC=%s makes Python choose its allocator itself: little will be recorded",
-                                 allocator);
+        doubts[count++] = format(
+            "PYTHONMALLOC=%s makes Python choose its allocator itself: little will be recorded",
+            allocator);
     if (((dev && *dev) || asks_for_dev_mode(t->argv)) && count < max)
-        doubts[count++] = format("Python's development mode puts its debug allocator in our place: little will be "
-                                 "recorded");
+        doubts[count++] = format(
+            "Python's development mode puts its debug allocator in our place: little will be "
+            "recorded");
     return count;
 }

@@ -8,20 +8,21 @@
 #include "read/capture.h"
 
 struct hk_target {
-    char *path;  /* to exec; symbolic links are kept: a virtual environment is known by them */
-    char **argv; /* NULL-terminated */
-    char *name;  /* of the capture: the script, the module or the program */
+    char *path;     /* to exec; symbolic links are kept: a virtual environment is known by them */
+    char **argv;    /* NULL-terminated */
+    char *name;     /* of the capture: the script, the module or the program */
     bool is_python; /* started by us as a Python: a script, -m or -c */
 };
 
-/* Works out the target of the words behind the options; `python` is --python's value or NULL. False and an
- * error if there is nothing that could be run. */
-bool hk_target_find(struct hk_target *target, char **words, const char *python, struct hk_error *error);
+/* Works out the target of the words behind the options; `python` is --python's value or NULL. False
+ * and an error if there is nothing that could be run. */
+bool hk_target_find(struct hk_target *target, char **words, const char *python,
+                    struct hk_error *error);
 void hk_target_free(struct hk_target *target);
 
-/* Why nothing, or not all, will be recorded, as far as it shows from outside: set-uid, static, another
- * architecture, another C library, free-threaded, PYTHONMALLOC. Sentences; the caller frees each. At most
- * `max`; returns how many. */
+/* Why nothing, or not all, will be recorded, as far as it shows from outside: set-uid, static,
+ * another architecture, another C library, free-threaded, PYTHONMALLOC. Sentences; the caller frees
+ * each. At most `max`; returns how many. */
 size_t hk_target_doubts(const struct hk_target *target, char **doubts, size_t max);
 
 #endif

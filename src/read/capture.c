@@ -1,11 +1,13 @@
 /* Opens and checks a capture file.
  *
- * Reading a file that is being written: counts are read before what they count (the header comes first in
- * the file), so every entry below a count is complete. Two things are rewritten in place. The timeline and
- * the marks are thinned by two now and then: the whole copy is taken again if their numbers have moved. The
- * current point moves all the time: it is read alone, under its sequence number.
+ * Reading a file that is being written: counts are read before what they count (the header comes
+ * first in the file), so every entry below a count is complete. Two things are rewritten in place.
+ * The timeline and the marks are thinned by two now and then: the whole copy is taken again if
+ * their numbers have moved. The current point moves all the time: it is read alone, under its
+ * sequence number.
  *
- * Of a process that died while it wrote, torn points are dropped and the newest whole one takes their place.
+ * Of a process that died while it wrote, torn points are dropped and the newest whole one takes
+ * their place.
  */
 #include "read/capture.h"
 
@@ -22,11 +24,11 @@
 
 #include "read/process.h"
 
-#define STATUS_END (HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status))
-#define STRING_MAX 4096u             /* bytes of a name */
-#define COMMAND_LINE_MAX (64u << 10) /* bytes */
-#define TIMELINE_MAX 65536u          /* points that are looked at */
-#define BRIEF_MAX ((size_t)2 << 20)  /* bytes read for a row of a table */
+#define STATUS_END       (HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status))
+#define STRING_MAX       4096u             /* bytes of a name */
+#define COMMAND_LINE_MAX (64u << 10)       /* bytes */
+#define TIMELINE_MAX     65536u            /* points that are looked at */
+#define BRIEF_MAX        ((size_t)2 << 20) /* bytes read for a row of a table */
 
 static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_MARKS] = sizeof(struct hk_capture_mark),
@@ -126,7 +128,8 @@ static bool check_header(struct hk_capture *c, struct hk_error *error)
     }
     memcpy(h, c->bytes, sizeof *h);
     if (h->byte_order == __builtin_bswap32(HK_CAPTURE_BYTE_ORDER)) {
-        hk_error_set(error, "%s: written on a machine of the other byte order; read it on one like that",
+        hk_error_set(error,
+                     "%s: written on a machine of the other byte order; read it on one like that",
                      c->path);
         return false;
     }
@@ -135,14 +138,16 @@ static bool check_header(struct hk_capture *c, struct hk_error *error)
         return false;
     }
     if (h->major > HK_CAPTURE_MAJOR) {
-        hk_error_set(error, "%s: written by a newer heapkeeper (format %u.%u, this one reads up to %u.x); "
-                     "update heapkeeper", c->path, h->major, h->minor, HK_CAPTURE_MAJOR);
+        hk_error_set(error,
+                     "%s: written by a newer heapkeeper (format %u.%u, this one reads up to %u.x); "
+                     "update heapkeeper",
+                     c->path, h->major, h->minor, HK_CAPTURE_MAJOR);
         return false;
     }
     if (h->major < HK_CAPTURE_MAJOR || h->header_size < sizeof *h ||
         h->header_size > HK_CAPTURE_MAILBOX_OFFSET) {
-        hk_error_set(error, "%s: damaged: format %u.%u with a header of %u bytes", c->path, h->major,
-                     h->minor, h->header_size);
+        hk_error_set(error, "%s: damaged: format %u.%u with a header of %u bytes", c->path,
+                     h->major, h->minor, h->header_size);
         return false;
     }
     return true;
@@ -158,19 +163,24 @@ static bool check_section(struct hk_capture *c, unsigned kind, bool brief, struc
         return true;
     uint64_t alignment = kind == HK_SECTION_STRINGS ? 1 : 8;
     if (s->count > s->capacity || s->offset % alignment != 0 || s->offset < STATUS_END ||
-        (kind == HK_SECTION_STRINGS && s->entry_size != 1) || s->entry_size < entry_sizes[kind] / 2 ||
+        (kind == HK_SECTION_STRINGS && s->entry_size != 1) ||
+        s->entry_size < entry_sizes[kind] / 2 ||
         __builtin_mul_overflow(s->count, (uint64_t)s->entry_size, &bytes) ||
         __builtin_add_overflow(s->offset, bytes, &end)) {
-        hk_error_set(error, "%s: damaged: its section \"%s\" cannot be (offset %llu, %llu of %llu entries "
-                     "of %u bytes)", c->path, section_names[kind], (unsigned long long)s->offset,
+        hk_error_set(error,
+                     "%s: damaged: its section \"%s\" cannot be (offset %llu, %llu of %llu entries "
+                     "of %u bytes)",
+                     c->path, section_names[kind], (unsigned long long)s->offset,
                      (unsigned long long)s->count, (unsigned long long)s->capacity, s->entry_size);
         return false;
     }
     if (end > c->size) {
         if (brief)
             return true;
-        hk_error_set(error, "%s: truncated: its section \"%s\" ends at byte %llu, the file at %zu; "
-                     "copy the file again", c->path, section_names[kind], (unsigned long long)end, c->size);
+        hk_error_set(error,
+                     "%s: truncated: its section \"%s\" ends at byte %llu, the file at %zu; "
+                     "copy the file again",
+                     c->path, section_names[kind], (unsigned long long)end, c->size);
         return false;
     }
     c->tables[kind] = (struct hk_table){c->bytes + s->offset, s->entry_size, (size_t)s->count};
@@ -201,7 +211,8 @@ static bool point_is_whole(const struct hk_capture_point *p)
     return (p->sequence & 1) == 0 && (p->sequence || p->time_ns || p->allocated_bytes);
 }
 
-/* The timeline without torn points, in time order (a thinning that was cut short leaves some twice). */
+/* The timeline without torn points, in time order (a thinning that was cut short leaves some
+ * twice). */
 static void collect_points(struct hk_capture *c)
 {
     size_t count = c->tables[HK_SECTION_TIMELINE].count;
@@ -288,7 +299,8 @@ static struct hk_capture *check(uint8_t *bytes, size_t size, const char *path, b
     if (!check_header(c, error))
         goto fail;
     if (size < STATUS_END) {
-        hk_error_set(error, "%s: truncated: %zu bytes are less than its fixed part; copy the file again",
+        hk_error_set(error,
+                     "%s: truncated: %zu bytes are less than its fixed part; copy the file again",
                      path, size);
         goto fail;
     }
@@ -343,7 +355,8 @@ static bool copy_is_settled(int fd, const uint8_t *bytes)
                              offsetof(struct hk_capture_status, marks_generation)};
     for (size_t i = 0; i < 2; i++) {
         uint64_t again;
-        if (!read_all(fd, (uint8_t *)&again, sizeof again, HK_CAPTURE_STATUS_OFFSET + (off_t)fields[i]))
+        if (!read_all(fd, (uint8_t *)&again, sizeof again,
+                      HK_CAPTURE_STATUS_OFFSET + (off_t)fields[i]))
             return true;
         if (again != status_word(bytes, fields[i]))
             return false;
@@ -402,7 +415,8 @@ struct hk_capture *hk_capture_open(const char *path, enum hk_open_how how, struc
 
     if (fd < 0) {
         const char *why = errno == ELOOP ? "is a symbolic link; name the file itself" : NULL;
-        hk_error_set(error, why ? "%s: %s" : "%s: cannot be opened: %s", path, why ? why : strerror(errno));
+        hk_error_set(error, why ? "%s: %s" : "%s: cannot be opened: %s", path,
+                     why ? why : strerror(errno));
         return NULL;
     }
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
@@ -411,7 +425,8 @@ struct hk_capture *hk_capture_open(const char *path, enum hk_open_how how, struc
         return NULL;
     }
     if ((uint64_t)st.st_size > HK_CAPTURE_READ_MAX) {
-        hk_error_set(error, "%s: not a heapkeeper capture: %lld bytes, and no capture is longer than %zu",
+        hk_error_set(error,
+                     "%s: not a heapkeeper capture: %lld bytes, and no capture is longer than %zu",
                      path, (long long)st.st_size, HK_CAPTURE_READ_MAX);
         close(fd);
         return NULL;
@@ -445,8 +460,8 @@ void hk_capture_close(struct hk_capture *c)
 
 /* ---- entries and strings ---- */
 
-bool hk_capture_entry(const struct hk_capture *c, enum hk_section_kind kind, size_t index, void *entry,
-                      size_t size)
+bool hk_capture_entry(const struct hk_capture *c, enum hk_section_kind kind, size_t index,
+                      void *entry, size_t size)
 {
     const struct hk_table *t = &c->tables[kind];
     memset(entry, 0, size);

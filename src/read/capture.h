@@ -1,11 +1,12 @@
 /* Reads a capture file as hostile input.
  *
- * A capture is copied into memory whole (a mapping would turn a file that is cut under us into SIGBUS), then
- * every offset, count and size is checked once, here. What the rest of the reader gets is tables whose
- * entries lie inside the copy, strings that end inside it, and a list of points that were not torn.
+ * A capture is copied into memory whole (a mapping would turn a file that is cut under us into
+ * SIGBUS), then every offset, count and size is checked once, here. What the rest of the reader
+ * gets is tables whose entries lie inside the copy, strings that end inside it, and a list of
+ * points that were not torn.
  *
- * Whoever allocates: an opened capture owns all its memory, strings included; hk_capture_close frees it.
- * Nothing here is thread-safe, and nothing here may be called inside a measured program.
+ * Whoever allocates: an opened capture owns all its memory, strings included; hk_capture_close
+ * frees it. Nothing here is thread-safe, and nothing here may be called inside a measured program.
  */
 #ifndef HK_READ_CAPTURE_H
 #define HK_READ_CAPTURE_H
@@ -39,9 +40,11 @@ enum hk_life {
     HK_LIFE_KILLED,  /* gone without a word: a signal, _exit, power */
     HK_LIFE_EXECED,  /* the process went on as another program, which has a later capture */
 };
-const char *hk_life_name(enum hk_life life); /* "nothing recorded", "running", "ended", "killed", "exec'd" */
+/* "nothing recorded", "running", "ended", "killed", "exec'd" */
+const char *hk_life_name(enum hk_life life);
 
-/* A section, checked against the copy. `stride` is the writer's entry size, which may differ from ours. */
+/* A section, checked against the copy. `stride` is the writer's entry size, which may differ from
+ * ours. */
 struct hk_table {
     const uint8_t *base;
     size_t stride, count;
@@ -56,7 +59,7 @@ struct hk_capture {
     struct hk_table tables[HK_SECTION_KINDS];
 
     bool has_now;
-    struct hk_capture_point now;     /* the newest point that can be trusted; zeros without has_now */
+    struct hk_capture_point now; /* the newest point that can be trusted; zeros without has_now */
     struct hk_capture_point *points; /* the timeline, in time order, `now` last */
     size_t point_count;
     struct hk_capture_mark marks[HK_MARKS];
@@ -72,29 +75,32 @@ enum hk_open_how {
     HK_OPEN_BRIEF, /* header, status, marks and timeline only: enough for a row of a table */
 };
 
-/* Opens `path`; NULL and an error if it cannot be read, is no capture, is damaged or is newer than this
- * reader. A file of length 0 (made by `heapkeeper run`, never taken over) opens with life HK_LIFE_EMPTY. */
+/* Opens `path`; NULL and an error if it cannot be read, is no capture, is damaged or is newer than
+ * this reader. A file of length 0 (made by `heapkeeper run`, never taken over) opens with life
+ * HK_LIFE_EMPTY. */
 struct hk_capture *hk_capture_open(const char *path, enum hk_open_how how, struct hk_error *error);
 
-/* The same from memory, which is copied; `path` is only a name. Never asks whether a process lives. */
+/* The same from memory, which is copied; `path` is only a name. Never asks whether a process
+ * lives. */
 struct hk_capture *hk_capture_from_memory(const void *bytes, size_t size, const char *path,
                                           struct hk_error *error);
 
 void hk_capture_close(struct hk_capture *capture);
 
-/* Entry `index` of section `kind`, copied into `entry` of `size` bytes: cut if the writer's entries are
- * longer, zero-filled if shorter. False (and zeros) if there is no such entry. */
+/* Entry `index` of section `kind`, copied into `entry` of `size` bytes: cut if the writer's entries
+ * are longer, zero-filled if shorter. False (and zeros) if there is no such entry. */
 bool hk_capture_entry(const struct hk_capture *capture, enum hk_section_kind kind, size_t index,
                       void *entry, size_t size);
 
-/* The string at `offset`, borrowed; "" for 0 and for what is not a terminated string of the section. */
+/* The string at `offset`, borrowed; "" for 0 and for what is not a terminated string of the
+ * section. */
 const char *hk_capture_string(const struct hk_capture *capture, uint32_t offset);
 
 /* `size` bytes of the strings section, borrowed; NULL if they do not lie in it. */
 const uint8_t *hk_capture_blob(const struct hk_capture *capture, uint32_t offset, uint32_t size);
 
-/* Arguments of the recorded program: the string at command_line split at \x1f. Returns how many there
- * are; stores at most `max` copies in `arguments`, to be freed by the caller. */
+/* Arguments of the recorded program: the string at command_line split at \x1f. Returns how many
+ * there are; stores at most `max` copies in `arguments`, to be freed by the caller. */
 size_t hk_capture_arguments(const struct hk_capture *capture, char **arguments, size_t max);
 
 /* The name a person calls the program by: the script's file name, or the module after -m, else the

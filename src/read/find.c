@@ -1,6 +1,6 @@
-/* Captures of one run lie in one directory and share a run id. Names are not trusted for that: the header
- * is read. They only limit what is opened: files that end in .hkc, and beside a capture F that was named by
- * hand also F.PID and F.PID.N.
+/* Captures of one run lie in one directory and share a run id. Names are not trusted for that: the
+ * header is read. They only limit what is opened: files that end in .hkc, and beside a capture F
+ * that was named by hand also F.PID and F.PID.N.
  */
 #include "read/find.h"
 
@@ -105,8 +105,11 @@ char *hk_find_newest(struct hk_error *error)
     for (size_t i = 0; i < count; i++)
         newest_in(places[i], &best, &best_start);
     if (!best)
-        hk_error_set(error, "no capture found in %s%s; record one with \"heapkeeper run PROGRAM\", or name "
-                     "the file", places[0], count > 1 ? " or the other usual places" : "");
+        hk_error_set(
+            error,
+            "no capture found in %s%s; record one with \"heapkeeper run PROGRAM\", or name "
+            "the file",
+            places[0], count > 1 ? " or the other usual places" : "");
     for (size_t i = 0; i < count; i++)
         free(places[i]);
     return best;
@@ -140,8 +143,8 @@ static bool is_candidate(const char *name, const char *root)
     size_t length = strlen(root);
     if (name[0] == '.')
         return false;
-    return ends_with(name, SUFFIX) || (strncmp(name, root, length) == 0 &&
-                                       (name[length] == '.' || name[length] == 0));
+    return ends_with(name, SUFFIX) ||
+           (strncmp(name, root, length) == 0 && (name[length] == '.' || name[length] == 0));
 }
 
 /* Reads only the header first: a directory may hold thousands of other runs. */
@@ -192,8 +195,8 @@ static int by_start(const void *a, const void *b)
     return strcmp(x->path, y->path);
 }
 
-/* A process that seems killed but has a later capture went on as another program. The process's start is the
- * same across exec, so the capture with the higher count is the later one. */
+/* A process that seems killed but has a later capture went on as another program. The process's
+ * start is the same across exec, so the capture with the higher count is the later one. */
 static void find_execs(struct hk_family *f)
 {
     for (size_t i = 0; i < f->count; i++) {
@@ -206,7 +209,8 @@ static void find_execs(struct hk_family *f)
     }
 }
 
-static void scan(struct hk_family *f, const char *directory, const char *root, const uint8_t run_id[16])
+static void scan(struct hk_family *f, const char *directory, const char *root,
+                 const uint8_t run_id[16])
 {
     DIR *d = opendir(directory);
     if (!d)
@@ -216,7 +220,8 @@ static void scan(struct hk_family *f, const char *directory, const char *root, c
             continue;
         char *path = join(directory, entry->d_name);
         struct hk_error ignored;
-        struct hk_capture *c = has_run_id(path, run_id) ? hk_capture_open(path, HK_OPEN_BRIEF, &ignored) : NULL;
+        struct hk_capture *c =
+            has_run_id(path, run_id) ? hk_capture_open(path, HK_OPEN_BRIEF, &ignored) : NULL;
         if (c)
             add_process(f, c);
         hk_capture_close(c);
@@ -285,7 +290,8 @@ size_t hk_family_main(const struct hk_family *f)
         if (f->processes[i].peak_bytes > f->processes[heaviest].peak_bytes)
             heaviest = i;
     }
-    if (f->count && (f->processes[first].life == HK_LIFE_EMPTY || f->processes[first].allocated_bytes == 0))
+    if (f->count &&
+        (f->processes[first].life == HK_LIFE_EMPTY || f->processes[first].allocated_bytes == 0))
         return heaviest;
     return first;
 }

@@ -11,7 +11,8 @@
  * $TMPDIR/heapkeeper-UID, /tmp/heapkeeper-UID. Returns how many; the caller frees the strings. */
 size_t hk_places(char *places[HK_PLACES_MAX]);
 
-/* The newest capture in those directories; the caller frees it. NULL and an error if there is none. */
+/* The newest capture in those directories; the caller frees it. NULL and an error if there is
+ * none. */
 char *hk_find_newest(struct hk_error *error);
 
 /* A process of a run, as the table of processes shows it. */
@@ -42,13 +43,13 @@ struct hk_family {
     char folded_heaviest[81]; /* name of the one with the largest peak */
 };
 
-/* Every capture beside `path` with the same run id, itself included. Never fails: what cannot be opened is
- * counted. */
+/* Every capture beside `path` with the same run id, itself included. Never fails: what cannot be
+ * opened is counted. */
 struct hk_family *hk_family_find(const char *path);
 void hk_family_free(struct hk_family *family);
 
-/* The process to show whole when nobody chose one: the first of the run, as what it last exec'd to; if that
- * recorded nothing, the one with the largest peak. Index into `processes`. */
+/* The process to show whole when nobody chose one: the first of the run, as what it last exec'd to;
+ * if that recorded nothing, the one with the largest peak. Index into `processes`. */
 size_t hk_family_main(const struct hk_family *family);
 
 #endif

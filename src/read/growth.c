@@ -4,11 +4,12 @@
 #include <math.h>
 #include <string.h>
 
-#define KIB 1024.0
-#define SIGNIFICANT 4.0     /* standard errors of the rise over the last half */
-#define LEAST_BYTES 65536.0 /* a smaller rise is no news */
-#define LEAST_SHARE 0.005   /* of the peak */
-#define SPANS_LEAST 4u
+#define KIB             1024.0
+#define SIGNIFICANT     4.0     /* standard errors of the rise over the last half */
+#define LEAST_BYTES     65536.0 /* a smaller rise is no news */
+#define LEAST_SHARE     0.005   /* of the peak */
+#define SPANS_LEAST     6u
+#define SURVIVING_SPANS 3u
 
 static void fill_unseen_spans(uint64_t *at_mark, uint64_t *born_in, unsigned from, unsigned to,
                               uint64_t live_kib)
@@ -24,7 +25,8 @@ void hk_growth_update(const struct hk_capture_site *site, uint64_t generation, u
 {
     uint64_t live_kib = site->live_bytes >> 10;
     unsigned mark = site->mark < HK_MARKS ? site->mark : HK_MARKS - 1;
-    /* Generations count modulo 2^16 in a site. A site may be newer than a status that was copied before it. */
+    /* Generations count modulo 2^16 in a site. A site may be newer than a status that was copied
+     * before it. */
     int16_t behind = (int16_t)((uint16_t)generation - site->mark_generation);
 
     for (unsigned i = 0; i < HK_MARKS; i++) {
@@ -45,7 +47,8 @@ void hk_growth_update(const struct hk_capture_site *site, uint64_t generation, u
         at_mark[spans - 1] = live_kib;
 }
 
-/* The start of a span nearest to `part` of the run by one clock; 0 if none lies between the bounds. */
+/* The start of a span nearest to `part` of the run by one clock; 0 if none lies between the
+ * bounds. */
 static unsigned nearest(const double *starts, unsigned count, double end, double part, double least,
                         double most)
 {
@@ -103,8 +106,8 @@ static double sum(const uint64_t *kib, unsigned from, unsigned to)
 }
 
 /* Rise from the end of span `from - 1` to now, and its standard error. */
-static void rise_since(unsigned spans, double mean, const uint64_t *at_mark, const uint64_t *born_in,
-                       unsigned from, double *rise, double *error)
+static void rise_since(unsigned spans, double mean, const uint64_t *at_mark,
+                       const uint64_t *born_in, unsigned from, double *rise, double *error)
 {
     double survivors = sum(born_in, from, spans);
     double freed = (double)at_mark[from - 1] * KIB - sum(born_in, 0, from);
@@ -131,13 +134,16 @@ static struct hk_growth judge_by(const struct hk_growth_run *run, const struct h
     bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least;
     double share = 0.5 * cut->pace; /* half the pace of the quarter before */
     bool still = last > 0 && last + 0.5 * hypot(last_error, share * before_error) >= share * before;
-    bool stayed = survived + 2.0 * survived_error >= 0.25 * g.rise;
+    unsigned alive = 0;
+    for (unsigned i = cut->half; i < run->spans; i++)
+        alive += born_in[i] > 0;
+    bool stayed = alive >= SURVIVING_SPANS && survived + 2.0 * survived_error >= 0.25 * g.rise;
     g.growing = rose && still && stayed;
     return g;
 }
 
-struct hk_growth hk_growth_judge(const struct hk_growth_run *run, double mean, const uint64_t *at_mark,
-                                 const uint64_t *born_in)
+struct hk_growth hk_growth_judge(const struct hk_growth_run *run, double mean,
+                                 const uint64_t *at_mark, const uint64_t *born_in)
 {
     struct hk_growth none = {false, 0.0, 0.0};
     if (!run->usable)

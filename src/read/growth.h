@@ -1,28 +1,33 @@
 /* Growing or merely large: the rule.
  *
  * A site (or a line, or a function) is judged from what it keeps at the marks (capture/format.h):
- * at_mark[i], its live bytes at the end of span i, and born_in[i], the bytes live now that were allocated in
- * span i. The run is cut at the mark nearest to its half and the one nearest to its last quarter. Because an
- * idle server passes much time without allocating, and a start-up allocates much in no time, this is done by
- * two clocks, time and allocated bytes, and both must say yes:
+ * at_mark[i], its live bytes at the end of span i, and born_in[i], the bytes live now that were
+ * allocated in span i. The run is cut at the mark nearest to its half and the one nearest to its
+ * last quarter. Because an idle server passes much time without allocating, and a start-up
+ * allocates much in no time, this is done by two clocks, time and allocated bytes, and both must
+ * say yes:
  *
  *  1. It rose over the last half.
  *         S = survivors, live now and born after the half:  sum of born_in after it
  *         F = live at the half and freed since:             at_mark there - sum of born_in up to it
  *         rise = S - F
- *     What lived through both moments was sampled once, so it cancels; what is left are two independent
- *     sampled sums with variance mean * bytes each, where mean is the distance between samples. The rise must
- *     be more than 4 times sqrt(mean * (S + F)): a program has thousands of sites, each a chance to be
- *     wrong, and 4 leaves about 3 in 100 000 of them. When every block was recorded there is no such noise.
+ *     What lived through both moments was sampled once, so it cancels; what is left are two
+ *     independent sampled sums with variance mean * bytes each, where mean is the distance between
+ *     samples. The rise must be more than 4 times sqrt(mean * (S + F)): a program has thousands of
+ *     sites, each a chance to be wrong, and 4 leaves about 3 in 100 000 of them. When every block
+ *     was recorded there is no such noise.
  *  2. It matters: the rise is 64 KiB or more, and a two-hundredth of the peak or more.
- *  3. It still rises in the last quarter, at half the pace of the quarter before or more (a cache that is
- *     nearly full does not), with half a standard error in its favour: condition 1 carries the significance.
- *  4. It is made of survivors: what the third quarter allocated is still there. A cache or batch that is
- *     emptied and filled again has only young blocks, whatever its phase at the end of the run; so what
- *     survives from the third quarter must be a quarter of the rise or more.
+ *  3. It still rises in the last quarter, at half the pace of the quarter before or more (a cache
+ *     that is nearly full does not), with half a standard error in its favour: condition 1 carries
+ *     the significance.
+ *  4. It is made of survivors: what the third quarter allocated is still there. A cache or batch
+ *     that is emptied and filled again has only young blocks, whatever its phase at the end of the
+ *     run; so what survives from the third quarter must be a quarter of the rise or more. And
+ *     survivors must come from three spans at least: two large tables that were built once are two
+ *     events, not a trend.
  *
- * A cache that was filled early fails 1; one that is being filled slowly up to the end looks exactly like a
- * leak, and within that run is one.
+ * A cache that was filled early fails 1; one that is being filled slowly up to the end looks
+ * exactly like a leak, and within that run is one.
  */
 #ifndef HK_READ_GROWTH_H
 #define HK_READ_GROWTH_H
@@ -56,13 +61,14 @@ struct hk_growth {
 struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsigned count,
                                        uint64_t end_ns, uint64_t end_allocated, uint64_t peak);
 
-/* `mean`: bytes a sample stands for, at most (0: exact). `at_mark` and `born_in` in KiB, `run->spans` of
- * them, already brought up to date. */
-struct hk_growth hk_growth_judge(const struct hk_growth_run *run, double mean, const uint64_t *at_mark,
-                                 const uint64_t *born_in);
+/* `mean`: bytes a sample stands for, at most (0: exact). `at_mark` and `born_in` in KiB,
+ * `run->spans` of them, already brought up to date. */
+struct hk_growth hk_growth_judge(const struct hk_growth_run *run, double mean,
+                                 const uint64_t *at_mark, const uint64_t *born_in);
 
-/* Brings a site's values up to date with the capture's marks, as the format says: spans it has not seen yet,
- * then thinnings it has not seen yet. `generation` is the status', `spans` the number of marks. */
+/* Brings a site's values up to date with the capture's marks, as the format says: spans it has not
+ * seen yet, then thinnings it has not seen yet. `generation` is the status', `spans` the number of
+ * marks. */
 void hk_growth_update(const struct hk_capture_site *site, uint64_t generation, unsigned spans,
                       uint64_t at_mark[HK_MARKS], uint64_t born_in[HK_MARKS]);
 

@@ -1,5 +1,6 @@
-/* Is the recorded process still the one that runs under its number? A pid is used again sooner or later,
- * so its start time must match too, and a capture copied from elsewhere must not match a process here. */
+/* Is the recorded process still the one that runs under its number? A pid is used again sooner or
+ * later, so its start time must match too, and a capture copied from elsewhere must not match a
+ * process here. */
 #include "read/process.h"
 
 #include <ctype.h>

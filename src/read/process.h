@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* True if `pid` lives, is not a zombie, started at `start_ticks` (field 22 of /proc/PID/stat) and this
- * is the boot it started in. */
+/* True if `pid` lives, is not a zombie, started at `start_ticks` (field 22 of /proc/PID/stat) and
+ * this is the boot it started in. */
 bool hk_process_is(uint32_t pid, uint64_t start_ticks, const uint8_t boot_id[16]);
 
 /* This boot's id; false if the system does not tell. */

@@ -1,9 +1,9 @@
 /* One pass over the codes and one over the nodes at the start; lines on demand.
  *
- * A node's parent has a lower index, so one pass in order knows for each node its nearest caller that is to
- * be shown, and a walk upwards always ends. A line is found by running through the code's line table: a
- * hostile capture could point a million nodes at a table of megabytes, so the bytes run through are
- * limited; after that only first lines are known.
+ * A node's parent has a lower index, so one pass in order knows for each node its nearest caller
+ * that is to be shown, and a walk upwards always ends. A line is found by running through the
+ * code's line table: a hostile capture could point a million nodes at a table of megabytes, so the
+ * bytes run through are limited; after that only first lines are known.
  */
 #include "read/resolve.h"
 
@@ -12,8 +12,8 @@
 
 #include "read/lines.h"
 
-#define LINE_UNKNOWN INT32_MIN
-#define LINE_WORK_MAX ((uint64_t)1 << 30) /* bytes of line tables; a second or two */
+#define LINE_UNKNOWN    INT32_MIN
+#define LINE_WORK_MAX   ((uint64_t)1 << 30) /* bytes of line tables; a second or two */
 #define CODE_TRAMPOLINE 1u
 
 struct code {
@@ -26,10 +26,10 @@ struct hk_resolver {
     const struct hk_capture *capture;
     struct code *codes;
     size_t code_count;
-    uint32_t *shown;     /* per node: itself or its nearest shown caller */
-    uint32_t *parents;   /* per node */
+    uint32_t *shown;   /* per node: itself or its nearest shown caller */
+    uint32_t *parents; /* per node */
     uint32_t *node_codes;
-    int32_t *lines;      /* per node, LINE_UNKNOWN until asked for */
+    int32_t *lines; /* per node, LINE_UNKNOWN until asked for */
     size_t node_count;
     size_t function_count;
     uint64_t line_work;

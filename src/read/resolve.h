@@ -1,4 +1,5 @@
-/* Nodes of the call tree to functions, files and lines, with what was worked out kept for the next time. */
+/* Nodes of the call tree to functions, files and lines, with what was worked out kept for the next
+ * time. */
 #ifndef HK_READ_RESOLVE_H
 #define HK_READ_RESOLVE_H
 

@@ -1,8 +1,10 @@
-/* Reads the sites, merges them by line and judges their growth at three levels: path, line, function.
+/* Reads the sites, merges them by line and judges their growth at three levels: path, line,
+ * function.
  *
- * A leak may spread over several paths to one line, or over several lines of one function; each level gathers
- * more samples and so sees smaller leaks. A line is growing if it is itself, if one of its paths is (another
- * path to the same helper may hide it), or if it rises most in a function that is.
+ * A leak may spread over several paths to one line, or over several lines of one function; each
+ * level gathers more samples and so sees smaller leaks. A line is growing if it is itself, if one
+ * of its paths is (another path to the same helper may hide it), or if it rises most in a function
+ * that is.
  */
 #include "read/sites.h"
 
@@ -57,8 +59,8 @@ struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_
     return frame;
 }
 
-size_t hk_sites_stack(const struct hk_sites *s, uint32_t node, struct hk_source_frame *frames, size_t max,
-                      bool *cut)
+size_t hk_sites_stack(const struct hk_sites *s, uint32_t node, struct hk_source_frame *frames,
+                      size_t max, bool *cut)
 {
     size_t count = 0;
     uint32_t at = hk_resolver_shown(s->resolver, node);
@@ -146,8 +148,11 @@ static struct hk_line *new_line(struct hk_sites *s, struct line_table *t, uint32
         t->functions = hk_must_realloc(t->functions, t->capacity, sizeof *t->functions);
     }
     struct hk_line *line = &s->lines[s->line_count];
-    *line = (struct hk_line){.frame = frame, .heaviest_live = site, .heaviest_peak = site,
-                             .heaviest_total = site, .steepest = site};
+    *line = (struct hk_line){.frame = frame,
+                             .heaviest_live = site,
+                             .heaviest_peak = site,
+                             .heaviest_total = site,
+                             .steepest = site};
     t->functions[s->line_count++] = function;
     return line;
 }
@@ -157,9 +162,10 @@ static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_
     const struct hk_site *site = &s->sites[site_index];
     struct hk_source_frame frame = hk_sites_where(s, site);
     enum special_line kind = special(s, site);
-    uint32_t function = kind != SPECIAL_NONE
-                            ? UINT32_MAX - (uint32_t)kind
-                            : hk_resolver_function(s->resolver, hk_resolver_shown(s->resolver, site->node));
+    uint32_t function =
+        kind != SPECIAL_NONE
+            ? UINT32_MAX - (uint32_t)kind
+            : hk_resolver_function(s->resolver, hk_resolver_shown(s->resolver, site->node));
     uint64_t hash = ((uint64_t)function << 32 | (uint32_t)frame.line) * 0x9e3779b97f4a7c15u;
     size_t at = (size_t)(hash >> 20) & (t->size - 1);
 
@@ -212,8 +218,9 @@ static void judge_lines(struct hk_sites *s)
 {
     for (size_t i = 0; i < s->line_count; i++) {
         struct hk_line *line = &s->lines[i];
-        line->growth = hk_growth_judge(&s->run, hk_sites_mean(s, line->total_bytes, line->samples_total),
-                                       line->at_mark, line->born_in);
+        line->growth =
+            hk_growth_judge(&s->run, hk_sites_mean(s, line->total_bytes, line->samples_total),
+                            line->at_mark, line->born_in);
         if (line->flags & HK_SITE_OTHER) /* a mixture, and it grows because the tables are full */
             line->growth.growing = false;
     }
@@ -223,7 +230,8 @@ static void judge_lines(struct hk_sites *s)
     }
 }
 
-/* Adds up the lines of each function; judged as one where it has more than one line and none grows. */
+/* Adds up the lines of each function; judged as one where it has more than one line and none
+ * grows. */
 static void judge_functions(struct hk_sites *s, const uint32_t *functions)
 {
     size_t known = hk_resolver_function_count(s->resolver);
@@ -254,8 +262,9 @@ static void judge_functions(struct hk_sites *s, const uint32_t *functions)
     for (size_t i = 0; i < count; i++) {
         struct function_sum *sum = &sums[i];
         if (sum->line_count > 1 && !sum->has_growing_line &&
-            hk_growth_judge(&s->run, hk_sites_mean(s, sum->total_bytes, sum->samples_total), sum->at_mark,
-                            sum->born_in).growing)
+            hk_growth_judge(&s->run, hk_sites_mean(s, sum->total_bytes, sum->samples_total),
+                            sum->at_mark, sum->born_in)
+                .growing)
             s->lines[sum->steepest].growth.growing = true;
     }
     free(sums);
@@ -293,8 +302,9 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
     table.slots = hk_must_calloc(table.size, sizeof *table.slots);
     for (uint32_t i = 0; i < s->site_count; i++) {
         struct hk_site *site = &s->sites[i];
-        site->growth = hk_growth_judge(&s->run, hk_sites_mean(s, site->total_bytes, site->samples_total),
-                                       site->at_mark, site->born_in);
+        site->growth =
+            hk_growth_judge(&s->run, hk_sites_mean(s, site->total_bytes, site->samples_total),
+                            site->at_mark, site->born_in);
         add_to_line(s, line_of(s, &table, i), i);
     }
     judge_lines(s);

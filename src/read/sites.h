@@ -1,8 +1,8 @@
 /* From counters per call path to answers: frames, lines, what is large and what is growing.
  *
- * Sites are resolved to frames (function, file, line) through the call tree, the code objects and their line
- * tables. Paths that end in the same line are merged for the lists a person reads, and each merged line
- * keeps its heaviest path as the example of how one gets there.
+ * Sites are resolved to frames (function, file, line) through the call tree, the code objects and
+ * their line tables. Paths that end in the same line are merged for the lists a person reads, and
+ * each merged line keeps its heaviest path as the example of how one gets there.
  */
 #ifndef HK_READ_SITES_H
 #define HK_READ_SITES_H
@@ -54,27 +54,29 @@ struct hk_sites {
     struct hk_growth_run run;
     uint64_t live_bytes, peak_bytes, total_bytes; /* sums over all sites */
     uint64_t domain_total_bytes[4];
-    uint64_t other_bytes;   /* total bytes in "(other)" */
-    uint64_t blind_bytes;   /* total bytes without a stack */
-    uint64_t dropped;       /* sites that cannot be */
+    uint64_t other_bytes; /* total bytes in "(other)" */
+    uint64_t blind_bytes; /* total bytes without a stack */
+    uint64_t dropped;     /* sites that cannot be */
     struct hk_resolver *resolver;
 };
 
-/* Reads all sites. `capture` is borrowed until hk_sites_free. Never fails: what cannot be, is dropped and
- * counted. */
+/* Reads all sites. `capture` is borrowed until hk_sites_free. Never fails: what cannot be, is
+ * dropped and counted. */
 struct hk_sites *hk_sites_read(const struct hk_capture *capture);
 void hk_sites_free(struct hk_sites *sites);
 
-/* The stack above and including `node`, outermost frame first, without the interpreter's trampolines; at
- * most `max` frames, the innermost ones. Returns how many; `*cut` tells whether some are missing. */
-size_t hk_sites_stack(const struct hk_sites *sites, uint32_t node, struct hk_source_frame *frames, size_t max,
-                      bool *cut);
+/* The stack above and including `node`, outermost frame first, without the interpreter's
+ * trampolines; at most `max` frames, the innermost ones. Returns how many; `*cut` tells whether
+ * some are missing. */
+size_t hk_sites_stack(const struct hk_sites *sites, uint32_t node, struct hk_source_frame *frames,
+                      size_t max, bool *cut);
 
 /* Where a site's bytes were asked for: its innermost frame, or "(no Python frame)", "(other)". */
 struct hk_source_frame hk_sites_where(const struct hk_sites *sites, const struct hk_site *site);
 
-/* Bytes that a sample stands for, for the variance of a sum of samples. The recorder may have moved the mean
- * during the run and the header has the largest; what these samples weighed tells more. 0: exact. */
+/* Bytes that a sample stands for, for the variance of a sum of samples. The recorder may have moved
+ * the mean during the run and the header has the largest; what these samples weighed tells more. 0:
+ * exact. */
 double hk_sites_mean(const struct hk_sites *sites, uint64_t total_bytes, uint64_t samples);
 
 const char *hk_domain_name(unsigned domain); /* "raw", "mem", "object", "malloc" */

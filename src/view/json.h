@@ -1,6 +1,7 @@
-/* Writes JSON as it goes, two spaces a level. Commas and nesting are kept by the writer; the caller opens and
- * closes. Strings are always valid UTF-8 in the output: bytes that are not become U+FFFD, control bytes
- * are escaped, so a hostile name can neither break the document nor a terminal it is shown on.
+/* Writes JSON as it goes, two spaces a level. Commas and nesting are kept by the writer; the caller
+ * opens and closes. Strings are always valid UTF-8 in the output: bytes that are not become U+FFFD,
+ * control bytes are escaped, so a hostile name can neither break the document nor a terminal it is
+ * shown on.
  */
 #ifndef HK_VIEW_JSON_H
 #define HK_VIEW_JSON_H
@@ -18,7 +19,8 @@ struct hk_json {
     bool flat[HK_JSON_DEPTH]; /* on one line */
 };
 
-/* `key` is NULL inside an array and at the top. `flat` puts the whole object or array on one line. */
+/* `key` is NULL inside an array and at the top. `flat` puts the whole object or array on one
+ * line. */
 void hk_json_start(struct hk_json *json, FILE *out);
 void hk_json_object(struct hk_json *json, const char *key, bool flat);
 void hk_json_array(struct hk_json *json, const char *key, bool flat);

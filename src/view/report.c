@@ -12,7 +12,8 @@
  *      RECORDER    what watching cost
  *      NOTES       what kept us out or blind
  *
- * Headings stand in a column of their own; text that comes from the capture is cleaned before it is printed.
+ * Headings stand in a column of their own; text that comes from the capture is cleaned before it is
+ * printed.
  */
 #include "view/report.h"
 
@@ -21,13 +22,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MARGIN 10 /* columns of the headings */
-#define INDENT 3  /* columns in front of a row */
-#define WHERE 25  /* columns in front of a row's place */
-#define NAME 512  /* bytes of a cleaned name */
-#define LINE 1100 /* bytes of a sentence */
-#define STACK 128 /* frames that are looked at for a line of text */
-#define NO_TERMINAL 200 /* columns that a stack may take where there is no terminal to say */
+#define MARGIN      10   /* columns of the headings */
+#define INDENT      3    /* columns in front of a row */
+#define WHERE       25   /* columns in front of a row's place */
+#define NAME        512  /* bytes of a cleaned name */
+#define LINE        1100 /* bytes of a sentence */
+#define STACK       128  /* frames that are looked at for a line of text */
+#define NO_TERMINAL 200  /* columns that a stack may take where there is no terminal to say */
 
 struct page {
     const struct hk_report *report;
@@ -100,8 +101,10 @@ static const char *directory_of_run(const struct page *p)
     return hk_capture_string(p->report->capture, p->report->capture->header.working_directory);
 }
 
-/* "shop.py:88 in remember_order", in `columns` if they are enough: first the path loses its front. */
-static void place(const struct page *p, char *to, size_t size, const struct hk_source_frame *f, size_t columns)
+/* "shop.py:88 in remember_order", in `columns` if they are enough: first the path loses its
+ * front. */
+static void place(const struct page *p, char *to, size_t size, const struct hk_source_frame *f,
+                  size_t columns)
 {
     char file[NAME], name[NAME], line[16] = "";
     hk_text_clean(p->t, name, sizeof name, f->qualified_name);
@@ -122,7 +125,8 @@ static void place(const struct page *p, char *to, size_t size, const struct hk_s
 /* The import machinery stands between a module and what it imports, and says nothing. */
 static bool is_machinery(const struct hk_source_frame *f)
 {
-    return strncmp(f->file, "<frozen importlib", 17) == 0 || strcmp(f->file, "<frozen runpy>") == 0 ||
+    return strncmp(f->file, "<frozen importlib", 17) == 0 ||
+           strcmp(f->file, "<frozen runpy>") == 0 ||
            strcmp(f->function, "_run_module_as_main") == 0 || strcmp(f->function, "_run_code") == 0;
 }
 
@@ -141,7 +145,8 @@ static void piece(const struct page *p, char *to, size_t size, const struct hk_s
     snprintf(to, size, f->line ? "%s:%d" : "%s", name, f->line);
 }
 
-/* The frames a person wants: without machinery, except at the end, and without the outermost module. */
+/* The frames a person wants: without machinery, except at the end, and without the outermost
+ * module. */
 static size_t choose_frames(struct hk_source_frame *frames, size_t count, bool cut)
 {
     size_t kept = 0;
@@ -211,8 +216,9 @@ static void put_head(const struct page *p)
         return;
     }
     fprintf(out, "peak %s%s%s %s%sallocated %s", hk_text_bytes(a, (double)v.peak_bytes), p->dot,
-            c->life == HK_LIFE_RUNNING ? "live now" : "live at the end", hk_text_bytes(b, (double)v.live_bytes),
-            p->dot, hk_text_bytes(d, (double)c->now.allocated_bytes));
+            c->life == HK_LIFE_RUNNING ? "live now" : "live at the end",
+            hk_text_bytes(b, (double)v.live_bytes), p->dot,
+            hk_text_bytes(d, (double)c->now.allocated_bytes));
     if (v.peak_rss_bytes)
         fprintf(out, "%speak RSS %s", p->dot, hk_text_bytes(e, (double)v.peak_rss_bytes));
     fputc('\n', out);
@@ -228,28 +234,33 @@ static void put_processes(const struct page *p)
 
     fputc('\n', out);
     heading(p, "PROCESSES", HK_BOLD);
-    dim(p, "  %7s  %-16s %10s %10s %10s  %s\n", "pid", "state", "peak", "live", "allocated", "program");
+    dim(p, "  %7s  %-16s %10s %10s %10s  %s\n", "pid", "state", "peak", "live", "allocated",
+        "program");
     for (size_t i = 0; i < f->count; i++) {
         const struct hk_process *process = &f->processes[i];
         bool shown = strcmp(process->path, p->report->capture->path) == 0;
         margin(p);
         hk_text_clean(p->t, name, sizeof name, process->program);
-        fprintf(out, "%s%s %7u  %-16s %10s %10s %10s  %s%s%s\n", shown ? hk_style(p->t, HK_BOLD) : "",
-                shown ? ">" : " ", process->pid, hk_life_name(process->life),
-                hk_text_bytes(a, (double)process->peak_bytes), hk_text_bytes(b, (double)process->live_bytes),
-                hk_text_bytes(d, (double)process->allocated_bytes), name, process->forked ? " (forked)" : "",
-                shown ? hk_style(p->t, HK_PLAIN) : "");
+        fprintf(out, "%s%s %7u  %-16s %10s %10s %10s  %s%s%s\n",
+                shown ? hk_style(p->t, HK_BOLD) : "", shown ? ">" : " ", process->pid,
+                hk_life_name(process->life), hk_text_bytes(a, (double)process->peak_bytes),
+                hk_text_bytes(b, (double)process->live_bytes),
+                hk_text_bytes(d, (double)process->allocated_bytes), name,
+                process->forked ? " (forked)" : "", shown ? hk_style(p->t, HK_PLAIN) : "");
     }
     if (f->folded) {
         margin(p);
         hk_text_clean(p->t, name, sizeof name, f->folded_heaviest);
-        fprintf(out, "  and %s small child%s that ended cleanly: %s allocated, the largest peak %s (%s)\n",
-                hk_text_count(a, f->folded), f->folded == 1 ? "" : "ren",
-                hk_text_bytes(b, (double)f->folded_allocated_bytes),
-                hk_text_bytes(e, (double)f->folded_peak_bytes), name);
+        fprintf(
+            out,
+            "  and %s small child%s that ended cleanly: %s allocated, the largest peak %s (%s)\n",
+            hk_text_count(a, f->folded), f->folded == 1 ? "" : "ren",
+            hk_text_bytes(b, (double)f->folded_allocated_bytes),
+            hk_text_bytes(e, (double)f->folded_peak_bytes), name);
     }
     margin(p);
-    dim(p, "  below: pid %u; \"heapkeeper report --pid PID\" shows another\n", p->report->capture->header.pid);
+    dim(p, "  below: pid %u; \"heapkeeper report --pid PID\" shows another\n",
+        p->report->capture->header.pid);
 }
 
 /* ---- memory over time ---- */
@@ -271,8 +282,10 @@ static void put_memory(const struct page *p)
     size_t next = 0;
     double most = 0, last = 0;
     for (size_t i = 0; i < columns; i++) {
-        double value = -1; /* the largest of the points that fall into the column, else the one before */
-        while (next < count && (double)c->points[next].time_ns <= (double)end * (double)(i + 1) / (double)columns) {
+        double value =
+            -1; /* the largest of the points that fall into the column, else the one before */
+        while (next < count &&
+               (double)c->points[next].time_ns <= (double)end * (double)(i + 1) / (double)columns) {
             last = (double)hk_point_live(&c->points[next++]);
             value = fmax(value, last);
         }
@@ -282,8 +295,8 @@ static void put_memory(const struct page *p)
     fputc('\n', p->t->out);
     heading(p, "MEMORY", HK_BOLD);
     fprintf(p->t->out, "%s%s%s  live, up to %s, over %s\n", hk_style(p->t, HK_CYAN),
-            hk_text_sparkline(p->t, line, values, columns), hk_style(p->t, HK_PLAIN), hk_text_bytes(a, most),
-            hk_text_duration(b, end));
+            hk_text_sparkline(p->t, line, values, columns), hk_style(p->t, HK_PLAIN),
+            hk_text_bytes(a, most), hk_text_duration(b, end));
 }
 
 /* ---- lists of lines ---- */
@@ -295,18 +308,21 @@ static enum measure sorting_by;
 
 static double amount_of(const struct hk_line *line, enum measure by)
 {
-    return by == BY_RISE ? line->growth.rise : (double)(by == BY_LIVE ? line->live_bytes : line->peak_bytes);
+    return by == BY_RISE ? line->growth.rise
+                         : (double)(by == BY_LIVE ? line->live_bytes : line->peak_bytes);
 }
 
 static int by_amount(const void *a, const void *b)
 {
     uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
-    double x = amount_of(&sorting->lines[i], sorting_by), y = amount_of(&sorting->lines[k], sorting_by);
+    double x = amount_of(&sorting->lines[i], sorting_by),
+           y = amount_of(&sorting->lines[k], sorting_by);
     return x > y ? -1 : x < y ? 1 : i < k ? -1 : i > k;
 }
 
 /* Of the lines by `by`, how many are worth a row: what is less than a hundredth says little. */
-static size_t worth_showing(const struct page *p, enum measure by, const uint32_t *order, size_t count)
+static size_t worth_showing(const struct page *p, enum measure by, const uint32_t *order,
+                            size_t count)
 {
     const struct hk_sites *s = p->report->sites;
     double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
@@ -342,27 +358,34 @@ static void error_text(const struct page *p, char to[32], double bytes, double e
         snprintf(to, 32, "%s%.0f%%", p->t->utf8 ? "±" : "+-", percent > 100 ? 100 : percent);
 }
 
-static void put_row(const struct page *p, const struct hk_line *line, enum measure by, size_t where_columns)
+static void put_row(const struct page *p, const struct hk_line *line, enum measure by,
+                    size_t where_columns)
 {
     const struct hk_sites *s = p->report->sites;
-    double amount = amount_of(line, by), mean = hk_sites_mean(s, line->total_bytes, line->samples_total);
+    double amount = amount_of(line, by),
+           mean = hk_sites_mean(s, line->total_bytes, line->samples_total);
     double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
     double part = by == BY_RISE ? (double)line->live_bytes : amount;
-    char where[2 * NAME + 32], spark[3 * HK_MARKS + 1], bytes[32], share[32], error[32], signed_bytes[40];
+    char where[2 * NAME + 32], spark[3 * HK_MARKS + 1], bytes[32], share[32], error[32],
+        signed_bytes[40];
 
     place(p, where, sizeof where, &line->frame, where_columns);
     marks_sparkline(p, spark, line->at_mark);
     error_text(p, error, amount, by == BY_RISE ? line->growth.error : sqrt(mean * amount));
-    snprintf(signed_bytes, sizeof signed_bytes, "%s%s", by == BY_RISE ? "+" : "", hk_text_bytes(bytes, amount));
+    snprintf(signed_bytes, sizeof signed_bytes, "%s%s", by == BY_RISE ? "+" : "",
+             hk_text_bytes(bytes, amount));
     size_t columns = hk_text_columns(where), error_columns = hk_text_columns(error);
-    fprintf(p->t->out, "%s%9s%s %s%s%s%*s %4s  %s%*s  %s%s%s\n", by == BY_RISE ? hk_style(p->t, HK_RED) : "",
-            signed_bytes, hk_style(p->t, HK_PLAIN), hk_style(p->t, HK_DIM), error, hk_style(p->t, HK_PLAIN),
-            error_columns < 5 ? (int)(5 - error_columns) : 0, "", hk_text_percent(share, part, whole), where,
+    fprintf(p->t->out, "%s%9s%s %s%s%s%*s %4s  %s%*s  %s%s%s\n",
+            by == BY_RISE ? hk_style(p->t, HK_RED) : "", signed_bytes, hk_style(p->t, HK_PLAIN),
+            hk_style(p->t, HK_DIM), error, hk_style(p->t, HK_PLAIN),
+            error_columns < 5 ? (int)(5 - error_columns) : 0, "",
+            hk_text_percent(share, part, whole), where,
             columns < where_columns ? (int)(where_columns - columns) : 0, "",
             hk_style(p->t, by == BY_RISE ? HK_RED : HK_CYAN), spark, hk_style(p->t, HK_PLAIN));
 }
 
-static void put_rest(const struct page *p, const uint32_t *order, size_t shown, size_t count, enum measure by)
+static void put_rest(const struct page *p, const uint32_t *order, size_t shown, size_t count,
+                     enum measure by)
 {
     const struct hk_sites *s = p->report->sites;
     double rest = 0, whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
@@ -370,8 +393,9 @@ static void put_rest(const struct page *p, const uint32_t *order, size_t shown, 
     for (size_t i = shown; i < count; i++)
         rest += amount_of(&s->lines[order[i]], by);
     fprintf(p->t->out, "%*s", INDENT, "");
-    dim(p, "%9s %10s  in %s other line%s\n", hk_text_bytes(a, rest), hk_text_percent(b, rest, whole),
-        hk_text_count(d, count - shown), count - shown == 1 ? "" : "s");
+    dim(p, "%9s %10s  in %s other line%s\n", hk_text_bytes(a, rest),
+        hk_text_percent(b, rest, whole), hk_text_count(d, count - shown),
+        count - shown == 1 ? "" : "s");
 }
 
 static void put_rows(const struct page *p, const uint32_t *order, size_t all, enum measure by)
@@ -389,7 +413,9 @@ static void put_rows(const struct page *p, const uint32_t *order, size_t all, en
     }
     for (size_t i = 0; i < count; i++) {
         const struct hk_line *line = &s->lines[order[i]];
-        uint32_t site = by == BY_RISE ? line->steepest : by == BY_LIVE ? line->heaviest_live : line->heaviest_peak;
+        uint32_t site = by == BY_RISE   ? line->steepest
+                        : by == BY_LIVE ? line->heaviest_live
+                                        : line->heaviest_peak;
         fprintf(p->t->out, "%*s", INDENT, "");
         put_row(p, line, by, where_columns);
         stack_line(p, &s->sites[site]);
@@ -405,7 +431,8 @@ static void put_growing(const struct page *p)
     if (count) {
         fputc('\n', p->t->out);
         heading(p, "GROWING", HK_RED);
-        say(p, "still rising at the end: gain over the last half of the run, share of live, live over time");
+        say(p, "still rising at the end: gain over the last half of the run, share of live, live "
+               "over time");
         put_rows(p, order, count, BY_RISE);
     } else if (p->report->sites->run.usable && p->report->capture->header.mode != HK_MODE_NONE) {
         fputc('\n', p->t->out);
@@ -449,10 +476,13 @@ static void put_classes(const struct page *p, const struct hk_heap_view *v)
     const struct hk_capture_point *at = &v->at;
     char mapped[32], live[32], used[32], empty[32], metadata[32], chunks[32];
     margin(p);
-    say(p, "%s mapped = %s live + %s free in used pools + %s in empty pools + %s metadata + %s frame stacks",
+    say(p,
+        "%s mapped = %s live + %s free in used pools + %s in empty pools + %s metadata + %s frame "
+        "stacks",
         hk_text_bytes(mapped, (double)v->mapped_bytes), hk_text_bytes(live, (double)at->live_bytes),
         hk_text_bytes(used, (double)at->free_in_used_pools_bytes),
-        hk_text_bytes(empty, (double)at->empty_pools_bytes), hk_text_bytes(metadata, (double)at->metadata_bytes),
+        hk_text_bytes(empty, (double)at->empty_pools_bytes),
+        hk_text_bytes(metadata, (double)at->metadata_bytes),
         hk_text_bytes(chunks, (double)at->frame_chunks_bytes));
 }
 
@@ -460,15 +490,17 @@ static void put_heap(const struct page *p)
 {
     struct hk_heap_view v = hk_heap_view(p->report->capture);
     const struct hk_capture_point *at = &v.at;
-    char arenas[32], pools[32], used[32], full[32], empty[32], blocks[32], live[32], mapped[32], a[32], b[32];
+    char arenas[32], pools[32], used[32], full[32], empty[32], blocks[32], live[32], mapped[32],
+        a[32], b[32];
 
     fputc('\n', p->t->out);
     heading(p, "HEAP", HK_BOLD);
     say(p, "%s arena%s%s%s pools (%s used, %s full, %s empty)%s%s blocks%s%s live of %s",
-        hk_text_count(arenas, at->arenas), at->arenas == 1 ? "" : "s", p->dot, hk_text_count(pools, v.pools),
-        hk_text_count(used, at->pools_used), hk_text_count(full, at->pools_full),
-        hk_text_count(empty, at->pools_empty), p->dot, hk_text_count(blocks, at->live_blocks), p->dot,
-        hk_text_bytes(live, (double)at->live_bytes), hk_text_bytes(mapped, (double)v.mapped_bytes));
+        hk_text_count(arenas, at->arenas), at->arenas == 1 ? "" : "s", p->dot,
+        hk_text_count(pools, v.pools), hk_text_count(used, at->pools_used),
+        hk_text_count(full, at->pools_full), hk_text_count(empty, at->pools_empty), p->dot,
+        hk_text_count(blocks, at->live_blocks), p->dot, hk_text_bytes(live, (double)at->live_bytes),
+        hk_text_bytes(mapped, (double)v.mapped_bytes));
     put_classes(p, &v);
     if (at->large_blocks) {
         margin(p);
@@ -477,7 +509,8 @@ static void put_heap(const struct page *p)
     }
     if (at->returned_bytes) {
         margin(p);
-        say(p, "%s of empty pools given back to the system", hk_text_bytes(a, (double)at->returned_bytes));
+        say(p, "%s of empty pools given back to the system",
+            hk_text_bytes(a, (double)at->returned_bytes));
     }
 }
 
@@ -491,7 +524,8 @@ static void put_outside(const struct page *p)
     heading(p, "OUTSIDE", HK_BOLD);
     say(p, "%s%s%s of the %s RSS is outside the heap: code, C libraries, thread stacks, files",
         hk_text_bytes(least, (double)v.outside_bytes), apart ? " to " : "",
-        apart ? hk_text_bytes(most, (double)v.outside_most_bytes) : "", hk_text_bytes(rss, (double)v.rss_bytes));
+        apart ? hk_text_bytes(most, (double)v.outside_most_bytes) : "",
+        hk_text_bytes(rss, (double)v.rss_bytes));
 }
 
 static void put_recorder(const struct page *p)
@@ -509,8 +543,9 @@ static void put_recorder(const struct page *p)
         snprintf(distance, sizeof distance, "%sone per %s", p->dot,
                  hk_text_bytes(mean, (double)c->header.sample_bytes));
     say(p, "%s of memory%s%s %s%s%sabout %s (%s of the run)", bytes, p->dot,
-        hk_text_count(samples, c->now.samples), c->header.mode == HK_MODE_EXACT ? "events" : "samples", distance,
-        p->dot, hk_text_duration(time, c->now.recorder_ns),
+        hk_text_count(samples, c->now.samples),
+        c->header.mode == HK_MODE_EXACT ? "events" : "samples", distance, p->dot,
+        hk_text_duration(time, c->now.recorder_ns),
         hk_text_percent(share, (double)c->now.recorder_ns, (double)c->now.time_ns));
 }
 

@@ -24,20 +24,21 @@ void hk_report_json(const struct hk_report *report, FILE *out);
 /* The heap at the newest point, with sums made here and not taken from the file. */
 struct hk_heap_view {
     struct hk_capture_point at;
-    uint64_t peak_bytes; /* most bytes live at once */
+    uint64_t peak_bytes;              /* most bytes live at once */
     uint64_t live_bytes, live_blocks; /* pools and large blocks */
-    uint64_t mapped_bytes;      /* sum of the classes */
-    int64_t unexplained_bytes;  /* the writer's total less that sum; 0 unless something is wrong */
-    uint64_t rss_bytes;         /* at the newest point that read it; 0: never */
+    uint64_t mapped_bytes;            /* sum of the classes */
+    int64_t unexplained_bytes; /* the writer's total less that sum; 0 unless something is wrong */
+    uint64_t rss_bytes;        /* at the newest point that read it; 0: never */
     uint64_t peak_rss_bytes;
-    uint64_t outside_bytes;     /* of that rss: not heap, not large blocks, not the recorder; if all */
-    uint64_t outside_most_bytes; /* that is mapped was touched, and if nothing but live blocks was */
+    uint64_t outside_bytes; /* of that rss: not heap, not large blocks, not the recorder; if all */
+    uint64_t
+        outside_most_bytes; /* that is mapped was touched, and if nothing but live blocks was */
     uint32_t pools;
 };
 struct hk_heap_view hk_heap_view(const struct hk_capture *capture);
 
-/* Sentences on what kept us out, made us blind or less than exact; newly allocated, to be freed by the
- * caller with hk_notes_free. */
+/* Sentences on what kept us out, made us blind or less than exact; newly allocated, to be freed by
+ * the caller with hk_notes_free. */
 struct hk_notes {
     char **texts;
     size_t count;
@@ -51,7 +52,8 @@ const char *hk_python_version(uint32_t version, char text[32]);
 /* Stable words of the JSON, also used in sentences. */
 const char *hk_state_word(enum hk_life life); /* empty running ended killed execed */
 const char *hk_mode_word(uint32_t mode);      /* none sample exact */
-const char *hk_watch_word(uint32_t watch);    /* unknown ours ours_under_hook replaced not_python refused */
-const char *hk_stacks_word(uint32_t stacks);  /* untested good off */
+const char *
+hk_watch_word(uint32_t watch); /* unknown ours ours_under_hook replaced not_python refused */
+const char *hk_stacks_word(uint32_t stacks); /* untested good off */
 
 #endif

@@ -5,8 +5,8 @@
 
 #include "view/json.h"
 
-#define STACK_MAX 1024u         /* frames of one stack */
-#define FRAMES_MAX (1u << 20)   /* frames of the whole document; afterwards stacks are cut short */
+#define STACK_MAX   1024u      /* frames of one stack */
+#define FRAMES_MAX  (1u << 20) /* frames of the whole document; afterwards stacks are cut short */
 #define STACK_SHORT 8u
 
 static void put_frame(struct hk_json *j, const struct hk_source_frame *f)
@@ -32,11 +32,13 @@ static void put_kib(struct hk_json *j, const char *key, const uint64_t *kib, uns
     hk_json_end_array(j);
 }
 
-static void put_stack(struct hk_json *j, const struct hk_sites *s, const struct hk_site *site, size_t *left)
+static void put_stack(struct hk_json *j, const struct hk_sites *s, const struct hk_site *site,
+                      size_t *left)
 {
     static struct hk_source_frame frames[STACK_MAX];
     bool cut;
-    size_t count = hk_sites_stack(s, site->node, frames, *left > STACK_MAX ? STACK_MAX : STACK_SHORT, &cut);
+    size_t count =
+        hk_sites_stack(s, site->node, frames, *left > STACK_MAX ? STACK_MAX : STACK_SHORT, &cut);
     *left -= count < *left ? count : *left;
     hk_json_bool(j, "stack_cut", cut || (site->flags & HK_SITE_CUT));
     hk_json_array(j, "stack", true);

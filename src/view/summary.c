@@ -35,9 +35,13 @@ const char *hk_python_version(uint32_t version, char text[32])
     uint32_t level = version >> 4 & 0xf;
     text[0] = 0;
     if (version) {
-        int n = snprintf(text, 32, "%u.%u.%u", version >> 24, version >> 16 & 0xff, version >> 8 & 0xff);
+        int n = snprintf(text, 32, "%u.%u.%u", version >> 24, version >> 16 & 0xff,
+                         version >> 8 & 0xff);
         if (level != 0xf)
-            snprintf(text + n, 32 - (size_t)n, "%s%u", level == 0xa ? "a" : level == 0xb ? "b" : "rc",
+            snprintf(text + n, 32 - (size_t)n, "%s%u",
+                     level == 0xa   ? "a"
+                     : level == 0xb ? "b"
+                                    : "rc",
                      version & 0xf);
     }
     return text;
@@ -54,18 +58,22 @@ struct hk_heap_view hk_heap_view(const struct hk_capture *c)
     v.live_bytes = hk_point_live(p);
     v.live_blocks = p->live_blocks + p->large_blocks;
     v.pools = p->pools_used + p->pools_full + p->pools_empty;
-    uint64_t pools = p->live_bytes + p->free_in_used_pools_bytes + p->empty_pools_bytes + p->metadata_bytes;
+    uint64_t pools =
+        p->live_bytes + p->free_in_used_pools_bytes + p->empty_pools_bytes + p->metadata_bytes;
     v.mapped_bytes = pools + p->frame_chunks_bytes;
     /* The total may or may not hold the frame chunks, which lie beside the pools. */
-    v.unexplained_bytes = p->mapped_bytes == pools ? 0 : (int64_t)(p->mapped_bytes - v.mapped_bytes);
+    v.unexplained_bytes =
+        p->mapped_bytes == pools ? 0 : (int64_t)(p->mapped_bytes - v.mapped_bytes);
 
     for (size_t i = c->point_count; i-- > 0;) {
         const struct hk_capture_point *with = &c->points[i];
         if (with->rss_bytes > v.peak_rss_bytes)
             v.peak_rss_bytes = with->rss_bytes;
         if (with->rss_bytes && !v.rss_bytes) {
-            /* How much of what is free in the heap was ever touched is not known: all of it, or nothing. */
-            uint64_t least = with->live_bytes + with->metadata_bytes + with->large_bytes + with->recorder_bytes;
+            /* How much of what is free in the heap was ever touched is not known: all of it, or
+             * nothing. */
+            uint64_t least =
+                with->live_bytes + with->metadata_bytes + with->large_bytes + with->recorder_bytes;
             uint64_t most = least + with->free_in_used_pools_bytes + with->empty_pools_bytes +
                             with->frame_chunks_bytes;
             v.rss_bytes = with->rss_bytes;
@@ -98,8 +106,9 @@ static void note_watch(struct hk_notes *n, const struct hk_capture *c)
     switch (h->watch) {
     case HK_WATCH_UNKNOWN:
         if (h->python_version)
-            note(n, "It is not known who answered Python's allocation functions: nothing was checked before "
-                 "the end.");
+            note(n, "It is not known who answered Python's allocation functions: nothing was "
+                    "checked before "
+                    "the end.");
         break;
     case HK_WATCH_OURS_UNDER_HOOK:
         note(n, "%s hooks Python's allocators above ours; all figures hold.",
@@ -135,8 +144,11 @@ static void note_stacks(struct hk_notes *n, const struct hk_report *r)
              *why ? why : "the self-test of the frame layout failed");
     if (r->sites->blind_bytes && c->header.stacks != HK_STACKS_OFF &&
         (double)r->sites->blind_bytes > 0.05 * (double)r->sites->total_bytes)
-        note(n, "%s of the recorded bytes (%s) were asked for outside any Python frame: start-up, native "
-             "threads.", hk_text_percent(share, (double)r->sites->blind_bytes, (double)r->sites->total_bytes),
+        note(n,
+             "%s of the recorded bytes (%s) were asked for outside any Python frame: start-up, "
+             "native "
+             "threads.",
+             hk_text_percent(share, (double)r->sites->blind_bytes, (double)r->sites->total_bytes),
              hk_text_bytes(bytes, (double)r->sites->blind_bytes));
     if (c->header.mode == HK_MODE_NONE)
         note(n, "Recording was off: the heap's own counters are all there is.");
@@ -151,8 +163,11 @@ static void note_limits(struct hk_notes *n, const struct hk_report *r)
     char a[32], b[32];
 
     if (limits & HK_LIMIT_SITES)
-        note(n, "The table of sites was full after %s: %s of the recorded bytes are in \"(other)\"; totals are "
-             "whole.", hk_text_duration(a, c->header.limit_time_ns),
+        note(n,
+             "The table of sites was full after %s: %s of the recorded bytes are in \"(other)\"; "
+             "totals are "
+             "whole.",
+             hk_text_duration(a, c->header.limit_time_ns),
              hk_text_percent(b, (double)r->sites->other_bytes, (double)r->sites->total_bytes));
     if (limits & HK_LIMIT_NODES)
         note(n, "The call tree was full: later stacks are cut to their innermost frames.");
@@ -162,8 +177,11 @@ static void note_limits(struct hk_notes *n, const struct hk_report *r)
         note(n, "The file system was full: recording stopped after %s, the program went on.",
              hk_text_duration(a, c->header.limit_time_ns));
     if (limits & HK_LIMIT_MEMORY)
-        note(n, "There was no memory for the recorder's own tables: recording stopped after %s, the program "
-             "went on.", hk_text_duration(a, c->header.limit_time_ns));
+        note(n,
+             "There was no memory for the recorder's own tables: recording stopped after %s, the "
+             "program "
+             "went on.",
+             hk_text_duration(a, c->header.limit_time_ns));
 }
 
 static void note_events(struct hk_notes *n, const struct hk_capture *c)
@@ -178,7 +196,8 @@ static void note_events(struct hk_notes *n, const struct hk_capture *c)
             note(n, "Interpreters with their own lock from %s on: they share a second heap.",
                  hk_text_duration(when, e.time_ns));
         if (e.kind == HK_EVENT_NOTE && told++ < 20)
-            note(n, "After %s: %s", hk_text_duration(when, e.time_ns), hk_capture_string(c, e.text));
+            note(n, "After %s: %s", hk_text_duration(when, e.time_ns),
+                 hk_capture_string(c, e.text));
     }
     if (forks)
         note(n, "It forked %zu time%s.", forks, forks == 1 ? "" : "s");
@@ -190,8 +209,11 @@ static void note_oddities(struct hk_notes *n, const struct hk_report *r)
     char a[32], b[32];
 
     if (c->status.libc_frees)
-        note(n, "%s blocks of Python's heap were freed by the C library's free or realloc: a native module mixes "
-             "the two.", hk_text_count(a, c->status.libc_frees));
+        note(n,
+             "%s blocks of Python's heap were freed by the C library's free or realloc: a native "
+             "module mixes "
+             "the two.",
+             hk_text_count(a, c->status.libc_frees));
     if (c->status.foreign_frees)
         note(n, "%s blocks were given to Python's free that neither we nor the C library gave out.",
              hk_text_count(a, c->status.foreign_frees));
@@ -199,7 +221,8 @@ static void note_oddities(struct hk_notes *n, const struct hk_report *r)
         note(n, "%s events were not recorded: a signal handler interrupted the recorder.",
              hk_text_count(a, c->now.skipped));
     if (c->dropped + r->sites->dropped)
-        note(n, "%s record%s torn or damaged and left out.", hk_text_count(a, c->dropped + r->sites->dropped),
+        note(n, "%s record%s torn or damaged and left out.",
+             hk_text_count(a, c->dropped + r->sites->dropped),
              c->dropped + r->sites->dropped == 1 ? " was" : "s were");
     struct hk_heap_view v = hk_heap_view(c);
     if (v.unexplained_bytes)

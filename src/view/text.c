@@ -27,10 +27,12 @@ static unsigned columns_of(FILE *out)
 
 void hk_terminal_for(struct hk_terminal *t, FILE *out)
 {
-    const char *codeset = nl_langinfo(CODESET), *no_colour = getenv("NO_COLOR"), *term = getenv("TERM");
+    const char *codeset = nl_langinfo(CODESET), *no_colour = getenv("NO_COLOR"),
+               *term = getenv("TERM");
     t->out = out;
     t->utf8 = codeset && (strcasecmp(codeset, "UTF-8") == 0 || strcasecmp(codeset, "utf8") == 0);
-    t->colour = isatty(fileno(out)) && !(no_colour && *no_colour) && term && strcmp(term, "dumb") != 0;
+    t->colour =
+        isatty(fileno(out)) && !(no_colour && *no_colour) && term && strcmp(term, "dumb") != 0;
     t->width = columns_of(out);
     if (t->width && t->width < 60)
         t->width = 60;
@@ -48,8 +50,11 @@ const char *hk_style(const struct hk_terminal *t, enum hk_style style)
 unsigned hk_utf8_next(const char *text, uint32_t *point)
 {
     const uint8_t *b = (const uint8_t *)text;
-    unsigned length = b[0] < 0x80 ? 1 : b[0] >= 0xc2 && b[0] < 0xe0 ? 2 : (b[0] & 0xf0) == 0xe0 ? 3
-                      : b[0] >= 0xf0 && b[0] < 0xf5 ? 4 : 0;
+    unsigned length = b[0] < 0x80                   ? 1
+                      : b[0] >= 0xc2 && b[0] < 0xe0 ? 2
+                      : (b[0] & 0xf0) == 0xe0       ? 3
+                      : b[0] >= 0xf0 && b[0] < 0xf5 ? 4
+                                                    : 0;
     static const uint8_t masks[] = {0, 0x7f, 0x1f, 0x0f, 0x07};
     if (b[0] == 0 || length == 0)
         return 0;
@@ -68,8 +73,9 @@ unsigned hk_utf8_next(const char *text, uint32_t *point)
 
 bool hk_is_control(uint32_t p)
 {
-    return p < 0x20 || (p >= 0x7f && p < 0xa0) || p == 0xad || p == 0x61c || (p >= 0x200b && p <= 0x200f) ||
-           (p >= 0x2028 && p <= 0x202e) || (p >= 0x2060 && p <= 0x206f) || p == 0xfeff;
+    return p < 0x20 || (p >= 0x7f && p < 0xa0) || p == 0xad || p == 0x61c ||
+           (p >= 0x200b && p <= 0x200f) || (p >= 0x2028 && p <= 0x202e) ||
+           (p >= 0x2060 && p <= 0x206f) || p == 0xfeff;
 }
 
 char *hk_text_clean(const struct hk_terminal *t, char *to, size_t size, const char *text)
@@ -184,7 +190,11 @@ char *hk_text_bytes(char to[32], double bytes)
     if (unit == 0)
         snprintf(to, 32, "%s%.0f B", sign, bytes);
     else
-        snprintf(to, 32, "%s%.*f %s", sign, bytes < 9.995 ? 2 : bytes < 99.95 ? 1 : 0, bytes, units[unit]);
+        snprintf(to, 32, "%s%.*f %s", sign,
+                 bytes < 9.995   ? 2
+                 : bytes < 99.95 ? 1
+                                 : 0,
+                 bytes, units[unit]);
     return to;
 }
 
@@ -215,7 +225,8 @@ char *hk_text_duration(char to[32], uint64_t ns)
     else if (s < 3600)
         snprintf(to, 32, "%u min %02u s", (unsigned)(s / 60), (unsigned)s % 60);
     else
-        snprintf(to, 32, "%llu h %02u min", (unsigned long long)(s / 3600), (unsigned)((uint64_t)s / 60 % 60));
+        snprintf(to, 32, "%llu h %02u min", (unsigned long long)(s / 3600),
+                 (unsigned)((uint64_t)s / 60 % 60));
     return to;
 }
 

@@ -1,7 +1,7 @@
 /* Words, numbers and little pictures for a terminal.
  *
- * Everything that comes from a capture passes hk_text_clean before it reaches a terminal: control bytes,
- * escape sequences, direction marks and broken UTF-8 do not get through.
+ * Everything that comes from a capture passes hk_text_clean before it reaches a terminal: control
+ * bytes, escape sequences, direction marks and broken UTF-8 do not get through.
  */
 #ifndef HK_VIEW_TEXT_H
 #define HK_VIEW_TEXT_H
@@ -13,7 +13,7 @@
 
 struct hk_terminal {
     FILE *out;
-    bool utf8;   /* else everything is ASCII */
+    bool utf8; /* else everything is ASCII */
     bool colour;
     unsigned width; /* columns; 0: no limit (not a terminal) */
 };
@@ -22,7 +22,8 @@ struct hk_terminal {
 void hk_terminal_for(struct hk_terminal *terminal, FILE *out);
 
 enum hk_style { HK_PLAIN, HK_BOLD, HK_DIM, HK_RED, HK_GREEN, HK_YELLOW, HK_CYAN };
-const char *hk_style(const struct hk_terminal *terminal, enum hk_style style); /* HK_PLAIN ends a style */
+const char *hk_style(const struct hk_terminal *terminal,
+                     enum hk_style style); /* HK_PLAIN ends a style */
 
 /* Length of the well-formed UTF-8 sequence at `text` and its code point; 0 if there is none. */
 unsigned hk_utf8_next(const char *text, uint32_t *point);
@@ -36,23 +37,27 @@ char *hk_text_clean(const struct hk_terminal *terminal, char *to, size_t size, c
 /* Columns that clean text takes. */
 size_t hk_text_columns(const char *text);
 
-/* Cuts clean text to `columns`, with an ellipsis in front: the end of a path says more. In place. */
+/* Cuts clean text to `columns`, with an ellipsis in front: the end of a path says more. In
+ * place. */
 void hk_text_keep_end(const struct hk_terminal *terminal, char *text, size_t columns);
 
 /* The same with the ellipsis at the end. `text` holds `size` bytes. */
-void hk_text_keep_start(const struct hk_terminal *terminal, char *text, size_t size, size_t columns);
+void hk_text_keep_start(const struct hk_terminal *terminal, char *text, size_t size,
+                        size_t columns);
 
-/* A short form of a clean source path: without `directory`, or from site-packages or the standard library on;
- * of "<frozen NAME>" the name. In place. */
+/* A short form of a clean source path: without `directory`, or from site-packages or the standard
+ * library on; of "<frozen NAME>" the name. In place. */
 void hk_text_shorten_path(char *path, const char *directory);
 
-/* "31.0 MiB", "212 MiB", "812 B"; "121 000"; "12.4 s", "3 min 20 s". `to` holds 32 bytes; returned. */
+/* "31.0 MiB", "212 MiB", "812 B"; "121 000"; "12.4 s", "3 min 20 s". `to` holds 32 bytes;
+ * returned. */
 char *hk_text_bytes(char to[32], double bytes);
 char *hk_text_count(char to[32], uint64_t count);
 char *hk_text_duration(char to[32], uint64_t ns);
 char *hk_text_percent(char to[32], double part, double whole);
 
 /* `count` bars from 0 to the largest value. `to` holds 3 bytes a bar and one more. */
-char *hk_text_sparkline(const struct hk_terminal *terminal, char *to, const double *values, size_t count);
+char *hk_text_sparkline(const struct hk_terminal *terminal, char *to, const double *values,
+                        size_t count);
 
 #endif

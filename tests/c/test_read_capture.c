@@ -1,4 +1,5 @@
-/* The reader's foundations on captures made in memory: entries, strings, points and names stay inside the file. */
+/* The reader's foundations on captures made in memory: entries, strings, points and names stay
+ * inside the file. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,9 +10,9 @@
 
 #include "read/sites.h"
 
-#define FILE_SIZE 32768
+#define FILE_SIZE  32768
 #define STRINGS_AT 16384
-#define NODES_AT 20480
+#define NODES_AT   20480
 
 static union {
     uint8_t bytes[FILE_SIZE];
@@ -31,10 +32,12 @@ static int start(void **state)
     file.header.byte_order = HK_CAPTURE_BYTE_ORDER;
     file.header.header_size = sizeof file.header;
     file.header.state = HK_STATE_EXITED;
-    file.header.sections[HK_SECTION_STRINGS] = (struct hk_capture_section){1, 0, STRINGS_AT, 100, 20};
+    file.header.sections[HK_SECTION_STRINGS] =
+        (struct hk_capture_section){1, 0, STRINGS_AT, 100, 20};
     memcpy(file.bytes + STRINGS_AT, "\0one\0two\0unterminated", 22);
     file.header.sections[HK_SECTION_NODES] = (struct hk_capture_section){16, 0, NODES_AT, 10, 2};
-    status()->now = (struct hk_capture_point){.sequence = 2, .time_ns = 5, .live_bytes = 7, .large_bytes = 1};
+    status()->now =
+        (struct hk_capture_point){.sequence = 2, .time_ns = 5, .live_bytes = 7, .large_bytes = 1};
     return 0;
 }
 
@@ -102,7 +105,8 @@ static void test_shorter_entries_are_filled_with_zeros_and_longer_ones_cut(void 
 
 static void test_entries_too_short_to_mean_anything_are_refused(void **state)
 {
-    file.header.sections[HK_SECTION_NODES] = (struct hk_capture_section){1, 0, NODES_AT, 8000, 8000};
+    file.header.sections[HK_SECTION_NODES] =
+        (struct hk_capture_section){1, 0, NODES_AT, 8000, 8000};
     refuse(sizeof file);
 }
 
@@ -120,7 +124,8 @@ static void test_current_point_that_is_torn_gives_way_to_the_timeline(void **sta
                                          {.sequence = 3, .time_ns = 2, .live_bytes = 20},
                                          {.sequence = 2, .time_ns = 3, .live_bytes = 30}};
     memcpy(file.bytes + 24576, points, sizeof points);
-    file.header.sections[HK_SECTION_TIMELINE] = (struct hk_capture_section){sizeof points[0], 0, 24576, 3, 3};
+    file.header.sections[HK_SECTION_TIMELINE] =
+        (struct hk_capture_section){sizeof points[0], 0, 24576, 3, 3};
     status()->now.sequence = 1;
     struct hk_capture *c = open_file();
     assert_true(c->has_now);
@@ -133,10 +138,17 @@ static void test_current_point_that_is_torn_gives_way_to_the_timeline(void **sta
 
 static void test_program_is_named_by_its_script_or_module(void **state)
 {
-    static const struct { const char *words, *name; } cases[] = {
-        {"python3\x1f/srv/x.py\x1f-m\x1f", "x.py"}, {"python3\x1f-m\x1fhttp.server\x1f", "http.server"},
-        {"python3\x1f-X\x1f" "dev\x1f-u\x1fy.py\x1f", "y.py"}, {"python3\x1f-c\x1fpass\x1f", "-c"},
-        {"/usr/bin/python3\x1f", "python3"}, {"", "(program unknown)"},
+    static const struct {
+        const char *words, *name;
+    } cases[] = {
+        {"python3\x1f/srv/x.py\x1f-m\x1f", "x.py"},
+        {"python3\x1f-m\x1fhttp.server\x1f", "http.server"},
+        {"python3\x1f-X\x1f"
+         "dev\x1f-u\x1fy.py\x1f",
+         "y.py"},
+        {"python3\x1f-c\x1fpass\x1f", "-c"},
+        {"/usr/bin/python3\x1f", "python3"},
+        {"", "(program unknown)"},
     };
     char name[64];
     file.header.python_version = 0x030d00f0;
@@ -174,7 +186,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_strings_end_inside_their_section, start),
         cmocka_unit_test_setup(test_blobs_lie_inside_their_section, start),
-        cmocka_unit_test_setup(test_shorter_entries_are_filled_with_zeros_and_longer_ones_cut, start),
+        cmocka_unit_test_setup(test_shorter_entries_are_filled_with_zeros_and_longer_ones_cut,
+                               start),
         cmocka_unit_test_setup(test_entries_too_short_to_mean_anything_are_refused, start),
         cmocka_unit_test_setup(test_file_of_every_length_is_read_or_refused, start),
         cmocka_unit_test_setup(test_current_point_that_is_torn_gives_way_to_the_timeline, start),

@@ -1,8 +1,8 @@
 /* The growth rule against simulated programs: what leaks is found, what is merely large is not.
  *
- * A program is simulated as sampled blocks: each has a weight, a time of birth and a time of death that its
- * site's habit decides. Marks are taken as the recorder takes them, by time and by bytes, thinned by two.
- * Everything follows from a seed, so a failure can be repeated.
+ * A program is simulated as sampled blocks: each has a weight, a time of birth and a time of death
+ * that its site's habit decides. Marks are taken as the recorder takes them, by time and by bytes,
+ * thinned by two. Everything follows from a seed, so a failure can be repeated.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +16,7 @@
 #include "read/growth.h"
 
 #define STEPS 2000
-#define MIB 1048576.0
+#define MIB   1048576.0
 
 static uint64_t state;
 
@@ -40,13 +40,13 @@ static unsigned poisson(double mean)
 
 /* How long a block lives that is born at `step`, in steps; more than STEPS: for ever. */
 enum habit {
-    LEAK,          /* for ever */
-    TEMPORARY,     /* one step */
-    FIFO_CACHE,    /* a fixed number of steps: a cache of fixed size */
-    RANDOM_CACHE,  /* geometric: a cache with random replacement */
-    SAWTOOTH,      /* until the next clearing */
-    EARLY,         /* for ever, but only allocated in the first part of the run */
-    FILLING,       /* for ever, ever more seldom: misses of a cache that becomes complete */
+    LEAK,         /* for ever */
+    TEMPORARY,    /* one step */
+    FIFO_CACHE,   /* a fixed number of steps: a cache of fixed size */
+    RANDOM_CACHE, /* geometric: a cache with random replacement */
+    SAWTOOTH,     /* until the next clearing */
+    EARLY,        /* for ever, but only allocated in the first part of the run */
+    FILLING,      /* for ever, ever more seldom: misses of a cache that becomes complete */
 };
 
 struct site {
@@ -84,8 +84,8 @@ static double rate_at(const struct site *s, double step)
     return s->rate;
 }
 
-static void simulate(const struct site *s, double mean, const struct hk_capture_mark *marks, unsigned count,
-                     struct result *result)
+static void simulate(const struct site *s, double mean, const struct hk_capture_mark *marks,
+                     unsigned count, struct result *result)
 {
     double at[HK_MARKS] = {0}, born[HK_MARKS] = {0};
     double end = STEPS;
@@ -121,8 +121,10 @@ static unsigned make_marks(struct hk_capture_mark *marks, double bytes_a_step)
     return count;
 }
 
-/* How many of `runs` runs call the site growing. `beside` is the rate of the rest of the program. */
-static unsigned count_growing(struct site site, double mean, double beside, unsigned runs, uint64_t seed)
+/* How many of `runs` runs call the site growing. `beside` is the rate of the rest of the
+ * program. */
+static unsigned count_growing(struct site site, double mean, double beside, unsigned runs,
+                              uint64_t seed)
 {
     unsigned found = 0;
     for (unsigned run = 0; run < runs; run++) {
@@ -131,8 +133,9 @@ static unsigned count_growing(struct site site, double mean, double beside, unsi
         state = seed * 1000003 + run;
         unsigned count = make_marks(marks, site.rate + beside);
         simulate(&site, mean, marks, count, &r);
-        struct hk_growth_run growth = hk_growth_prepare(marks, count, (uint64_t)(STEPS * 1e6),
-                                                        (uint64_t)(STEPS * (site.rate + beside)), 64 << 20);
+        struct hk_growth_run growth =
+            hk_growth_prepare(marks, count, (uint64_t)(STEPS * 1e6),
+                              (uint64_t)(STEPS * (site.rate + beside)), 64 << 20);
         assert_true(growth.usable);
         found += hk_growth_judge(&growth, mean, r.at_mark, r.born_in).growing;
     }
@@ -159,7 +162,8 @@ static void test_leak_is_found_when_every_block_is_recorded(void **s)
     state = 3;
     unsigned count = make_marks(marks, 1e5);
     simulate(&leak, 64, marks, count, &r);
-    struct hk_growth_run growth = hk_growth_prepare(marks, count, (uint64_t)(STEPS * 1e6), (uint64_t)(STEPS * 1e5), 1 << 20);
+    struct hk_growth_run growth =
+        hk_growth_prepare(marks, count, (uint64_t)(STEPS * 1e6), (uint64_t)(STEPS * 1e5), 1 << 20);
     assert_true(hk_growth_judge(&growth, 0, r.at_mark, r.born_in).growing);
 }
 
@@ -202,7 +206,24 @@ static void test_cache_filled_early_does_not_grow(void **s)
 static void test_cache_that_becomes_complete_does_not_grow(void **s)
 {
     struct site cache = {FILLING, MIB / 4, STEPS / 8.0};
-    assert_in_range(count_growing(cache, 65536, 50000, 300, 40), 0, 6); /* a few are still filling */
+    assert_in_range(count_growing(cache, 65536, 50000, 300, 40), 0,
+                    6); /* a few are still filling */
+}
+
+static void test_two_large_tables_are_no_trend(void **s)
+{
+    struct hk_capture_mark marks[12];
+    uint64_t at_mark[HK_MARKS] = {0}, born_in[HK_MARKS] = {0};
+    for (unsigned i = 0; i < 12; i++) {
+        marks[i] = (struct hk_capture_mark){i * 100, i * 1000};
+        at_mark[i] = i < 7 ? 0 : i < 10 ? 50000 : 100000;
+    }
+    born_in[7] = born_in[10] = 50000;
+    struct hk_growth_run growth = hk_growth_prepare(marks, 12, 1200, 12000, 1 << 27);
+    assert_false(hk_growth_judge(&growth, 0, at_mark, born_in).growing);
+    born_in[8] = born_in[9] = 25000;
+    at_mark[8] = 75000, at_mark[9] = 100000, at_mark[10] = at_mark[11] = 150000;
+    assert_true(hk_growth_judge(&growth, 0, at_mark, born_in).growing);
 }
 
 static void test_short_run_says_nothing(void **s)
@@ -226,7 +247,8 @@ static void test_clocks_must_agree(void **s)
 
 static void test_site_is_brought_up_to_date_over_spans_it_slept_through(void **s)
 {
-    struct hk_capture_site site = {.live_bytes = 5 << 10, .mark = 2, .at_mark = {1, 3, 5}, .born_in = {1, 2, 2}};
+    struct hk_capture_site site = {
+        .live_bytes = 5 << 10, .mark = 2, .at_mark = {1, 3, 5}, .born_in = {1, 2, 2}};
     uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
     hk_growth_update(&site, 0, 6, at_mark, born_in);
     const uint64_t expected_at[] = {1, 3, 5, 5, 5, 5}, expected_born[] = {1, 2, 2, 0, 0, 0};
@@ -236,8 +258,11 @@ static void test_site_is_brought_up_to_date_over_spans_it_slept_through(void **s
 
 static void test_site_is_brought_up_to_date_over_thinnings(void **s)
 {
-    struct hk_capture_site site = {.live_bytes = 5 << 10, .mark = 2, .mark_generation = 3,
-                                   .at_mark = {1, 3, 5}, .born_in = {1, 2, 2}};
+    struct hk_capture_site site = {.live_bytes = 5 << 10,
+                                   .mark = 2,
+                                   .mark_generation = 3,
+                                   .at_mark = {1, 3, 5},
+                                   .born_in = {1, 2, 2}};
     uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
     hk_growth_update(&site, 4, 9, at_mark, born_in);
     const uint64_t expected_at[] = {3, 5, 5}, expected_born[] = {3, 2, 0};
@@ -262,6 +287,7 @@ int main(void)
         cmocka_unit_test(test_batch_that_is_emptied_and_filled_does_not_grow),
         cmocka_unit_test(test_cache_filled_early_does_not_grow),
         cmocka_unit_test(test_cache_that_becomes_complete_does_not_grow),
+        cmocka_unit_test(test_two_large_tables_are_no_trend),
         cmocka_unit_test(test_short_run_says_nothing),
         cmocka_unit_test(test_clocks_must_agree),
         cmocka_unit_test(test_site_is_brought_up_to_date_over_spans_it_slept_through),

@@ -1,7 +1,8 @@
 /* Feeds bytes to the capture reader and both reports, as if they were a file.
  *
- * With clang's libFuzzer (`make FUZZ=1`) the bytes are invented; compiled without it, this is a plain program
- * that replays the files and directories it is given, so that the corpus is a regression test everywhere.
+ * With clang's libFuzzer (`make FUZZ=1`) the bytes are invented; compiled without it, this is a
+ * plain program that replays the files and directories it is given, so that the corpus is a
+ * regression test everywhere.
  */
 #include <dirent.h>
 #include <stdint.h>
