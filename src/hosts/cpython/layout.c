@@ -357,7 +357,9 @@ static const void *pointer_at(const void *base, int32_t offset)
  * embedded in _PyRuntime as its last member, and the symbol table knows how long _PyRuntime is. */
 uint64_t hk_py_interpreter_size(const hk_py_layout *layout)
 {
-    if (!layout->stacks || layout->minor != 12)
+    if (!layout->stacks)
+        return 0;
+    if (layout->minor != 12)
         return layout->interpreter_size;
     const char *main_interpreter = pointer_at(layout->runtime, layout->runtime_main);
     uint64_t at = (uint64_t)(main_interpreter - (const char *)layout->runtime);

@@ -104,10 +104,10 @@ struct hk_py_facts {
 /* Fills *layout's version, flags and offsets from facts; leaves addresses alone. Pure. */
 void hk_py_layout_from(hk_py_layout *layout, const struct hk_py_facts *facts);
 
-/* Bytes of one PyInterpreterState; 0 before 3.12 (no interpreter has a lock of its own there), and
- * on 3.12 until the runtime is initialised. A RAW calloc(1, n) with size <= n < size + 64 is a new
- * interpreter being made, by a thread that has no thread state from 3.13 on and has one on 3.12.
- * May be called in a hook. */
+/* Bytes of one PyInterpreterState; 0 without a layout, before 3.12 (no interpreter has a lock of
+ * its own there), and on 3.12 until the runtime is initialised. A RAW calloc(1, n) with size <= n <
+ * size + 64 is a new interpreter being made, by a thread that has no thread state from 3.13 on and
+ * has one on 3.12. May be called in a hook. */
 uint64_t hk_py_interpreter_size(const hk_py_layout *layout);
 
 /* The id of the thread state's interpreter; 0 is the main one. -1: unknown. May be called in a
