@@ -1,0 +1,256 @@
+"""Contract 3 and 7: limits on addresses, before and after start, and huge pages."""
+
+import os
+import shutil
+import textwrap
+
+import pytest
+
+from conftest import check_sums, live_in
+
+THREADS = """
+    import resource, sys, threading
+    threading.stack_size(8 << 20)
+    keep = [bytearray(1000) for _ in range(20000)]
+    limit = int(sys.argv[1])
+    LOWER
+    go, started = threading.Event(), 0
+    threads = []
+    for _ in range(50):
+        thread = threading.Thread(target=go.wait)
+        try: thread.start()
+        except RuntimeError: break
+        threads.append(thread)
+    go.set()
+    for thread in threads: thread.join()
+    def afterwards(): return [bytearray(1000) for _ in range(20000)]
+    keep += afterwards()
+    size, peak = (next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(name))
+                  for name in ("VmSize", "VmPeak"))
+    print(len(threads), len(keep), size <= limit, peak > limit)
+"""
+
+LOWER = {
+    "setrlimit": "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))",
+    "setrlimit, soft only": "resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))",
+    "prlimit": "resource.prlimit(0, resource.RLIMIT_AS, (limit, limit))",
+    "setrlimit64": """
+    import ctypes
+    ctypes.CDLL(None).setrlimit64(resource.RLIMIT_AS, (ctypes.c_uint64 * 2)(limit, limit))""",
+    "in steps": """
+    for step in (64, 16, 4, 2, 1):
+        resource.setrlimit(resource.RLIMIT_AS, (step * limit, resource.getrlimit(resource.RLIMIT_AS)[1]))""",
+}
+
+
+def lowering(heapkeeper, tmp_path, how, python=None, limit=1 << 30):
+    script = tmp_path / "threads.py"
+    script.write_text(textwrap.dedent(THREADS).replace("LOWER", textwrap.dedent(LOWER[how]).strip()))
+    program = [str(script), str(limit)]
+    stock = heapkeeper.stock(program, python=python)
+    assert (stock.out, stock.status) == (b"50 40000 True False\n", 0)
+    # "True": what was reserved at first was more than the limit allows.
+    assert heapkeeper.good(program, python=python).out == b"50 40000 True True\n"
+    report = heapkeeper.recorded(python=python)
+    assert live_in(report, "afterwards") > 10 * 1000 * 1000
+
+
+@pytest.mark.parametrize("how", LOWER)
+def test_fifty_threads_start_after_the_address_limit_was_lowered_by(heapkeeper, tmp_path, how):
+    lowering(heapkeeper, tmp_path, how)
+
+
+def test_fifty_threads_start_after_the_address_limit_was_lowered_on_every_python(heapkeeper, tmp_path, every_python):
+    lowering(heapkeeper, tmp_path, "setrlimit", every_python)
+
+
+def test_a_program_may_fill_what_a_lowered_limit_leaves_and_gets_memory_errors_as_on_stock(heapkeeper):
+    code = """
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
+        keep = []
+        try:
+            while True: keep.append(bytearray(3000))
+        except MemoryError:
+            got = sum(map(len, keep)) >> 20
+            del keep
+        again = [bytearray(3000) for _ in range(10000)]
+        print("full", len(again), got)
+    """
+    stock, ours = heapkeeper.stock(code), heapkeeper.run(code)
+    full, again, got = ours.out.split()
+    assert (full, again, ours.status, ours.err) == (b"full", b"10000", 0, b"")
+    assert int(got) >= 0.75 * int(stock.out.split()[2])
+    heapkeeper.recorded()
+
+
+def test_limit_of_another_process_is_not_taken_for_ours(heapkeeper):
+    code = """
+        import os, resource, subprocess
+        def size(): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+        keep = [bytearray(1000) for _ in range(20000)]
+        before = size()
+        child = subprocess.Popen(["sleep", "60"])
+        resource.prlimit(child.pid, resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        child.kill()
+        child.wait()
+        resource.setrlimit(resource.RLIMIT_STACK, resource.getrlimit(resource.RLIMIT_STACK))
+        print(size() > before - 10000, before > 32 << 20)
+    """
+    assert heapkeeper.good(code).out == b"True True\n"
+    heapkeeper.recorded()
+
+
+@pytest.mark.parametrize("kilobytes", [4000000, 1000000, 500000, 300000, 200000, 150000, 120000, 100000, 80000])
+def test_program_runs_under_ulimit_v_as_far_as_stock_does(heapkeeper, kilobytes):
+    code = "keep = [bytearray(1000) for _ in range(10000)]; print(len(keep))"
+    shell = ["sh", "-c", 'ulimit -v %d; exec "$@"' % kilobytes, "sh"]
+    stock = heapkeeper.stock(code, prefix=shell)
+    if stock.status != 0:
+        pytest.skip("too little for stock Python, too")
+    ours = heapkeeper.run(code, prefix=shell)
+    assert ours.said == stock.said
+    report = heapkeeper.report()
+    assert report["state"] == "ended"
+    if kilobytes >= 500000:
+        heapkeeper.recorded()
+    else:  # on our heap, or all of it the C allocator's, or the report says why not
+        assert report["watch"] == "ours" or report["watch"] == "refused" and report["watch_name"]
+        check_sums(report)
+
+
+def overcommit():
+    with open("/proc/sys/vm/overcommit_memory") as file:
+        return int(file.read())
+
+
+def test_program_runs_where_memory_may_not_be_overcommitted(heapkeeper):
+    """vm.overcommit_memory=2 is the whole machine's: it is not changed unless HEAPKEEPER_TEST_OVERCOMMIT is set."""
+    before, path = overcommit(), "/proc/sys/vm/overcommit_memory"
+    if before != 2 and not (os.environ.get("HEAPKEEPER_TEST_OVERCOMMIT") and os.access(path, os.W_OK)):
+        pytest.skip("vm.overcommit_memory is %d; HEAPKEEPER_TEST_OVERCOMMIT=1 as root sets it to 2 for this test" % before)
+    try:
+        if before != 2:
+            with open(path, "w") as file:
+                file.write("2")
+        heapkeeper.good("keep = [bytearray(1000) for _ in range(20000)]; print(len(keep))")
+    finally:
+        if before != 2:
+            with open(path, "w") as file:
+                file.write(str(before))
+    heapkeeper.recorded()
+
+
+def test_program_runs_under_valgrind_as_without_us(heapkeeper):
+    valgrind = shutil.which("valgrind")
+    if not valgrind:
+        pytest.skip("no valgrind")
+    code = "keep = [bytearray(1000) for _ in range(3000)]; print(sum(map(len, keep)))"
+    words = [valgrind, "-q", "--tool=none", heapkeeper.python.path, "-S", "-c", code]
+    done = heapkeeper.run(words[1:], python=words[0], timeout=300)
+    assert (done.status, done.out) == (0, b"3000000\n"), done.err.decode()
+    assert b"heapkeeper" not in done.err
+    report = heapkeeper.recorded()
+    assert report["heap"]["live_blocks"] > 1000
+
+
+# --- huge pages ---
+
+SMAPS = r"""
+    import ctypes, json, os, re, sys
+    library = ctypes.PyDLL(None)
+    library.hk_heap_of.restype = ctypes.c_void_p
+    library.hk_heap_of.argtypes = [ctypes.c_void_p]
+    library.hk_heap_trim.restype = ctypes.c_size_t
+    library.hk_heap_trim.argtypes = [ctypes.c_void_p]
+    ARENA = 4 << 20
+
+    def flags():
+        '''Start, end, VmFlags of each mapping.'''
+        found, at = [], None
+        for line in open("/proc/self/smaps"):
+            span = re.match("([0-9a-f]+)-([0-9a-f]+) ", line)
+            if span:
+                at = [int(span[1], 16), int(span[2], 16)]
+            elif line.startswith("VmFlags:"):
+                found.append(at + [line.split()[1:]])
+        return found
+
+    def advice(maps, address):
+        words = next(words for start, end, words in maps if start <= address < end)
+        return "".join(word for word in ("hg", "nh") if word in words)
+
+    def arenas(maps, objects, heap):
+        '''The advice on each arena in which an object of this heap lies, by address.'''
+        places = sorted({id(o) // ARENA * ARENA for o in objects if library.hk_heap_of(id(o)) == heap})
+        return [advice(maps, place) for place in places]
+"""
+
+
+def smaps(heapkeeper, code, **rest):
+    return heapkeeper.good(textwrap.dedent(SMAPS) + textwrap.dedent(code), **rest)
+
+
+def test_huge_pages_are_asked_for_after_the_first_8_mib_and_never_where_pages_went_back(heapkeeper, every_python):
+    if not os.path.exists("/sys/kernel/mm/transparent_hugepage"):
+        pytest.skip("a kernel without transparent huge pages")
+    done = smaps(heapkeeper, """
+        objects = [tuple([None] * 20) for _ in range(400000)]   # 80 MB in pools
+        heap = library.hk_heap_of(id(objects[200000]))
+        maps = flags()
+        before = arenas(maps, objects, heap)
+        kept = objects[:200000]
+        del objects
+        returned = library.hk_heap_trim(heap)
+        maps = flags()
+        span = range(min(map(id, kept)) // ARENA * ARENA, max(map(id, kept)), ARENA)
+        after = arenas(maps, kept, heap)
+        everywhere = [advice(maps, at) for at in span]
+        more = [tuple([None] * 20) for _ in range(400000)]
+        again = arenas(flags(), more, heap)
+        print(json.dumps([before, after, returned, again]))
+    """, python=every_python)
+    before, after, returned, again = done.json
+    assert len(before) > 15
+    assert before[0] == before[1] == "nh", "the first 8 MiB"
+    assert set(before[2:]) == {"hg"}
+    assert returned > 20 << 20
+    assert after[:2] == ["nh", "nh"]
+    assert "hg" in after, "arenas that lost no page keep theirs"
+    assert "nh" in again[2:], "an arena that gave pages back stays without huge pages when it is used again"
+    heapkeeper.recorded(python=every_python)
+
+
+def test_no_huge_page_where_a_hole_was_punched(heapkeeper):
+    """Of every arena with a page that is not in memory behind one that was: none asks for huge pages."""
+    done = smaps(heapkeeper, """
+        objects = [tuple([None] * 20) for _ in range(400000)]
+        heap = library.hk_heap_of(id(objects[200000]))
+        places = sorted({id(o) // ARENA * ARENA for o in objects if library.hk_heap_of(id(o)) == heap})
+        del objects
+        library.hk_heap_trim(heap)
+        maps = flags()
+        print(json.dumps([[advice(maps, place), bool(resident(place))] for place in places]))
+    """.replace("objects = ", """
+        def resident(place):
+            with open("/proc/self/pagemap", "rb") as file:
+                file.seek(place // 4096 * 8)
+                entries = file.read(ARENA // 4096 * 8)
+            return sum(entries[i + 7] >> 7 for i in range(0, len(entries), 8)) == ARENA // 4096
+        objects = """, 1))
+    for advice, whole in done.json:
+        assert advice == "nh" or whole
+    assert any(not whole for advice, whole in done.json)
+    heapkeeper.recorded()
+
+
+def test_small_program_has_no_huge_page(heapkeeper):
+    done = smaps(heapkeeper, """
+        objects = [object() for _ in range(1000)]
+        mine = id(objects[0])
+        for start, end, words in flags():
+            if start <= mine < end:
+                print(json.dumps(words))
+    """)
+    assert "nh" in done.json and "hg" not in done.json
+    heapkeeper.recorded()
