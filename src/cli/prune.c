@@ -141,7 +141,8 @@ void hk_prune(const char *directory)
             files = hk_must_realloc(files, count + 64, sizeof *files);
         count += look_at(dirfd(d), entry->d_name, &files[count]);
     }
-    remove_oldest(dirfd(d), files, count);
+    if (count)
+        remove_oldest(dirfd(d), files, count);
     free(files);
     closedir(d);
 }

@@ -170,25 +170,19 @@ static void announce(const struct options *o, const struct hk_target *target,
             : "");
 }
 
-static int start(const struct options *o, const struct hk_target *target)
+/* Comes back only if the program could not be started. */
+static void start(const struct options *o, const struct hk_target *target, struct hk_place *place,
+                  const char *library, struct hk_error *error)
 {
-    struct hk_error error;
-    struct hk_place place = {0};
-    char *library = hk_library_find(&error);
-    if (!library)
-        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
-    if (!(o->output ? hk_place_output(&place, o->output, o->force, &error)
-                    : hk_place_default(&place, target->name, &error)))
-        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
-    if (hk_environment_set(&o->settings, &place, library, &error)) {
-        announce(o, target, &place);
+    if (!(o->output ? hk_place_output(place, o->output, o->force, error)
+                    : hk_place_default(place, target->name, error)))
+        return;
+    if (hk_environment_set(&o->settings, place, library, error)) {
+        announce(o, target, place);
         execv(target->path, target->argv);
-        hk_error_set(&error, "%s: cannot be started: %s", target->path, strerror(errno));
+        hk_error_set(error, "%s: cannot be started: %s", target->path, strerror(errno));
     }
-    hk_place_undo(&place);
-    hk_place_free(&place);
-    free(library);
-    return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
+    hk_place_undo(place);
 }
 
 int hk_cli_run(int argc, char **argv)
@@ -201,9 +195,13 @@ int hk_cli_run(int argc, char **argv)
         return status;
     if (o.python && !*o.python)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --python needs a program");
-    if (!hk_target_find(&target, argv + program, o.python, &error))
-        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
-    status = start(&o, &target);
+    struct hk_place place = {0};
+    char *library = NULL;
+    if (hk_target_find(&target, argv + program, o.python, &error) &&
+        (library = hk_library_find(&error)))
+        start(&o, &target, &place, library, &error);
+    free(library);
+    hk_place_free(&place);
     hk_target_free(&target);
-    return status;
+    return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
 }

@@ -52,8 +52,8 @@ const char *hk_python_version(uint32_t version, char text[32]);
 /* Stable words of the JSON, also used in sentences. */
 const char *hk_state_word(enum hk_life life); /* empty running ended killed execed */
 const char *hk_mode_word(uint32_t mode);      /* none sample exact */
-const char *
-hk_watch_word(uint32_t watch); /* unknown ours ours_under_hook replaced not_python refused */
+/* unknown ours ours_under_hook replaced not_python refused */
+const char *hk_watch_word(uint32_t watch);
 const char *hk_stacks_word(uint32_t stacks); /* untested good off */
 
 #endif
