@@ -25,10 +25,9 @@
 #include "read/process.h"
 
 #define STATUS_END       (HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status))
-#define STRING_MAX       4096u             /* bytes of a name */
-#define COMMAND_LINE_MAX (64u << 10)       /* bytes */
-#define TIMELINE_MAX     65536u            /* points that are looked at */
-#define BRIEF_MAX        ((size_t)2 << 20) /* bytes read for a row of a table */
+#define STRING_MAX       4096u       /* bytes of a name */
+#define COMMAND_LINE_MAX (64u << 10) /* bytes */
+#define TIMELINE_MAX     65536u      /* points that are looked at */
 
 static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_MARKS] = sizeof(struct hk_capture_mark),
@@ -153,8 +152,14 @@ static bool check_header(struct hk_capture *c, struct hk_error *error)
     return true;
 }
 
+static bool is_wanted(unsigned kind, enum hk_open_how how)
+{
+    return how == HK_OPEN_WHOLE || kind == HK_SECTION_MARKS || kind == HK_SECTION_TIMELINE ||
+           kind == HK_SECTION_STRINGS;
+}
+
 /* The bytes of section `kind` must lie behind the status and inside the copy. */
-static bool check_section(struct hk_capture *c, unsigned kind, bool brief, struct hk_error *error)
+static bool check_section(struct hk_capture *c, unsigned kind, struct hk_error *error)
 {
     const struct hk_capture_section *s = &c->header.sections[kind];
     uint64_t bytes, end;
@@ -175,8 +180,6 @@ static bool check_section(struct hk_capture *c, unsigned kind, bool brief, struc
         return false;
     }
     if (end > c->size) {
-        if (brief)
-            return true;
         hk_error_set(error,
                      "%s: truncated: its section \"%s\" ends at byte %llu, the file at %zu; "
                      "copy the file again",
@@ -285,8 +288,8 @@ static void find_life(struct hk_capture *c, bool ask_the_system)
 }
 
 /* Takes over `bytes`. */
-static struct hk_capture *check(uint8_t *bytes, size_t size, const char *path, bool brief, bool ask,
-                                struct hk_error *error)
+static struct hk_capture *check(uint8_t *bytes, size_t size, const char *path, enum hk_open_how how,
+                                bool ask, struct hk_error *error)
 {
     struct hk_capture *c = hk_must_calloc(1, sizeof *c);
     c->path = hk_must_strdup(path);
@@ -306,11 +309,15 @@ static struct hk_capture *check(uint8_t *bytes, size_t size, const char *path, b
     }
     memcpy(&c->status, bytes + HK_CAPTURE_STATUS_OFFSET, sizeof c->status);
     for (unsigned kind = 1; kind < HK_SECTION_KINDS; kind++) {
-        if (!check_section(c, kind, brief, error))
+        if (!check_section(c, kind, error))
             goto fail;
     }
     if (!check_overlap(c, error))
         goto fail;
+    for (unsigned kind = 1; kind < HK_SECTION_KINDS; kind++) {
+        if (!is_wanted(kind, how))
+            c->tables[kind].count = 0;
+    }
     collect_points(c);
     collect_marks(c);
     find_life(c, ask);
@@ -386,15 +393,39 @@ static void read_current_point(int fd, uint8_t *bytes)
     memcpy(bytes + HK_CAPTURE_STATUS_OFFSET, &odd, sizeof odd);
 }
 
-static uint8_t *copy_file(int fd, size_t size, const char *path, struct hk_error *error)
+/* Fixed part first, then what the sections use of their room: the rest of the file is holes. */
+static bool read_parts(int fd, uint8_t *bytes, size_t size, enum hk_open_how how)
 {
-    uint8_t *bytes = malloc(size ? size : 1);
+    const struct hk_capture_header *header = (const struct hk_capture_header *)bytes;
+
+    if (!read_all(fd, bytes, size < STATUS_END ? size : STATUS_END, 0))
+        return false;
+    if (size < STATUS_END)
+        return true;
+    for (unsigned kind = 1; kind < HK_SECTION_KINDS; kind++) {
+        const struct hk_capture_section *s = &header->sections[kind];
+        uint64_t used;
+        if (!is_wanted(kind, how) || s->offset < STATUS_END || s->offset >= size ||
+            __builtin_mul_overflow(s->count, (uint64_t)s->entry_size, &used))
+            continue; /* the checks will tell */
+        if (used > size - s->offset)
+            used = size - s->offset;
+        if (!read_all(fd, bytes + s->offset, used, (off_t)s->offset))
+            return false;
+    }
+    return true;
+}
+
+static uint8_t *copy_file(int fd, size_t size, const char *path, enum hk_open_how how,
+                          struct hk_error *error)
+{
+    uint8_t *bytes = calloc(size ? size : 1, 1);
     if (!bytes) {
         hk_error_set(error, "%s: no memory for a copy of its %zu bytes", path, size);
         return NULL;
     }
     for (int attempt = 0; attempt < 20; attempt++) {
-        if (!read_all(fd, bytes, size, 0)) {
+        if (!read_parts(fd, bytes, size, how)) {
             hk_error_set(error, "%s: cannot be read: %s", path, strerror(errno));
             free(bytes);
             return NULL;
@@ -432,11 +463,9 @@ struct hk_capture *hk_capture_open(const char *path, enum hk_open_how how, struc
         return NULL;
     }
     size_t size = (size_t)st.st_size;
-    if (how == HK_OPEN_BRIEF && size > BRIEF_MAX)
-        size = BRIEF_MAX;
-    uint8_t *bytes = copy_file(fd, size, path, error);
+    uint8_t *bytes = copy_file(fd, size, path, how, error);
     close(fd);
-    return bytes ? check(bytes, size, path, how == HK_OPEN_BRIEF, true, error) : NULL;
+    return bytes ? check(bytes, size, path, how, true, error) : NULL;
 }
 
 struct hk_capture *hk_capture_from_memory(const void *bytes, size_t size, const char *path,
@@ -445,7 +474,7 @@ struct hk_capture *hk_capture_from_memory(const void *bytes, size_t size, const 
     uint8_t *copy = hk_must_calloc(size, 1);
     if (size)
         memcpy(copy, bytes, size);
-    return check(copy, size, path, false, false, error);
+    return check(copy, size, path, HK_OPEN_WHOLE, false, error);
 }
 
 void hk_capture_close(struct hk_capture *c)

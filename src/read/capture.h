@@ -72,7 +72,7 @@ struct hk_capture {
 
 enum hk_open_how {
     HK_OPEN_WHOLE,
-    HK_OPEN_BRIEF, /* header, status, marks and timeline only: enough for a row of a table */
+    HK_OPEN_BRIEF, /* no sites and no call tree: enough for a row of a table */
 };
 
 /* Opens `path`; NULL and an error if it cannot be read, is no capture, is damaged or is newer than

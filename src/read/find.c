@@ -180,6 +180,9 @@ static void read_children(struct hk_family *f, const char *directory, const uint
             f->folded_peak_bytes = record.peak_bytes;
             memcpy(f->folded_heaviest, record.name, sizeof record.name);
             f->folded_heaviest[sizeof record.name] = 0;
+            size_t length = strlen(f->folded_heaviest);
+            while (length && f->folded_heaviest[length - 1] == ' ')
+                f->folded_heaviest[--length] = 0;
         }
     }
     close(fd);
