@@ -57,6 +57,11 @@ void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats)
         for (int i = 0; i < HK_MAX_HEAPS; i++)
             if (hk_heaps[i] != NULL)
                 heap_add(hk_heaps[i], &sum);
+    /* Below zero where more blocks of others were freed here than large ones are left (hk_free takes both). */
+    if ((int64_t)sum.large_bytes < 0)
+        sum.large_bytes = 0;
+    if ((int64_t)sum.large_blocks < 0)
+        sum.large_blocks = 0;
     sum.size = stats->size;
     memcpy(stats, &sum, size);
 }

@@ -43,7 +43,7 @@ LOWER = {
 }
 
 
-def lowering(heapkeeper, tmp_path, how, python=None, limit=1 << 30):
+def lowering(heapkeeper, tmp_path, how, python=None, limit=4 << 30):
     script = tmp_path / "threads.py"
     script.write_text(textwrap.dedent(THREADS).replace("LOWER", textwrap.dedent(LOWER[how]).strip()))
     program = [str(script), str(limit)]
@@ -53,6 +53,17 @@ def lowering(heapkeeper, tmp_path, how, python=None, limit=1 << 30):
     assert heapkeeper.good(program, python=python).out == b"50 40000 True True\n"
     report = heapkeeper.recorded(python=python)
     assert live_in(report, "afterwards") > 10 * 1000 * 1000
+
+
+@pytest.mark.parametrize("megabytes", [200, 500, 1000])
+def test_as_many_threads_as_on_stock_start_under_a_limit_too_low_for_fifty(heapkeeper, tmp_path, megabytes):
+    script = tmp_path / "threads.py"
+    script.write_text(textwrap.dedent(THREADS).replace("LOWER", LOWER["setrlimit"]))
+    program = [str(script), str(megabytes << 20)]
+    stock, ours = (int(done.out.split()[0]) for done in (heapkeeper.stock(program), heapkeeper.good(program)))
+    assert 0 < stock <= 50
+    assert ours >= stock * 3 // 4  # how many arenas malloc makes for them varies from run to run
+    heapkeeper.recorded()
 
 
 @pytest.mark.parametrize("how", LOWER)

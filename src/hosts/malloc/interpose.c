@@ -49,6 +49,9 @@ void hk_interpose_init(void)
     hk_libc.free = next.free;
     hk_libc.realloc = next.realloc;
     hk_libc.usable_size = next.usable_size;
+    /* An earlier preload may look its own next one up at its first call. Let it do so now: dlsym, when it clears the
+     * error of a lookup that failed (ours of names that not every Python has), calls free itself. */
+    next.free(NULL);
 }
 
 HK_API void free(void *block)

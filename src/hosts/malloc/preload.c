@@ -15,6 +15,7 @@
  *   HEAPKEEPER_SEED        of the sampler, for tests
  *
  * Nothing is printed: what there is to say goes into the capture. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -184,6 +185,8 @@ __attribute__((constructor)) static void preload(void)
     }
     if (watch == HK_WATCH_OURS)
         pthread_atfork(fork_prepare, fork_parent, fork_child);
+    while (dlerror() != NULL)
+        ; /* what we did not find is not the program's error */
     errno = saved;
 }
 
