@@ -5,8 +5,8 @@
  *
  *   heap    one private heap; any number in a process. A heap owns
  *   arenas  64 pools each, contiguous, in one large reserved range of addresses; an arena is made of
- *   pools   64 KiB each; a pool holds blocks of one size class, and is used, full or empty;
- *   blocks  16 ... 16384 bytes in 68 size classes; a block is untouched (never handed out), free or allocated.
+ *   pools   16 KiB each; a pool holds blocks of one size class, and is used, full or empty;
+ *   blocks  16 ... 4096 bytes in 52 size classes; a block is untouched (never handed out), free or allocated.
  *   Larger requests go to the C allocator and are counted as large blocks.
  *
  * All that is known of a pool is kept outside of it, so an empty pool is plain pages that can be given back, and
@@ -60,7 +60,7 @@ HK_API void hk_heap_destroy(hk_heap *heap);
 HK_API void *hk_malloc(hk_heap *heap, size_t size);
 HK_API void *hk_calloc(hk_heap *heap, size_t count, size_t size);
 HK_API void *hk_realloc(hk_heap *heap, void *block, size_t size);
-/* alignment: a power of two up to 65536; otherwise NULL. Freed like any block. */
+/* alignment: a power of two up to 16384; otherwise NULL. Freed like any block. */
 HK_API void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size);
 /* block: from any function above on the same heap, or NULL. */
 HK_API void hk_free(hk_heap *heap, void *block);

@@ -6,7 +6,7 @@
  *   3  an EMPTY pool has no blocks
  *   4  a free list stays in its pool, hits blocks at their starts, below `carved`, each once
  *   5  free + allocated = carved: as many blocks on the list as the counts say
- *   6  a CURRENT pool is current[class]; a FULL one has no free block; a PARTIAL one has one and one allocated
+ *   6  a CURRENT pool is current[class]; a FULL one has none free but the held; a PARTIAL one some free, some allocated
  *   7  partial lists hold PARTIAL pools of their class, linked both ways, all of them
  *   8  used and dirty pools are counted
  */
@@ -20,13 +20,12 @@ struct block_set {
     uint64_t bits[BLOCKS_MAX / 64];
 };
 
-/* Marks the free blocks; returns their number, or -1 if the list is broken (rule 4). */
-static int free_blocks(struct hk_pool *pool, struct block_set *set)
+/* Marks the blocks of a list; returns their number, or -1 if the list is broken (rule 4). */
+static int list_blocks(const struct hk_pool *pool, const void *list, struct block_set *set)
 {
     const char *start = hk_pool_start(pool);
     int count = 0;
-    memset(set, 0, sizeof(*set));
-    for (const void *block = *hk_pool_list(pool->heap, pool); block != NULL; block = *(void *const *)block) {
+    for (const void *block = list; block != NULL; block = *(void *const *)block) {
         size_t at = (size_t)((const char *)block - start);
         if (at >= pool->carved || at % pool->block_size != 0)
             return -1;
@@ -37,6 +36,13 @@ static int free_blocks(struct hk_pool *pool, struct block_set *set)
         count++;
     }
     return count;
+}
+
+static int free_blocks(const struct hk_pool *pool, struct block_set *set)
+{
+    memset(set, 0, sizeof(*set));
+    int count = list_blocks(pool, pool->free, set), other = list_blocks(pool, pool->other_free, set);
+    return count < 0 || other < 0 ? -1 : count + other;
 }
 
 static void pool_visit(struct hk_pool *pool, const hk_pool_info *info, hk_visitor *visitor, void *argument)
@@ -78,12 +84,12 @@ void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
         hk_lock_release(&heap->lock);
 }
 
-static int pool_check(const hk_heap *heap, struct hk_pool *pool, bool empty)
+static int pool_check(const hk_heap *heap, const struct hk_pool *pool, bool empty)
 {
     if (pool->heap != heap || (pool->place == HK_PLACE_EMPTY) != empty)
         return 2;
     if (empty)
-        return pool->free != NULL || pool->locked_free != NULL || pool->carved != 0 || pool->used != 0 ? 3 : 0;
+        return pool->free != NULL || pool->other_free != NULL || pool->carved != 0 || pool->used != 0 ? 3 : 0;
     struct block_set free_set;
     int count = free_blocks(pool, &free_set);
     if (count < 0)
@@ -93,7 +99,9 @@ static int pool_check(const hk_heap *heap, struct hk_pool *pool, bool empty)
         return 5;
     if ((pool->place == HK_PLACE_CURRENT) != (heap->current[pool->size_class] == pool))
         return 6;
-    if (pool->place == HK_PLACE_FULL && (count != 0 || hk_pool_allocated(pool) != pool->capacity))
+    if (pool->place == HK_PLACE_FULL && (uint32_t)count != pool->held)
+        return 6;
+    if (pool->place != HK_PLACE_FULL && pool->held != 0)
         return 6;
     if (pool->place == HK_PLACE_PARTIAL && (count == 0 || hk_pool_allocated(pool) == 0))
         return 6;
@@ -108,7 +116,7 @@ static int arenas_check(const hk_heap *heap, uint32_t *partial)
             return 1;
         if (arena->dirty & ~arena->empty)
             return 2;
-        struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
+        const struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
         for (int i = 0; i < HK_ARENA_POOLS; i++) {
             int broken = pool_check(heap, &pools[i], arena->empty >> i & 1);
             if (broken)

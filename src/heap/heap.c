@@ -1,7 +1,7 @@
 /* The heap's slow paths and its public functions. The structures and fast paths are in pool.h.
  *
  * The order of a slow malloc: blocks freed from outside come back first; then the current pool is carved further; then
- * a partial pool takes its place, the one that was freed into last; then an empty pool. A free that is not the
+ * a partial pool takes its place, the one that was opened last; then an empty pool. A free that is not the
  * fast path's is one of: a block of a pool that had none free, a block of another heap, or no block of ours.
  */
 #include "heap/pool.h"
@@ -41,7 +41,7 @@ static void large_forget(const void *block)
         hk_recorder.free(block);
 }
 
-static void large_free(hk_heap *heap, void *block)
+static __attribute__((noinline)) void large_free(hk_heap *heap, void *block)
 {
     if (block == NULL)
         return;
@@ -250,15 +250,36 @@ static void current_relieve(hk_heap *heap, struct hk_pool *pool)
     heap->current[pool->size_class] = other;
 }
 
+/* A block of a FULL pool is freed. True: it was put aside, with others, until there are enough to open the pool. */
+static bool hold_back(hk_heap *heap, struct hk_pool *pool, void *block)
+{
+    uint32_t enough = pool->capacity / 16 < 16 ? pool->capacity / 16 : 16;
+    if (hk_recorder.pool_reopened != NULL)
+        hk_recorder.pool_reopened(); /* before anything changes */
+    if (heap->mode == HK_LOCK_OWN)
+        return false;
+    if (pool->held + 1 < enough) {
+        *(void **)block = pool->other_free;
+        pool->other_free = block;
+        pool->held++;
+        pool->used--;
+        return true;
+    }
+    pool->free = pool->other_free;
+    pool->other_free = NULL;
+    pool->held = 0;
+    return false;
+}
+
 /* Frees a block of this heap. */
 static void free_into(hk_heap *heap, void *block)
 {
     struct hk_pool *pool = hk_pool_of(block);
     void **list = hk_pool_list(heap, pool);
+    if (pool->place == HK_PLACE_FULL && hold_back(heap, pool, block))
+        return;
     if (*list == NULL && pool->place == HK_PLACE_CURRENT)
         current_relieve(heap, pool);
-    if (pool->place == HK_PLACE_FULL && hk_recorder.pool_reopened != NULL)
-        hk_recorder.pool_reopened(); /* before anything changes */
     *(void **)block = *list;
     *list = block;
     if (pool->place == HK_PLACE_FULL)
@@ -399,21 +420,6 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
     return heap;
 }
 
-static void arenas_give_up(hk_heap *heap)
-{
-    hk_lock_take(&hk_region.lock);
-    while (heap->arenas != NULL) {
-        struct hk_arena *arena = heap->arenas;
-        size_t index = (size_t)(arena - hk_region.arenas);
-        heap->arenas = arena->next;
-        hk_os_discard(hk_region.base + index * HK_ARENA_SIZE, HK_ARENA_SIZE);
-        arena->heap = NULL;
-        arena->next = hk_region.freed;
-        hk_region.freed = arena;
-    }
-    hk_lock_release(&hk_region.lock);
-}
-
 void hk_heap_destroy(hk_heap *heap)
 {
     if (heap == NULL)
@@ -423,29 +429,39 @@ void hk_heap_destroy(hk_heap *heap)
         if (hk_heaps[i] == heap)
             hk_heaps[i] = NULL;
     hk_lock_release(&heaps_lock);
-    arenas_give_up(heap);
+    hk_arenas_give_up(heap);
     hk_os_unmap(heap, sizeof(*heap));
 }
 
-void *hk_malloc(hk_heap *heap, size_t size)
+static __attribute__((noinline)) void *malloc_locking(hk_heap *heap, size_t size)
 {
-    if (heap->mode == HK_LOCK_HOST)
-        return hk_malloc_unlocked(heap, size);
     hk_lock_take(&heap->lock);
     void *block = hk_malloc_slow(heap, size);
     hk_lock_release(&heap->lock);
     return block;
 }
 
-void hk_free(hk_heap *heap, void *block)
+/* Only the owner's lock is taken, so that heaps never wait for each other in a circle. */
+static __attribute__((noinline)) void free_locking(hk_heap *heap, void *block)
 {
-    if (heap->mode == HK_LOCK_HOST) {
-        hk_free_unlocked(heap, block);
-        return;
-    }
-    /* Only the owner's lock is taken, so that heaps never wait for each other in a circle. */
     if (!hk_free_remote(block))
         large_free(heap, block);
+}
+
+void *hk_malloc(hk_heap *heap, size_t size)
+{
+    if (__builtin_expect(heap->mode == HK_LOCK_OWN, 0))
+        return malloc_locking(heap, size);
+    return hk_malloc_unlocked(heap, size);
+}
+
+void hk_free(hk_heap *heap, void *block)
+{
+    if (__builtin_expect(heap->mode == HK_LOCK_OWN, 0)) {
+        free_locking(heap, block);
+        return;
+    }
+    hk_free_unlocked(heap, block);
 }
 
 void *hk_calloc(hk_heap *heap, size_t count, size_t size)

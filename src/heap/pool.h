@@ -1,22 +1,23 @@
 /* The heap's structures and its fast paths. Read include/heapkeeper/heap.h first.
  *
- *      region   one reservation of addresses for the process, cut into arenas of 4 MiB
+ *      region   one reservation of addresses for the process, cut into arenas of 1 MiB
  *      arena    64 pools; belongs to one heap; two bit maps say which pools are empty, and which of those are dirty
- *      pool     64 KiB of blocks of one class; everything known about it is in its descriptor, struct hk_pool,
- *               in a table beside the region: descriptor = region.pools[(address - region.base) >> 16]
+ *      pool     16 KiB of blocks of one class; everything known about it is in its descriptor, struct hk_pool,
+ *               in a table beside the region: descriptor = region.pools[(address - region.base) >> 14]
  *
  * A pool's life, and which list it is in:
  *
  *      (none)  --arena is added-->  EMPTY      bit in arena->empty
  *      EMPTY   --needed-->          CURRENT    heap->current[class]: where the next block comes from
  *      CURRENT --last block goes--> FULL       in no list
- *      FULL    --a block is freed-> PARTIAL    heap->partial[class], at its head
- *      PARTIAL --chosen-->          CURRENT    when the current pool has filled up
+ *      FULL    --blocks are freed-> PARTIAL    heap->partial[class], at its head, once a few are free
+ *      PARTIAL --chosen-->          CURRENT    the head, when the current pool has filled up
  *      PARTIAL --last block freed-> EMPTY      (the current pool stays, so a pair of malloc and free never
  *                                               makes a pool come and go)
  *
- * Why a pool that was full goes behind the current one and not in its place: at a boundary each free would bring an
- * other pool to the front and each malloc exhaust it, two slow paths per pair (measured 2x on random replacement).
+ * Why a full pool's first free blocks are held back: it would be chosen with one free block and be full again at once,
+ * a slow path for every other call under random replacement. Putting it at the tail of the list, to give it time,
+ * is as fast, but spreads a program over all its pools: 1 MB more in small ones.
  *
  * `used` is the number of allocated blocks minus one, plus one while the pool is CURRENT: so the free that empties any
  * pool but the current one, and only that, borrows.
@@ -29,14 +30,15 @@
 #include "base/os.h"
 #include "heapkeeper/heap.h"
 
-#define HK_POOL_SHIFT 16
+/* Pools of 64 KiB measured 1 % faster and cost a small program 1 MB: each class keeps what its pools do not use. */
+#define HK_POOL_SHIFT 14
 #define HK_POOL_SIZE ((size_t)1 << HK_POOL_SHIFT)
 #define HK_ARENA_POOLS 64
 #define HK_ARENA_SIZE (HK_POOL_SIZE * HK_ARENA_POOLS)
 #define HK_ALIGNMENT 16u
 #define HK_SMALL_MAX 512u   /* up to here: a class every 16 bytes */
-#define HK_BLOCK_MAX 16384u /* up to here: from pools. 8 KiB would do for most programs, regex gains until here */
-#define HK_CLASSES 69       /* class 0 is "none" */
+#define HK_BLOCK_MAX 4096u  /* up to here: from pools. Programs gain until 2 KiB (regex), memory is lost from 4 KiB */
+#define HK_CLASSES 53       /* class 0 is "none" */
 #define HK_CARVE_BYTES 4096u
 #define HK_MAX_HEAPS 32
 
@@ -54,8 +56,8 @@ struct hk_pool {
     uint16_t capacity; /* blocks */
     uint8_t size_class;
     uint8_t place; /* enum hk_pool_place */
-    uint32_t reserved;
-    void *locked_free; /* the same list, of a pool whose heap has a lock of its own */
+    uint32_t held;  /* blocks in other_free, of a heap under the host's lock */
+    void *other_free; /* of a heap with a lock of its own: its free blocks. Otherwise: blocks held back while FULL */
 };
 _Static_assert(sizeof(struct hk_pool) == 64, "64 descriptors, those of an arena, are one page");
 
@@ -140,7 +142,7 @@ extern struct hk_libc hk_libc;
 /* region.c */
 bool hk_region_init(void);
 bool hk_region_shrink(size_t spare); /* gives back all but `spare` bytes of the unused addresses */
-struct hk_arena *hk_arena_take(hk_heap *heap);
+void hk_arenas_give_up(hk_heap *heap); /* all of them, with all that is allocated in them */
 struct hk_pool *hk_pool_take_empty(hk_heap *heap); /* EMPTY no more, otherwise as it was; NULL: no memory */
 void hk_pool_put_empty(struct hk_pool *pool);
 size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty);
@@ -181,7 +183,7 @@ static inline struct hk_arena *hk_arena_of(const struct hk_pool *pool)
  * takes no lock, finds such a pool without free blocks and goes the slow way: that is its only check of the owner. */
 static inline void **hk_pool_list(const hk_heap *heap, struct hk_pool *pool)
 {
-    return heap->mode == HK_LOCK_OWN ? &pool->locked_free : &pool->free;
+    return heap->mode == HK_LOCK_OWN ? &pool->other_free : &pool->free;
 }
 
 static inline uint32_t hk_pool_allocated(const struct hk_pool *pool)

@@ -10,8 +10,9 @@
  * at once makes programs that build and drop in a loop slower than CPython (1.05, measured); keeping is most
  * of what this heap wins.
  *
- * Huge pages: a heap's first 8 MiB are marked against them (a system may have them on for all, and a small program
- * would pay 15 MB), later arenas ask for them. Before the first page of an arena is given back it is marked against
+ * Huge pages: a heap's first 32 MiB are marked against them (a system may have them on for all, and a small program
+ * would pay 15 MB), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
+ * whole where it can be, and stays marked for them; before a part of it is given back it is marked against
  * them for good, or khugepaged fills the hole again.
  */
 #include "heap/pool.h"
@@ -20,8 +21,10 @@
 
 #define MINIMUM_SPAN ((size_t)64 << 20)
 #define DEFAULT_SPAN ((size_t)64 << 30)
-#define FIRST_HUGE_ARENA 2
-#define KEPT_DIRTY_POOLS 512
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_ARENAS (uint32_t)(HUGE_PAGE / HK_ARENA_SIZE) /* arenas to a huge page */
+#define FIRST_HUGE_ARENA (uint32_t)(((size_t)32 << 20) / HK_ARENA_SIZE)
+#define KEPT_DIRTY_POOLS (uint32_t)(((size_t)32 << 20) / HK_POOL_SIZE)
 
 struct hk_region hk_region;
 static hk_lock init_lock;
@@ -49,7 +52,7 @@ static bool region_reserve(void)
     while (span > hk_os_address_limit() / 4) /* the rest is for stacks, files, the C allocator */
         span /= 2;
     for (; span >= MINIMUM_SPAN; span /= 2) {
-        char *base = hk_os_reserve(span, HK_ARENA_SIZE);
+        char *base = hk_os_reserve(span, HUGE_PAGE);
         if (base == NULL)
             continue;
         if (tables_init(span)) {
@@ -74,12 +77,12 @@ bool hk_region_init(void)
 bool hk_region_shrink(size_t spare)
 {
     hk_lock_take(&hk_region.lock);
-    uint32_t keep = hk_region.arena_next + (uint32_t)(spare / HK_ARENA_SIZE);
+    size_t keep = hk_region.arena_next + spare / HK_ARENA_SIZE; /* `spare` may be all but unlimited */
     bool shrunk = hk_region.span != 0 && keep < hk_region.arena_limit;
     if (shrunk) {
-        size_t span = (size_t)keep * HK_ARENA_SIZE, old = hk_region.span;
-        size_t kept_pools = (size_t)keep * HK_ARENA_POOLS, old_pools = (size_t)hk_region.arena_limit * HK_ARENA_POOLS;
-        hk_region.arena_limit = keep;
+        size_t span = keep * HK_ARENA_SIZE, old = hk_region.span;
+        size_t kept_pools = keep * HK_ARENA_POOLS, old_pools = (size_t)hk_region.arena_limit * HK_ARENA_POOLS;
+        hk_region.arena_limit = (uint32_t)keep;
         hk_region.span = span;
         hk_os_unmap(hk_region.base + span, old - span);
         hk_os_unmap(hk_region.pools + kept_pools, (old_pools - kept_pools) * sizeof(struct hk_pool));
@@ -88,47 +91,50 @@ bool hk_region_shrink(size_t spare)
     return shrunk;
 }
 
-/* An arena that no heap has: a freed one, or the next one, committed. The region's lock is held. */
-static struct hk_arena *arena_find(void)
+/* Arenas [index, index + count) can be read and written. */
+static bool arenas_commit(uint32_t index, uint32_t count)
 {
-    struct hk_arena *arena = hk_region.freed;
-    if (arena != NULL) {
-        hk_region.freed = arena->next;
-        return arena;
+    return hk_os_commit(hk_region.pools + (size_t)index * HK_ARENA_POOLS,
+                        (size_t)count * HK_ARENA_POOLS * sizeof(struct hk_pool)) &&
+           hk_os_commit(hk_region.base + (size_t)index * HK_ARENA_SIZE, (size_t)count * HK_ARENA_SIZE);
+}
+
+static void arena_put_freed(struct hk_arena *arena)
+{
+    arena->heap = NULL;
+    arena->next = hk_region.freed;
+    hk_region.freed = arena;
+}
+
+/* The next `count` arenas that were never used, aligned to their number; NULL: none left. The lock is held. */
+static struct hk_arena *arenas_next(uint32_t count)
+{
+    while (hk_region.arena_next % count != 0 && hk_region.arena_next < hk_region.arena_limit) {
+        if (arenas_commit(hk_region.arena_next, 1))
+            arena_put_freed(&hk_region.arenas[hk_region.arena_next]);
+        hk_region.arena_next++;
     }
-    if (hk_region.arena_next >= hk_region.arena_limit)
-        return NULL;
     uint32_t index = hk_region.arena_next;
-    if (!hk_os_commit(hk_region.pools + (size_t)index * HK_ARENA_POOLS, HK_ARENA_POOLS * sizeof(struct hk_pool)) ||
-        !hk_os_commit(hk_region.base + (size_t)index * HK_ARENA_SIZE, HK_ARENA_SIZE))
+    if (index + count > hk_region.arena_limit || !arenas_commit(index, count))
         return NULL;
-    hk_region.arena_next = index + 1;
+    hk_region.arena_next = index + count;
     return &hk_region.arenas[index];
 }
 
-struct hk_arena *hk_arena_take(hk_heap *heap)
+static void arena_init(hk_heap *heap, struct hk_arena *arena, bool huge)
 {
-    hk_lock_take(&hk_region.lock);
-    struct hk_arena *arena = arena_find();
-    hk_lock_release(&hk_region.lock);
-    if (arena == NULL)
-        return NULL;
-
-    size_t index = (size_t)(arena - hk_region.arenas);
-    char *start = hk_region.base + index * HK_ARENA_SIZE;
+    size_t first = (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS;
     arena->heap = heap;
     arena->empty = UINT64_MAX;
     arena->dirty = 0;
     arena->number = heap->arena_count++;
-    arena->huge = arena->number >= FIRST_HUGE_ARENA && !heap->is_watched;
-    hk_os_huge_pages(start, HK_ARENA_SIZE, arena->huge);
+    arena->huge = huge;
     for (size_t i = 0; i < HK_ARENA_POOLS; i++) {
-        struct hk_pool *pool = &hk_region.pools[index * HK_ARENA_POOLS + i];
+        struct hk_pool *pool = &hk_region.pools[first + i];
         memset(pool, 0, sizeof(*pool));
         pool->heap = heap;
         pool->place = HK_PLACE_EMPTY;
     }
-
     struct hk_arena **link = &heap->arenas;
     while (*link != NULL && *link < arena)
         link = &(*link)->next;
@@ -136,7 +142,46 @@ struct hk_arena *hk_arena_take(hk_heap *heap)
     *link = arena;
     if (heap->maybe_empty == NULL || arena < heap->maybe_empty)
         heap->maybe_empty = arena;
-    return arena;
+}
+
+/* Adds arenas to the heap: one, or the two of a huge page. False: no memory. */
+static bool arenas_take(hk_heap *heap)
+{
+    bool huge = heap->arena_count >= FIRST_HUGE_ARENA && !heap->is_watched;
+    uint32_t count = huge ? HUGE_ARENAS : 1;
+    hk_lock_take(&hk_region.lock);
+    struct hk_arena *arenas = NULL;
+    if (!huge && hk_region.freed != NULL) {
+        arenas = hk_region.freed;
+        hk_region.freed = arenas->next;
+    } else {
+        arenas = arenas_next(count);
+    }
+    if (arenas == NULL && hk_region.freed != NULL) {
+        arenas = hk_region.freed;
+        hk_region.freed = arenas->next;
+        huge = false;
+        count = 1;
+    }
+    hk_lock_release(&hk_region.lock);
+    if (arenas == NULL)
+        return false;
+    hk_os_huge_pages(hk_region.base + (size_t)(arenas - hk_region.arenas) * HK_ARENA_SIZE, count * HK_ARENA_SIZE, huge);
+    for (uint32_t i = 0; i < count; i++)
+        arena_init(heap, &arenas[i], huge);
+    return true;
+}
+
+void hk_arenas_give_up(hk_heap *heap)
+{
+    hk_lock_take(&hk_region.lock);
+    while (heap->arenas != NULL) {
+        struct hk_arena *arena = heap->arenas;
+        heap->arenas = arena->next;
+        hk_os_discard(hk_region.base + (size_t)(arena - hk_region.arenas) * HK_ARENA_SIZE, HK_ARENA_SIZE);
+        arena_put_freed(arena);
+    }
+    hk_lock_release(&hk_region.lock);
 }
 
 struct hk_pool *hk_pool_take_empty(hk_heap *heap)
@@ -145,8 +190,11 @@ struct hk_pool *hk_pool_take_empty(hk_heap *heap)
     while (arena != NULL && arena->empty == 0)
         arena = arena->next;
     heap->maybe_empty = arena;
-    if (arena == NULL && (arena = hk_arena_take(heap)) == NULL)
-        return NULL;
+    if (arena == NULL) {
+        if (!arenas_take(heap))
+            return NULL;
+        arena = heap->maybe_empty;
+    }
 
     unsigned bit = (unsigned)__builtin_ctzll(arena->empty);
     arena->empty &= ~((uint64_t)1 << bit);
@@ -164,7 +212,7 @@ void hk_pool_put_empty(struct hk_pool *pool)
     struct hk_arena *arena = hk_arena_of(pool);
     uint64_t bit = (uint64_t)1 << ((size_t)(pool - hk_region.pools) % HK_ARENA_POOLS);
     pool->place = HK_PLACE_EMPTY;
-    pool->free = pool->locked_free = NULL;
+    pool->free = pool->other_free = NULL;
     pool->used = 0;
     pool->allocations = 0;
     pool->block_size = 0;
@@ -181,12 +229,34 @@ void hk_pool_put_empty(struct hk_pool *pool)
         hk_heap_discard(heap, limit / 2);
 }
 
+static char *arena_start(const struct hk_arena *arena)
+{
+    return hk_region.base + (size_t)(arena - hk_region.arenas) * HK_ARENA_SIZE;
+}
+
+/* If all of the huge page that the arena is a part of is empty: gives it back whole. Returns pools given back. */
+static uint32_t huge_page_discard(struct hk_arena *arena)
+{
+    struct hk_arena *first = arena - (size_t)(arena - hk_region.arenas) % HUGE_ARENAS;
+    uint32_t dirty = 0;
+    for (uint32_t i = 0; i < HUGE_ARENAS; i++) {
+        if (first[i].heap != arena->heap || first[i].empty != UINT64_MAX || !first[i].huge)
+            return 0;
+        dirty += (uint32_t)__builtin_popcountll(first[i].dirty);
+        first[i].dirty = 0;
+    }
+    hk_os_discard(arena_start(first), HUGE_PAGE);
+    return dirty;
+}
+
 /* Gives back the arena's dirty pools from the highest down, in runs, until `count` of them are gone. */
 static uint32_t arena_discard(struct hk_arena *arena, uint32_t count)
 {
-    char *start = hk_region.base + (size_t)(arena - hk_region.arenas) * HK_ARENA_SIZE;
+    char *start = arena_start(arena);
     uint32_t done = 0;
-    if (arena->dirty != 0 && arena->huge) {
+    if (arena->huge && (done = huge_page_discard(arena)) > 0)
+        return done;
+    if (arena->huge) {
         arena->huge = false;
         hk_os_huge_pages(start, HK_ARENA_SIZE, false);
     }
