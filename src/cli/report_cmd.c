@@ -8,6 +8,8 @@
 
 #include "view/report.h"
 
+#define PROCESSES_JUDGED 16 /* those with the largest peaks */
+
 struct options {
     bool json;
     unsigned top;
@@ -111,6 +113,8 @@ int hk_cli_report(int argc, char **argv)
     if (!path)
         return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
     struct hk_family *family = hk_family_find(path);
+    if (family->count > 1)
+        hk_family_judge(family, PROCESSES_JUDGED);
     const char *chosen = choose(family, &o, path);
     struct hk_capture *capture = chosen ? hk_capture_open(chosen, HK_OPEN_WHOLE, &error) : NULL;
     if (!chosen)

@@ -128,6 +128,10 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     }
     if (o->sample_given && o->off_given)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --sample and --no-record exclude each other");
+    uint64_t unused;
+    if (*program<argc && * program> 1 && strcmp(argv[*program - 1], "--sample") == 0 &&
+        parse_bytes(argv[*program], &unused))
+        return hk_cli_fail(HK_EXIT_USAGE, "run: write --sample=%s, in one word", argv[*program]);
     if (*program >= argc)
         return hk_cli_fail(HK_EXIT_USAGE, "run: nothing to run; see \"heapkeeper help run\"");
     return 0;

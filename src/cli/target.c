@@ -149,12 +149,22 @@ static char *find_python(const char *named, struct hk_error *error)
 
 /* ---- the program ---- */
 
+/* What Python runs by its __main__.py. */
+static bool is_package_directory(const char *path)
+{
+    struct stat st;
+    char *main_file = format("%s/__main__.py", path);
+    bool result = stat(path, &st) == 0 && S_ISDIR(st.st_mode) && access(main_file, F_OK) == 0;
+    free(main_file);
+    return result;
+}
+
 static bool check_script(const char *script, struct hk_error *error)
 {
     struct stat st;
     if (stat(script, &st) != 0)
         hk_error_set(error, "%s: the script cannot be found: %s", script, strerror(errno));
-    else if (S_ISDIR(st.st_mode))
+    else if (S_ISDIR(st.st_mode) && !is_package_directory(script))
         hk_error_set(error, "%s: is a directory, not a script", script);
     else if (access(script, R_OK) != 0)
         hk_error_set(error, "%s: the script cannot be read: %s", script, strerror(errno));
@@ -192,8 +202,9 @@ static char *find_program(const char *word, struct hk_error *error)
 
 static bool is_python_words(char **words)
 {
-    return strncmp(words[0], "-m", 2) == 0 || strncmp(words[0], "-c", 2) == 0 ||
-           ends_with(words[0], ".py") || ends_with(words[0], ".pyw") || ends_with(words[0], ".pyz");
+    return is_package_directory(words[0]) || strncmp(words[0], "-m", 2) == 0 ||
+           strncmp(words[0], "-c", 2) == 0 || ends_with(words[0], ".py") ||
+           ends_with(words[0], ".pyw") || ends_with(words[0], ".pyz");
 }
 
 static char *name_of(char **words)

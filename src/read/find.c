@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "read/process.h"
+#include "read/sites.h"
 
 #define SUFFIX ".hkc"
 
@@ -271,6 +272,50 @@ struct hk_family *hk_family_find(const char *path)
     free(directory);
     hk_capture_close(c);
     return f;
+}
+
+static void judge_process(struct hk_process *process)
+{
+    struct hk_error ignored;
+    struct hk_capture *c = hk_capture_open(process->path, HK_OPEN_WHOLE, &ignored);
+    struct hk_sites *s = c ? hk_sites_read(c) : NULL;
+    const struct hk_line *steepest = NULL;
+
+    for (size_t i = 0; s && i < s->line_count; i++) {
+        const struct hk_line *line = &s->lines[i];
+        if (!line->growth.growing)
+            continue;
+        process->growing++;
+        if (!steepest || line->growth.rise > steepest->growth.rise)
+            steepest = line;
+    }
+    if (steepest) {
+        snprintf(process->growing_function, sizeof process->growing_function, "%s",
+                 steepest->frame.function);
+        snprintf(process->growing_file, sizeof process->growing_file, "%s", steepest->frame.file);
+        process->growing_line = steepest->frame.line;
+        process->growing_rise = steepest->growth.rise;
+    }
+    process->judged = s != NULL;
+    hk_sites_free(s);
+    hk_capture_close(c);
+}
+
+void hk_family_judge(struct hk_family *f, size_t most)
+{
+    while (most--) {
+        struct hk_process *next = NULL;
+        for (size_t i = 0; i < f->count; i++) {
+            struct hk_process *p = &f->processes[i];
+            if (!p->judged && p->life != HK_LIFE_EMPTY &&
+                (!next || p->peak_bytes > next->peak_bytes))
+                next = p;
+        }
+        if (!next)
+            return;
+        judge_process(next);
+        next->judged = true;
+    }
 }
 
 void hk_family_free(struct hk_family *f)

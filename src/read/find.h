@@ -24,6 +24,12 @@ struct hk_process {
     enum hk_life life;
     uint64_t start_realtime_ns, duration_ns;
     uint64_t peak_bytes, live_bytes, allocated_bytes, peak_rss_bytes;
+    /* Filled by hk_family_judge: how many lines grow, and the steepest of them. */
+    bool judged;
+    uint32_t growing;
+    char growing_function[128], growing_file[512];
+    int growing_line;
+    double growing_rise; /* bytes */
 };
 
 /* Small children that ended cleanly are kept as one record each in RUNID.children. */
@@ -47,6 +53,9 @@ struct hk_family {
  * opened is counted. */
 struct hk_family *hk_family_find(const char *path);
 void hk_family_free(struct hk_family *family);
+
+/* Looks into the sites of the processes for what grows; into the `most` with the largest peaks. */
+void hk_family_judge(struct hk_family *family, size_t most);
 
 /* The process to show whole when nobody chose one: the first of the run, as what it last exec'd to;
  * if that recorded nothing, the one with the largest peak. Index into `processes`. */

@@ -224,10 +224,34 @@ static void put_head(const struct page *p)
     fputc('\n', out);
 }
 
+static void put_process(const struct page *p, const struct hk_process *process)
+{
+    bool shown = strcmp(process->path, p->report->capture->path) == 0;
+    char name[NAME], a[32], b[32], d[32];
+
+    hk_text_clean(p->t, name, sizeof name, process->program);
+    margin(p);
+    fprintf(p->t->out, "%s%s %7u  %-16s %10s %10s %10s  %s%s%s\n",
+            shown ? hk_style(p->t, HK_BOLD) : "", shown ? ">" : " ", process->pid,
+            hk_life_name(process->life), hk_text_bytes(a, (double)process->peak_bytes),
+            hk_text_bytes(b, (double)process->live_bytes),
+            hk_text_bytes(d, (double)process->allocated_bytes), name,
+            process->forked ? " (forked)" : "", shown ? hk_style(p->t, HK_PLAIN) : "");
+    if (process->growing && !shown) {
+        struct hk_source_frame frame = {process->growing_function, process->growing_function,
+                                        process->growing_file, process->growing_line};
+        char where[2 * NAME + 32];
+        place(p, where, sizeof where, &frame, width(p) - MARGIN - 36);
+        margin(p);
+        fprintf(p->t->out, "%11s%sgrowing%s  +%s  %s\n", "", hk_style(p->t, HK_RED),
+                hk_style(p->t, HK_PLAIN), hk_text_bytes(a, process->growing_rise), where);
+    }
+}
+
 static void put_processes(const struct page *p)
 {
     const struct hk_family *f = p->report->family;
-    char name[NAME], a[32], b[32], d[32], e[32];
+    char name[NAME], a[32], b[32], e[32];
     FILE *out = p->t->out;
     if (!f || (f->count < 2 && !f->folded))
         return;
@@ -236,18 +260,8 @@ static void put_processes(const struct page *p)
     heading(p, "PROCESSES", HK_BOLD);
     dim(p, "  %7s  %-16s %10s %10s %10s  %s\n", "pid", "state", "peak", "live", "allocated",
         "program");
-    for (size_t i = 0; i < f->count; i++) {
-        const struct hk_process *process = &f->processes[i];
-        bool shown = strcmp(process->path, p->report->capture->path) == 0;
-        margin(p);
-        hk_text_clean(p->t, name, sizeof name, process->program);
-        fprintf(out, "%s%s %7u  %-16s %10s %10s %10s  %s%s%s\n",
-                shown ? hk_style(p->t, HK_BOLD) : "", shown ? ">" : " ", process->pid,
-                hk_life_name(process->life), hk_text_bytes(a, (double)process->peak_bytes),
-                hk_text_bytes(b, (double)process->live_bytes),
-                hk_text_bytes(d, (double)process->allocated_bytes), name,
-                process->forked ? " (forked)" : "", shown ? hk_style(p->t, HK_PLAIN) : "");
-    }
+    for (size_t i = 0; i < f->count; i++)
+        put_process(p, &f->processes[i]);
     if (f->folded) {
         margin(p);
         hk_text_clean(p->t, name, sizeof name, f->folded_heaviest);

@@ -200,6 +200,15 @@ static void put_processes(struct hk_json *j, const struct hk_report *r)
         hk_json_unsigned(j, "start_realtime_ns", p->start_realtime_ns);
         hk_json_unsigned(j, "duration_ns", p->duration_ns);
         hk_json_string(j, "capture", p->path);
+        if (p->judged) {
+            hk_json_unsigned(j, "growing", p->growing);
+            hk_json_object(j, "steepest", true);
+            hk_json_string(j, "function", p->growing_function);
+            hk_json_string(j, "file", p->growing_file);
+            hk_json_signed(j, "line", p->growing_line);
+            hk_json_number(j, "rise_bytes", p->growing_rise);
+            hk_json_end_object(j);
+        }
         hk_json_end_object(j);
     }
     hk_json_end_array(j);

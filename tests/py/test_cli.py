@@ -91,6 +91,7 @@ def test_help_and_version_are_on_stdout():
     (["run", "--sample=99999999999999999999", "x.py"], "no number of bytes"),
     (["run", "--sample=9999999999999G", "x.py"], "no number of bytes"),
     (["run", "--sample=64K", "--no-record", "x.py"], "exclude each other"),
+    (["run", "--sample", "64K", "x.py"], "write --sample=64K, in one word"),
     (["run", "--exact", "x.py"], "not available yet"),
     (["run", "--native", "x.py"], "not available yet"),
     (["run", "--geometry", "huge", "x.py"], "default or guide"),
@@ -128,6 +129,12 @@ def test_script_module_and_code_are_run_by_python(script, place, tmp_path):
     assert shown("--python", PYTHON, script, "a", "-m", env=environment)["argv"] == [str(script), "a", "-m"]
     assert shown("--python", PYTHON, "-m", "show", "b", env=environment)["argv"] == [str(script), "b"]
     assert shown("--python", PYTHON, "-c", SHOW, "-c", env=environment)["argv"] == ["-c", "-c"]
+
+
+def test_directory_with_a_main_file_is_run_by_python(place, tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__main__.py").write_text(SHOW)
+    assert shown("--python", PYTHON, tmp_path / "app", "x", env=place[1])["argv"] == [str(tmp_path / "app"), "x"]
 
 
 def test_program_is_found_on_path_and_a_shebang_is_followed(place, tmp_path):

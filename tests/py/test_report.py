@@ -266,6 +266,15 @@ def test_processes_of_a_run_are_shown_together_and_the_first_one_whole(tmp_path)
     assert [p["pid"] for p in json_of(path)["processes"]] == [100, 101, 102]
 
 
+def test_what_grows_in_another_process_is_named_beside_it(tmp_path):
+    family(tmp_path)
+    path = tmp_path / "server.py.100.1.0.hkc"
+    assert section(text_of(path), "PROCESSES").count("growing  +30.5 MiB  shop.py:88 in remember_order") == 2
+    worker = json_of(path)["processes"][1]
+    assert worker["growing"] == 1
+    assert (worker["steepest"]["function"], worker["steepest"]["line"]) == ("remember_order", 88)
+
+
 def test_another_process_of_the_run_can_be_asked_for(tmp_path):
     family(tmp_path)
     path = tmp_path / "server.py.100.1.0.hkc"
