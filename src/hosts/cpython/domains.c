@@ -5,6 +5,7 @@
  *      mem, object   MEM, OBJ  the main GIL        what the main interpreter and those that share its GIL allocate
  *      raw           RAW       its own lock        PyMem_RawMalloc: any thread, with or without a GIL
  *      interpreters  MEM, OBJ  its own lock        what interpreters with their own GIL allocate (PEP 684)
+ *      (on a version of 3.12 or later whose layout is not known, mem and object have locks of their own too)
  *      watched 0..2  each      their own locks     the blocks that the recorder sampled
  *
  * A free goes to the heap that owns the block, found by address. At first whoever calls MEM or OBJECT holds the main
@@ -43,6 +44,7 @@ static struct {
     int (*add_audit_hook)(int (*hook)(const char *, void *, void *), void *data);
     int (*is_initialized)(void);
     int (*is_finalizing)(void);
+    int (*add_pending_call)(int (*function)(void *), void *argument);
 } python;
 
 static const hk_py_layout *layout;
@@ -134,7 +136,8 @@ static bool table_is_ours(int domain)
 {
     hk_allocator table;
     python.get_allocator(domain, &table);
-    return table.context == heaps[domain] && (table.malloc == locked_malloc || table.malloc == many_malloc);
+    return table.context == heaps[domain] &&
+           (table.malloc == locked_malloc || table.malloc == many_malloc || table.malloc == raw_malloc);
 }
 
 /* False: another hook stands before us. */
@@ -185,10 +188,19 @@ static int audit(const char *event, void *arguments, void *data)
     return 0;
 }
 
+static void set_table(int domain)
+{
+    hk_heap *heap = heaps[domain];
+    if (heap->mode == HK_LOCK_OWN)
+        python.set_allocator(domain, &(hk_allocator){heap, raw_malloc, raw_calloc, raw_realloc, raw_free});
+    else
+        python.set_allocator(domain, &(hk_allocator){heap, locked_malloc, locked_calloc, locked_realloc, locked_free});
+}
+
 static void set_locked_tables(void)
 {
-    for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++)
-        python.set_allocator(i, &(hk_allocator){heaps[i], locked_malloc, locked_calloc, locked_realloc, locked_free});
+    set_table(HK_DOMAIN_MEM);
+    set_table(HK_DOMAIN_OBJECT);
 }
 
 /* 3.12 frees its audit hooks with the RAW function of the end; -X dev and PYTHONMALLOC replace RAW after us, and free
@@ -284,9 +296,7 @@ static const struct hk_stack_source source = {source_stack, source_identify, sou
 
 static bool tables_are_ours(void)
 {
-    hk_allocator raw;
-    python.get_allocator(HK_DOMAIN_RAW, &raw);
-    return raw.malloc == raw_malloc && table_is_ours(HK_DOMAIN_MEM) && table_is_ours(HK_DOMAIN_OBJECT);
+    return table_is_ours(HK_DOMAIN_RAW) && table_is_ours(HK_DOMAIN_MEM) && table_is_ours(HK_DOMAIN_OBJECT);
 }
 
 /* Called from our own hook: we are at work, if perhaps beneath another. */
@@ -315,6 +325,18 @@ void hk_cpython_watch_at_exit(void)
         hk_record_set_watch(HK_WATCH_OURS_UNDER_HOOK, NULL);
 }
 
+/* Once, from the interpreter's main loop, soon after the self-test: is our walk what the public API says? It cannot be
+ * asked in a hook, since it allocates. */
+static int public_check(void *unused)
+{
+    static char why[160];
+    if (stacks_on && !hk_py_public_check(layout, why, sizeof(why))) {
+        stacks_on = false;
+        hk_record_set_stacks(HK_STACKS_OFF, why);
+    }
+    return 0;
+}
+
 /* At the first event of a thread that has frames: may we walk? */
 static void self_test(int domain)
 {
@@ -327,6 +349,9 @@ static void self_test(int domain)
     watch_in_hook();
     stacks_tested = true;
     hk_record_set_stacks(stacks_on ? HK_STACKS_GOOD : HK_STACKS_OFF, stacks_on ? NULL : why);
+    /* Made for signal handlers: it neither allocates nor needs the GIL. */
+    if (stacks_on && python.add_pending_call != NULL)
+        python.add_pending_call(public_check, NULL);
 }
 
 /* Finalisation frees what the program left: its figures are those from before. It shows in the first events. */
@@ -433,9 +458,11 @@ int32_t hk_cpython_trim(void)
 
 static hk_heap *const *own_locks(void)
 {
-    static hk_heap *list[HK_DOMAINS + 3];
+    static hk_heap *list[2 * HK_DOMAINS + 2];
     int n = 0;
-    list[n++] = heaps[HK_DOMAIN_RAW];
+    for (int i = 0; i < HK_DOMAINS; i++)
+        if (heaps[i]->mode == HK_LOCK_OWN)
+            list[n++] = heaps[i];
     list[n++] = interpreters;
     for (int i = 0; i < HK_DOMAINS; i++)
         if (watched[i] != NULL)
@@ -472,17 +499,24 @@ static bool python_find(void)
     python.current_name = dlsym(RTLD_DEFAULT, "_PyMem_GetCurrentAllocatorName");
     python.add_audit_hook = dlsym(RTLD_DEFAULT, "PySys_AddAuditHook");
     python.is_initialized = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
+    python.add_pending_call = dlsym(RTLD_DEFAULT, "Py_AddPendingCall");
     python.is_finalizing = dlsym(RTLD_DEFAULT, "Py_IsFinalizing");
     if (python.is_finalizing == NULL)
         python.is_finalizing = dlsym(RTLD_DEFAULT, "_Py_IsFinalizing");
     return python.set_allocator != NULL && python.get_allocator != NULL;
 }
 
+/* Where interpreters may have their own GIL, but this version's are not known to us, MEM and OBJECT are locked too. */
+static bool gil_can_be_known(void)
+{
+    return layout->minor < 12 || layout->stacks;
+}
+
 static bool heaps_create(void)
 {
     static const char *const names[] = {"raw", "mem", "object"};
     for (int i = 0; i < HK_DOMAINS; i++) {
-        hk_lock_mode mode = i == HK_DOMAIN_RAW ? HK_LOCK_OWN : HK_LOCK_HOST;
+        hk_lock_mode mode = i == HK_DOMAIN_RAW || !gil_can_be_known() ? HK_LOCK_OWN : HK_LOCK_HOST;
         heaps[i] = hk_heap_create(&(hk_heap_options){sizeof(hk_heap_options), mode, names[i]});
         if (heaps[i] == NULL)
             return false;
@@ -518,14 +552,14 @@ enum hk_capture_watch hk_cpython_install(const char **why)
     if (!heaps_create())
         return refuse(why, "no address space for the heap (RLIMIT_AS or overcommit)");
 
-    python.set_allocator(HK_DOMAIN_RAW, &(hk_allocator){heaps[HK_DOMAIN_RAW], raw_malloc, raw_calloc, raw_realloc,
-                                                        raw_free});
-    set_locked_tables();
+    for (int i = 0; i < HK_DOMAINS; i++)
+        set_table(i);
     if (layout->minor >= 11 && python.set_arena_allocator != NULL)
         python.set_arena_allocator(&(arena_allocator){NULL, chunk_alloc, chunk_free});
     if (layout->minor >= 13)
         interpreter_size = hk_py_interpreter_size(layout);
-    for (int i = HK_DOMAIN_MEM; layout->minor == 12 && python.add_audit_hook != NULL && i <= HK_DOMAIN_OBJECT; i++)
+    bool audited = layout->minor == 12 && python.add_audit_hook != NULL && gil_can_be_known();
+    for (int i = HK_DOMAIN_MEM; audited && i <= HK_DOMAIN_OBJECT; i++)
         python.set_allocator(i, &(hk_allocator){heaps[i], first_malloc, first_calloc, locked_realloc, locked_free});
     return HK_WATCH_OURS;
 }
