@@ -132,6 +132,8 @@ static void *many_realloc(void *heap, void *block, size_t size)
     return hk_realloc(heap_for_this_thread(heap), block, size);
 }
 
+static void *raw_malloc(void *heap, size_t size);
+
 static bool table_is_ours(int domain)
 {
     hk_allocator table;
