@@ -52,6 +52,8 @@ static hk_heap *heaps[HK_DOMAINS], *watched[HK_DOMAINS], *interpreters;
 static bool many; /* interpreters with their own GIL exist or existed */
 static bool stacks_on, stacks_tested;
 static bool seen_under_hook;
+static bool finalizing;       /* of the interpreter, as our hooks saw it last */
+static unsigned lives = 1;    /* it was initialised so often; only the first is recorded */
 static const void *main_interpreter;
 static uint64_t interpreter_size;
 static int64_t frame_chunk_bytes;
@@ -107,6 +109,8 @@ static void *locked_calloc(void *heap, size_t count, size_t size)
 
 static void *locked_realloc(void *heap, void *block, size_t size)
 {
+    if (block == NULL) /* a list's first items */
+        return hk_malloc_unlocked(heap, size);
     return hk_realloc(heap, block, size);
 }
 
@@ -301,22 +305,25 @@ static bool tables_are_ours(void)
     return table_is_ours(HK_DOMAIN_RAW) && table_is_ours(HK_DOMAIN_MEM) && table_is_ours(HK_DOMAIN_OBJECT);
 }
 
-/* Called from our own hook: we are at work, if perhaps beneath another. */
+/* Called from our own hooks: we are at work, if perhaps beneath another. */
 static void watch_in_hook(void)
 {
+    static bool said;
     bool under = !tables_are_ours();
-    if (under != seen_under_hook || !stacks_tested) {
-        seen_under_hook = under;
-        hk_record_set_watch(under ? HK_WATCH_OURS_UNDER_HOOK : HK_WATCH_OURS, NULL);
-    }
+    if (under == seen_under_hook && said)
+        return;
+    said = true;
+    seen_under_hook = under;
+    hk_record_set_watch(under ? HK_WATCH_OURS_UNDER_HOOK : HK_WATCH_OURS, NULL);
 }
 
 void hk_cpython_watch_at_exit(void)
 {
-    if (layout == NULL || python.get_allocator == NULL)
+    if (layout == NULL || python.get_allocator == NULL || lives > 1)
         return;
     if (tables_are_ours()) {
-        hk_record_set_watch(HK_WATCH_OURS, NULL);
+        if (!finalizing) /* else the interpreter has put back by now what stood before us at the end of the program */
+            hk_record_set_watch(HK_WATCH_OURS, NULL);
         return;
     }
     bool may_ask = layout->minor != 12 || (python.is_initialized != NULL && python.is_initialized());
@@ -327,40 +334,63 @@ void hk_cpython_watch_at_exit(void)
         hk_record_set_watch(HK_WATCH_OURS_UNDER_HOOK, NULL);
 }
 
+static void stacks_decided(bool good, const char *why)
+{
+    stacks_on = good;
+    stacks_tested = true;
+    hk_record_set_stacks(good ? HK_STACKS_GOOD : HK_STACKS_OFF, good ? NULL : why);
+}
+
 /* Once, from the interpreter's main loop, soon after the self-test: is our walk what the public API says? It cannot be
- * asked in a hook, since it allocates. */
+ * asked in a hook, since it allocates. Here are frames for certain: where no hook has seen one, the layout is wrong. */
 static int public_check(void *unused)
 {
     static char why[160];
-    if (stacks_on && !hk_py_public_check(layout, why, sizeof(why))) {
-        stacks_on = false;
-        hk_record_set_stacks(HK_STACKS_OFF, why);
-    }
+    if (stacks_tested && !stacks_on)
+        return 0;
+    if (!hk_py_self_test(layout, hk_py_this_thread_state(layout), why, sizeof(why)) ||
+        !hk_py_public_check(layout, why, sizeof(why)))
+        stacks_decided(false, why);
     return 0;
 }
 
-/* At the first event of a thread that has frames: may we walk? */
+/* Made for signal handlers: it neither allocates nor needs the GIL. */
+static void ask_for_public_check(void)
+{
+    static bool asked;
+    if (asked || python.add_pending_call == NULL || python.is_initialized == NULL || !python.is_initialized())
+        return;
+    asked = true;
+    python.add_pending_call(public_check, NULL);
+}
+
+/* Until there was a frame: may we walk? The self-test reads with care; the walk, after it, does not. */
 static void self_test(int domain)
 {
     struct hk_frame frame;
     char why[160];
     void *state = thread_state_for(domain);
-    if (state == NULL || hk_py_walk(layout, state, &frame, 1, NULL) == 0)
+    if (state == NULL)
         return;
-    stacks_on = hk_py_self_test(layout, state, why, sizeof(why));
-    watch_in_hook();
-    stacks_tested = true;
-    hk_record_set_stacks(stacks_on ? HK_STACKS_GOOD : HK_STACKS_OFF, stacks_on ? NULL : why);
-    /* Made for signal handlers: it neither allocates nor needs the GIL. */
-    if (stacks_on && python.add_pending_call != NULL)
-        python.add_pending_call(public_check, NULL);
+    bool good = hk_py_self_test(layout, state, why, sizeof(why));
+    if (!good || hk_py_walk(layout, state, &frame, 1, NULL) != 0)
+        stacks_decided(good, why);
+    ask_for_public_check();
 }
 
 /* Finalisation frees what the program left: its figures are those from before. It shows in the first events. */
 static void freeze_if_finalizing(void)
 {
-    if (python.is_finalizing != NULL && python.is_finalizing())
+    bool now = python.is_finalizing != NULL && python.is_finalizing();
+    if (__builtin_expect(now == finalizing, 1))
+        return;
+    finalizing = now;
+    if (now) {
+        watch_in_hook();
         hk_record_freeze();
+    } else if (lives++ == 1) {
+        hk_record_set_watch(HK_WATCH_REPLACED, "a second Py_Initialize");
+    }
 }
 
 static void recorder_allocation(const void *block, size_t size, uint64_t mean, int domain)
