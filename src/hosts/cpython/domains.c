@@ -29,6 +29,8 @@
 #include "hosts/cpython/frames.h"
 #include "record/record.h"
 
+#define TICKS_PER_WATCH 8 /* of 256 KiB each: whether another hook stands before us */
+
 /* Public C API of CPython, found by name. The table's shape is PyMemAllocatorEx of PEP 445, as hk_allocator's. */
 typedef struct {
     void *context;
@@ -358,10 +360,10 @@ static int public_check(void *unused)
 static void ask_for_public_check(void)
 {
     static bool asked;
-    if (asked || python.add_pending_call == NULL || python.is_initialized == NULL || !python.is_initialized())
-        return;
-    asked = true;
-    python.add_pending_call(public_check, NULL);
+    if (!asked && python.add_pending_call != NULL) {
+        asked = true;
+        python.add_pending_call(public_check, NULL);
+    }
 }
 
 /* Until there was a frame: may we walk? The self-test reads with care; the walk, after it, does not. */
@@ -373,9 +375,13 @@ static void self_test(int domain)
     if (state == NULL)
         return;
     bool good = hk_py_self_test(layout, state, why, sizeof(why));
-    if (!good || hk_py_walk(layout, state, &frame, 1, NULL) != 0)
+    bool decided = !good || hk_py_walk(layout, state, &frame, 1, NULL) != 0;
+    if (decided) {
+        watch_in_hook();
         stacks_decided(good, why);
-    ask_for_public_check();
+    }
+    if (decided || (python.is_initialized != NULL && python.is_initialized()))
+        ask_for_public_check();
 }
 
 /* Finalisation frees what the program left: its figures are those from before. It shows in the first events. */
@@ -409,6 +415,9 @@ static bool recorder_free(const void *block)
 
 static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
 {
+    static unsigned ticks;
+    if (__atomic_fetch_add(&ticks, 1, __ATOMIC_RELAXED) % TICKS_PER_WATCH == 0)
+        watch_in_hook();
     ticking = heap;
     hk_record_tick(allocated_bytes);
     ticking = NULL;

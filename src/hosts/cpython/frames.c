@@ -356,10 +356,12 @@ static bool find_public_api(struct public_api *api)
     return found[0] && found[1] && found[2] && found[4];
 }
 
-/* Frames that have not reached their first traceable instruction exist for a walk but not for the
- * public API. */
+/* From 3.11 on, frames that have not reached their first traceable instruction exist for a walk but
+ * not for the public API. */
 static int skip_incomplete(const hk_py_layout *l, const hk_py_frame *frames, int at, int n)
 {
+    if (l->frames == HK_PY_FRAME_OBJECTS)
+        return at;
     for (; at < n; at++) {
         hk_py_code info;
         if (!hk_py_code_info(l, frames[at].code, &info) ||

@@ -16,6 +16,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "hosts/cpython/layout_table.h"
@@ -312,6 +313,15 @@ static uint64_t size_of_symbol(const void *address)
                                                                                : 0;
 }
 
+/* Tests ask whether the self-test notices a layout that is not this interpreter's. */
+static void break_for_test(hk_py_layout *l)
+{
+    const char *which = secure_getenv("HEAPKEEPER_TEST_BREAK_LAYOUT");
+    int32_t *const offsets[] = {&l->frame_code, &l->frame_previous, &l->frame_instruction, &l->thread_frame};
+    if (which && which[0] >= '1' && which[0] <= '4')
+        *offsets[which[0] - '1'] += 8;
+}
+
 static void find_in_process(hk_py_layout *l)
 {
     memset(l, 0, sizeof *l);
@@ -333,6 +343,7 @@ static void find_in_process(hk_py_layout *l)
     l->runtime_size = size_of_symbol(runtime);
     if (!find_addresses(l) && l->stacks)
         refuse(l, "no Python stacks: the interpreter hides symbols that are needed");
+    break_for_test(l);
 }
 
 const hk_py_layout *hk_py_layout_find(void)
