@@ -142,14 +142,66 @@ static struct hk_growth judge_by(const struct hk_growth_run *run, const struct h
     return g;
 }
 
+static struct hk_growth judge_levels(const struct hk_growth_run *run,
+                                     const struct hk_growth_cut *cut, double mean,
+                                     const uint64_t *at_mark)
+{
+    struct hk_growth g;
+    unsigned end = run->spans - 1;
+    double now = (double)at_mark[end] * KIB, half = (double)at_mark[cut->half - 1] * KIB;
+    double quarter = (double)at_mark[cut->quarter - 1] * KIB;
+    double deepest = 0;
+
+    for (unsigned i = 1; i <= end; i++)
+        deepest = fmax(deepest, ((double)at_mark[i - 1] - (double)at_mark[i]) * KIB);
+    g.rise = now - half;
+    g.error = sqrt(mean * fmax(g.rise, 0.0));
+    bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least &&
+                g.rise > 2.5 * sqrt(mean * (now + half)) && g.rise > half / 3.0;
+    double share = 0.5 * cut->pace, last = now - quarter, before = quarter - half;
+    bool still =
+        last > 0 && last + 0.5 * sqrt(mean * (fmax(last, 0) + share * share * fmax(before, 0))) >=
+                        share * before;
+    bool steady = deepest <= fmax(1.01 * mean, 0.1 * g.rise);
+    g.growing = rose && still && steady;
+    return g;
+}
+
+bool hk_growth_fell(const uint64_t *times, const uint64_t *live, size_t count)
+{
+    size_t last_high = 0;
+    uint64_t most = 0;
+    if (count < 3)
+        return false;
+    uint64_t end = times[count - 1];
+    uint64_t window = end / 20 > 250000000u ? end / 20 : 250000000u;
+    for (size_t i = 0; i < count; i++) {
+        if (end - times[i] <= 2 * window && live[i] > most)
+            most = live[i];
+    }
+    for (size_t i = 0; i < count; i++) {
+        if ((double)live[i] >= 0.6 * (double)most)
+            last_high = i;
+    }
+    return last_high + 1 < count && end - times[last_high] <= window;
+}
+
+static struct hk_growth judge_one(const struct hk_growth_run *run, unsigned clock, double mean,
+                                  const uint64_t *at_mark, const uint64_t *born_in)
+{
+    const struct hk_growth_cut *cut = &run->cuts[clock];
+    return run->by_levels ? judge_levels(run, cut, mean, at_mark)
+                          : judge_by(run, cut, mean, at_mark, born_in);
+}
+
 struct hk_growth hk_growth_judge(const struct hk_growth_run *run, double mean,
                                  const uint64_t *at_mark, const uint64_t *born_in)
 {
     struct hk_growth none = {false, 0.0, 0.0};
     if (!run->usable)
         return none;
-    struct hk_growth by_time = judge_by(run, &run->cuts[0], mean, at_mark, born_in);
-    struct hk_growth by_bytes = judge_by(run, &run->cuts[1], mean, at_mark, born_in);
+    struct hk_growth by_time = judge_one(run, 0, mean, at_mark, born_in);
+    struct hk_growth by_bytes = judge_one(run, 1, mean, at_mark, born_in);
     struct hk_growth result = by_time.rise <= by_bytes.rise ? by_time : by_bytes;
     result.growing = by_time.growing && by_bytes.growing;
     return result;

@@ -26,6 +26,16 @@
  *     survivors must come from three spans at least: two large tables that were built once are two
  *     events, not a trend.
  *
+ * Programs let go of everything when they end: main() returns, modules are torn down, and what leaked
+ * is gone with the rest (hk_growth_fell). Such a run is judged at its last mark before the fall. What
+ * was born when is no longer known there, only the levels at_mark, whose common survivors do not
+ * cancel; so instead of 1 and 4 a site must have risen
+ *   - by more than 4 errors if nothing was freed, error = sqrt(mean * rise),
+ *   - by more than 2.5 errors in the worst case, error = sqrt(mean * (level then + level at the half)),
+ *   - to a third more than its level at the half, at least,
+ *   - and never have fallen from mark to mark by more than one sample or a tenth of the rise: a cache
+ *     that is full goes up and down.
+ *
  * A cache that was filled early fails 1; one that is being filled slowly up to the end looks
  * exactly like a leak, and within that run is one.
  */
@@ -33,6 +43,7 @@
 #define HK_READ_GROWTH_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "capture/format.h"
@@ -47,6 +58,7 @@ struct hk_growth_cut {
 struct hk_growth_run {
     unsigned spans;
     bool usable; /* false: too short, or too uneven, to tell; nothing is growing then */
+    bool by_levels; /* judged before the fall, without born_in */
     struct hk_growth_cut cuts[2]; /* by time, by allocated bytes */
     double least;                 /* bytes; a smaller rise is no news */
 };
@@ -57,9 +69,14 @@ struct hk_growth {
     double error; /* its standard error, bytes */
 };
 
-/* `end_*` is where the last span ends; `peak` in bytes. */
+/* `end_*` is where the last span ends; `peak` in bytes. For a run that fell: leave out the last span,
+ * which ends where it began, and set by_levels. */
 struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsigned count,
                                        uint64_t end_ns, uint64_t end_allocated, uint64_t peak);
+
+/* True if the program let go of most of its memory at its very end: `live` falls below 0.6 of what it
+ * was, in the last twentieth of the run or its last quarter of a second. `times` in ns, ascending. */
+bool hk_growth_fell(const uint64_t *times, const uint64_t *live, size_t count);
 
 /* `mean`: bytes a sample stands for, at most (0: exact). `at_mark` and `born_in` in KiB,
  * `run->spans` of them, already brought up to date. */

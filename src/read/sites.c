@@ -287,6 +287,33 @@ static void pass_down(struct hk_sites *s)
     }
 }
 
+/* The run up to its end, or up to the last mark before everything was let go. */
+static struct hk_growth_run prepare_growth(const struct hk_capture *c)
+{
+    uint64_t *times = hk_must_calloc(c->point_count, sizeof *times);
+    uint64_t *live = hk_must_calloc(c->point_count, sizeof *live);
+    unsigned count = c->mark_count;
+    uint64_t end_ns = c->now.time_ns, end_allocated = c->now.allocated_bytes;
+
+    for (size_t i = 0; i < c->point_count; i++) {
+        times[i] = c->points[i].time_ns;
+        live[i] = hk_point_live(&c->points[i]);
+    }
+    bool fell =
+        c->life != HK_LIFE_RUNNING && count > 1 && hk_growth_fell(times, live, c->point_count);
+    if (fell) {
+        count--;
+        end_ns = c->marks[count].time_ns;
+        end_allocated = c->marks[count].allocated_bytes;
+    }
+    struct hk_growth_run run =
+        hk_growth_prepare(c->marks, count, end_ns, end_allocated, c->status.peak_bytes);
+    run.by_levels = fell;
+    free(times);
+    free(live);
+    return run;
+}
+
 struct hk_sites *hk_sites_read(const struct hk_capture *c)
 {
     struct hk_sites *s = hk_must_calloc(1, sizeof *s);
@@ -294,8 +321,7 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
 
     s->capture = c;
     s->resolver = hk_resolver_new(c);
-    s->run = hk_growth_prepare(c->marks, c->mark_count, c->now.time_ns, c->now.allocated_bytes,
-                               c->status.peak_bytes);
+    s->run = prepare_growth(c);
     read_sites(s);
     while (table.size < s->site_count * 2)
         table.size *= 2;

@@ -340,8 +340,10 @@ static size_t worth_showing(const struct page *p, enum measure by, const uint32_
 {
     const struct hk_sites *s = p->report->sites;
     double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
-    size_t shown = 0;
-    while (shown < count && shown < p->report->top &&
+    size_t shown = 0, top = p->report->top;
+    if (by == BY_LIVE && s->run.by_levels && top > 3) /* what is left when all was let go */
+        top = 3;
+    while (shown < count && shown < top &&
            (by == BY_RISE || shown < 3 || amount_of(&s->lines[order[shown]], by) >= 0.01 * whole))
         shown++;
     return shown;
@@ -378,8 +380,9 @@ static void put_row(const struct page *p, const struct hk_line *line, enum measu
     const struct hk_sites *s = p->report->sites;
     double amount = amount_of(line, by),
            mean = hk_sites_mean(s, line->total_bytes, line->samples_total);
-    double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
-    double part = by == BY_RISE ? (double)line->live_bytes : amount;
+    bool of_peak = by == BY_PEAK || (by == BY_RISE && s->run.by_levels);
+    double whole = (double)(of_peak ? s->peak_bytes : s->live_bytes);
+    double part = by != BY_RISE ? amount : (double)(of_peak ? line->peak_bytes : line->live_bytes);
     char where[2 * NAME + 32], spark[3 * HK_MARKS + 1], bytes[32], share[32], error[32],
         signed_bytes[40];
 
@@ -445,8 +448,10 @@ static void put_growing(const struct page *p)
     if (count) {
         fputc('\n', p->t->out);
         heading(p, "GROWING", HK_RED);
-        say(p, "still rising at the end: gain over the last half of the run, share of live, live "
-               "over time");
+        say(p, "%s: gain over the last half of the run, share of %s, live over time",
+            p->report->sites->run.by_levels ? "rising until all was let go at the end"
+                                            : "still rising at the end",
+            p->report->sites->run.by_levels ? "the peak" : "live");
         put_rows(p, order, count, BY_RISE);
     } else if (p->report->sites->run.usable && p->report->capture->header.mode != HK_MODE_NONE) {
         fputc('\n', p->t->out);
@@ -586,8 +591,11 @@ void hk_report_text(const struct hk_report *r, const struct hk_terminal *t)
     if (r->capture->has_now) {
         put_memory(p);
         put_growing(p);
+        bool fell = r->sites->run.by_levels; /* then little is left to say of the end */
+        if (fell)
+            put_largest(p, BY_PEAK);
         put_largest(p, BY_LIVE);
-        if (peak_is_another_list(p))
+        if (!fell && peak_is_another_list(p))
             put_largest(p, BY_PEAK);
         put_heap(p);
         put_outside(p);

@@ -195,6 +195,20 @@ def test_frame_without_a_line_is_on_its_first_line(tmp_path):
     assert [s["line"] for s in json_of(c.write(tmp_path / "x.hkc"))["sites"]] == [10, 20]
 
 
+def test_leak_that_is_let_go_when_the_program_ends_is_found(tmp_path):
+    """main() returns and everything is freed: what grew until then is told from the levels before."""
+    c = cw.shop()
+    for site in c.sites:
+        site.peak_bytes, site.peak_serial = site.live_bytes, 9
+        site.at_mark[11], site.born_in, site.live_bytes = 0, [0] * 16, 0
+    c.now = cw.point(time_ns=12_400_000_000, allocated_bytes=3000 * cw.MIB, live_bytes=5 * cw.MIB)
+    path = c.write(tmp_path / "x.hkc")
+    assert [line["function"] for line in json_of(path)["lines"] if line["growing"]] == ["remember_order"]
+    text = text_of(path)
+    assert "rising until all was let go at the end" in text
+    assert text.index("AT PEAK") < text.index("HEAP")
+
+
 def test_run_without_growth_says_so_and_short_run_says_that(tmp_path):
     c = cw.shop()
     del c.sites[0]
