@@ -8,7 +8,7 @@
 #include "heap/pool.h"
 
 #define TICK (128 * 1024)
-#define FOLD_EVERY 1024 /* expiries; a pool's 32 bits of allocations last for 2^32 / (128 * 1024) */
+#define FOLD_EVERY 4096 /* expiries; frees in a current pool are counted in 31 bits, and a block costs at least a byte */
 
 uint64_t hk_heap_allocated_bytes(const hk_heap *heap)
 {

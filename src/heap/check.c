@@ -94,6 +94,8 @@ static int pool_check(const hk_heap *heap, const struct hk_pool *pool, bool empt
     int count = free_blocks(pool, &free_set);
     if (count < 0)
         return 4;
+    if (pool->place == HK_PLACE_CURRENT && pool->used > HK_CURRENT)
+        return 5;
     if (pool->size_class == 0 || pool->size_class >= HK_CLASSES ||
         (uint32_t)count + hk_pool_allocated(pool) != pool->carved / pool->block_size)
         return 5;

@@ -73,22 +73,55 @@ static void partial_unlink(hk_heap *heap, struct hk_pool *pool)
         pool->next->previous = pool->previous;
 }
 
-static void pool_fold(struct hk_pool *pool)
+/* Each free in a current pool means one allocation more than the growth of what is allocated. */
+static void current_fold(struct hk_pool *pool)
 {
-    pool->heap->class_allocations[pool->size_class] += pool->allocations;
-    pool->allocations = 0;
+    pool->heap->class_allocations[pool->size_class] += HK_CURRENT - pool->used;
+    pool->used = HK_CURRENT;
 }
 
 void hk_heap_fold(hk_heap *heap)
 {
     for (int i = 1; i < HK_CLASSES; i++)
         if (heap->current[i] != &hk_no_pool)
-            pool_fold(heap->current[i]);
+            current_fold(heap->current[i]);
+}
+
+static void current_begin(hk_heap *heap, struct hk_pool *pool, uint32_t allocated)
+{
+    pool->used_before = allocated;
+    pool->used = HK_CURRENT;
+    pool->place = HK_PLACE_CURRENT;
+    heap->current[pool->size_class] = pool;
+}
+
+/* All of its blocks are allocated. */
+static void current_end(hk_heap *heap, struct hk_pool *pool)
+{
+    current_fold(pool);
+    heap->class_allocations[pool->size_class] += pool->capacity - pool->used_before;
+    pool->used = pool->capacity - 1u;
+    pool->place = HK_PLACE_FULL;
+    heap->current[pool->size_class] = &hk_no_pool;
+}
+
+uint32_t hk_pool_allocated(const struct hk_pool *pool)
+{
+    if (pool->place < HK_PLACE_CURRENT)
+        return 0;
+    if (pool->place != HK_PLACE_CURRENT)
+        return pool->used + 1;
+    const char *start = hk_pool_start(pool), *block = pool->free != NULL ? pool->free : pool->other_free;
+    uint32_t handed_out = pool->carved / (pool->block_size | !pool->block_size), count = 0;
+    while (count < handed_out && (uintptr_t)(block - start) <= HK_POOL_SIZE - sizeof(void *)) {
+        block = *(void *const *)block;
+        count++;
+    }
+    return handed_out - count;
 }
 
 void hk_pool_emptied(struct hk_pool *pool)
 {
-    pool_fold(pool);
     partial_unlink(pool->heap, pool);
     hk_pool_put_empty(pool);
 }
@@ -99,8 +132,6 @@ static void pool_init(struct hk_pool *pool, uint8_t size_class)
     pool->block_size = hk_class_size[size_class];
     pool->capacity = (uint16_t)(HK_POOL_SIZE / pool->block_size);
     pool->carved = 0;
-    pool->used = 0;
-    pool->allocations = 0;
 }
 
 /* Adds untouched blocks to the free list, in the order of their addresses. */
@@ -117,13 +148,6 @@ static void pool_carve(hk_heap *heap, struct hk_pool *pool)
     *(void **)(start + to - size) = NULL;
     *hk_pool_list(heap, pool) = start + from;
     pool->carved = to;
-}
-
-static void pool_retire(struct hk_pool *pool)
-{
-    pool_fold(pool);
-    pool->used--;
-    pool->place = HK_PLACE_FULL;
 }
 
 static void free_into(hk_heap *heap, void *block);
@@ -151,22 +175,20 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
             pool_carve(heap, pool);
             return pool;
         }
-        pool_retire(pool);
-        heap->current[size_class] = &hk_no_pool;
+        current_end(heap, pool);
     }
     pool = heap->partial[size_class];
     if (pool != NULL) {
         partial_unlink(heap, pool);
-        pool->used++;
+        current_begin(heap, pool, pool->used + 1);
     } else {
         pool = hk_pool_take_empty(heap);
         if (pool == NULL)
             return NULL;
         pool_init(pool, size_class);
         pool_carve(heap, pool);
+        current_begin(heap, pool, 0);
     }
-    pool->place = HK_PLACE_CURRENT;
-    heap->current[size_class] = pool;
     return pool;
 }
 
@@ -178,7 +200,7 @@ static void *malloc_charged(hk_heap *heap, size_t size)
     if (size > HK_SMALL_MAX)
         size_class = hk_class_of_64[(size + 63) / 64];
     else
-        size_class = (uint8_t)((size + (size == 0) + HK_ALIGNMENT - 1) / HK_ALIGNMENT);
+        size_class = (uint8_t)((size + HK_ALIGNMENT - 1) / HK_ALIGNMENT);
     struct hk_pool *pool = heap->current[size_class];
     void **list = hk_pool_list(heap, pool), *block = *list;
     if (block == NULL) {
@@ -189,8 +211,6 @@ static void *malloc_charged(hk_heap *heap, size_t size)
         block = *list;
     }
     *list = *(void **)block;
-    pool->used++;
-    pool->allocations++;
     return block;
 }
 
@@ -223,6 +243,8 @@ void *hk_malloc_slow(hk_heap *heap, size_t size)
 {
     if (size > PTRDIFF_MAX)
         return NULL;
+    if (size == 0)
+        size = 1;
     heap->budget -= (int64_t)size;
     if (heap->budget < 0)
         return hk_malloc_expired(heap, size);
@@ -244,10 +266,8 @@ static void current_relieve(hk_heap *heap, struct hk_pool *pool)
     if (other == NULL)
         return;
     partial_unlink(heap, other);
-    pool_retire(pool);
-    other->used++;
-    other->place = HK_PLACE_CURRENT;
-    heap->current[pool->size_class] = other;
+    current_end(heap, pool);
+    current_begin(heap, other, other->used + 1);
 }
 
 /* A block of a FULL pool is freed. True: it was put aside, with others, until there are enough to open the pool. */

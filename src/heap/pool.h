@@ -19,8 +19,11 @@
  * a slow path for every other call under random replacement. Putting it at the tail of the list, to give it time,
  * is as fast, but spreads a program over all its pools: 1 MB more in small ones.
  *
- * `used` is the number of allocated blocks minus one, plus one while the pool is CURRENT: so the free that empties any
- * pool but the current one, and only that, borrows.
+ * What a malloc counts: nothing. `used` is the number of allocated blocks minus one of a pool that is not CURRENT, so the
+ * free that empties it, and only that, borrows. While CURRENT, `used` counts down from HK_CURRENT with each free. A pool
+ * stops being CURRENT only when all of its blocks are allocated: then the allocations since it began are its
+ * capacity, less what was allocated at that time (`used_before`), plus the frees meanwhile. At other times the blocks
+ * allocated in a current pool are found by the length of its free list; there is one such pool per class.
  *
  * Blocks are carved from a pool a page at a time, so a small program touches few pages.
  */
@@ -40,19 +43,19 @@
 #define HK_BLOCK_MAX 4096u  /* up to here: from pools. Programs gain until 2 KiB (regex), memory is lost from 4 KiB */
 #define HK_CLASSES 53       /* class 0 is "none" */
 #define HK_CARVE_BYTES 4096u
+#define HK_CURRENT 0x80000000u
 #define HK_MAX_HEAPS 32
 
 enum hk_pool_place { HK_PLACE_NONE, HK_PLACE_EMPTY, HK_PLACE_CURRENT, HK_PLACE_PARTIAL, HK_PLACE_FULL };
 
 struct hk_pool {
     void *free;           /* list of free blocks, linked through their first word; see hk_pool_list */
-    uint32_t used;        /* allocated blocks, see above */
+    uint32_t used;        /* see above */
     uint32_t block_size;
     hk_heap *heap;
     struct hk_pool *next, *previous; /* in heap->partial[class] */
     uint32_t carved;      /* bytes from the start that were handed out at least once */
-    uint32_t allocations; /* since they were last added to heap->class_allocations. Not beside `used`: a compiler would
-                             add to both in one word, and a load of that after a store of its half stalls */
+    uint32_t used_before; /* blocks allocated when it became CURRENT */
     uint16_t capacity; /* blocks */
     uint8_t size_class;
     uint8_t place; /* enum hk_pool_place */
@@ -153,7 +156,7 @@ void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget 
 void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
 void hk_pool_emptied(struct hk_pool *pool);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
-void hk_heap_fold(hk_heap *heap);
+void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations of their class */
 
 /* budget.c */
 bool hk_budget_expire(hk_heap *heap, uint64_t *mean); /* true: the allocation at hand is a sample */
@@ -186,12 +189,9 @@ static inline void **hk_pool_list(const hk_heap *heap, struct hk_pool *pool)
     return heap->mode == HK_LOCK_OWN ? &pool->other_free : &pool->free;
 }
 
-static inline uint32_t hk_pool_allocated(const struct hk_pool *pool)
-{
-    if (pool->place < HK_PLACE_CURRENT)
-        return 0;
-    return pool->used + (pool->place != HK_PLACE_CURRENT);
-}
+/* The pool's allocated blocks; of a current one counted from its free list. May be called while another thread
+ * changes the pool: it is then off by what happens meanwhile, but reads only the pool. */
+uint32_t hk_pool_allocated(const struct hk_pool *pool);
 
 /* Takes one off; true if it was 0. In one instruction that leaves the borrow, which compilers do not find. */
 static inline bool hk_take_one(uint32_t *number)
@@ -216,8 +216,6 @@ static inline __attribute__((always_inline)) void *hk_malloc_unlocked(hk_heap *h
     if (__builtin_expect((heap->budget -= (int64_t)size) < 0, 0))
         return hk_malloc_expired(heap, size);
     pool->free = *(void **)block;
-    pool->used++;
-    pool->allocations++;
     return block;
 }
 

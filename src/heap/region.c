@@ -214,7 +214,6 @@ void hk_pool_put_empty(struct hk_pool *pool)
     pool->place = HK_PLACE_EMPTY;
     pool->free = pool->other_free = NULL;
     pool->used = 0;
-    pool->allocations = 0;
     pool->block_size = 0;
     pool->carved = 0;
     pool->capacity = 0;

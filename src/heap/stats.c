@@ -18,7 +18,8 @@ static void pool_add(const struct hk_pool *pool, hk_heap_stats *stats, uint64_t 
     stats->tail_bytes += HK_POOL_SIZE - (uint64_t)capacity * size;
     stats->pools_full += allocated == capacity;
     stats->pools_used += allocated != capacity;
-    *allocations += pool->allocations;
+    if (pool->place == HK_PLACE_CURRENT)
+        *allocations += (uint32_t)(HK_CURRENT - pool->used) + allocated - pool->used_before;
 }
 
 static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
