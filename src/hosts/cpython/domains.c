@@ -584,6 +584,8 @@ enum hk_capture_watch hk_cpython_install(const char **why)
 {
     if (!python_find())
         return HK_WATCH_NOT_PYTHON;
+    if (python.is_initialized != NULL && python.is_initialized())
+        return HK_WATCH_NOT_PYTHON; /* opened in a Python that runs already, whose blocks are another allocator's */
     layout = hk_py_layout_find();
     python_flags = layout->free_threaded * 1u | layout->debug * 2u | layout->trace_refs * 4u;
     if (layout->free_threaded)
