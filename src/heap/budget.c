@@ -8,7 +8,7 @@
 #include "heap/pool.h"
 
 #define TICK (128 * 1024)
-#define FOLD_EVERY 4096 /* expiries; frees in a current pool are counted in 31 bits, and a block costs at least a byte */
+#define FOLD_EVERY 4096 /* expiries; frees in a current pool are counted in 31 bits */
 
 uint64_t hk_heap_allocated_bytes(const hk_heap *heap)
 {

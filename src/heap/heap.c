@@ -200,7 +200,7 @@ static void *malloc_charged(hk_heap *heap, size_t size)
     if (size > HK_SMALL_MAX)
         size_class = hk_class_of_64[(size + 63) / 64];
     else
-        size_class = (uint8_t)((size + HK_ALIGNMENT - 1) / HK_ALIGNMENT);
+        size_class = (uint8_t)((size + (size == 0) + HK_ALIGNMENT - 1) / HK_ALIGNMENT);
     struct hk_pool *pool = heap->current[size_class];
     void **list = hk_pool_list(heap, pool), *block = *list;
     if (block == NULL) {
@@ -243,8 +243,8 @@ void *hk_malloc_slow(hk_heap *heap, size_t size)
 {
     if (size > PTRDIFF_MAX)
         return NULL;
-    if (size == 0)
-        size = 1;
+    if (size == 0 && heap->current[1] != &hk_no_pool)
+        current_fold(heap->current[1]); /* costs no bytes, so no expiry would ever do it */
     heap->budget -= (int64_t)size;
     if (heap->budget < 0)
         return hk_malloc_expired(heap, size);
