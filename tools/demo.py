@@ -287,7 +287,8 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    command = os.path.join(os.path.abspath(os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build")), "heapkeeper")
+    build = os.path.abspath(os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build"))
+    command = os.path.join(build, "heapkeeper")
     if not os.access(command, os.X_OK):
         raise Failed("%s is not there; run make" % os.path.relpath(command))
     python, version = find_python(options.python)
