@@ -46,7 +46,7 @@ build: bootstrap
 	@ninja -C $(BUILD)
 
 run: build
-	@$(PYTHON) tools/demo.py $(ARGS)
+	@$(PYTHON) tools/demo.py --python $(PYTHON) $(ARGS)
 
 test: build
 	@tools/test.sh $(BUILD) all $(ARGS)
