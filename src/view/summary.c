@@ -192,7 +192,9 @@ static void note_events(struct hk_notes *n, const struct hk_capture *c)
         struct hk_capture_event e;
         hk_capture_entry(c, HK_SECTION_EVENTS, i, &e, sizeof e);
         forks += e.kind == HK_EVENT_FORK;
-        if (e.kind == HK_EVENT_INTERPRETERS && told++ < 20)
+        if (e.kind == HK_EVENT_INTERPRETERS && e.value == 0 && told++ < 20)
+            note(n, "After %s: %s", hk_text_duration(when, e.time_ns), hk_capture_string(c, e.text));
+        else if (e.kind == HK_EVENT_INTERPRETERS && told++ < 20)
             note(n, "Interpreters with their own lock from %s on: they share a second heap.",
                  hk_text_duration(when, e.time_ns));
         if (e.kind == HK_EVENT_NOTE && told++ < 20)
@@ -203,17 +205,39 @@ static void note_events(struct hk_notes *n, const struct hk_capture *c)
         note(n, "It forked %zu time%s.", forks, forks == 1 ? "" : "s");
 }
 
+/* Who called the C library's free or realloc with blocks of Python's heap: "libffi.so.8+0x6a0a (free), ...". */
+static void culprits(const struct hk_capture *c, char *text, size_t size)
+{
+    size_t events = c->tables[HK_SECTION_EVENTS].count, modules = c->tables[HK_SECTION_MODULES].count, length = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < events && i < 100000 && length + 1 < size; i++) {
+        struct hk_capture_event e;
+        hk_capture_entry(c, HK_SECTION_EVENTS, i, &e, sizeof e);
+        for (size_t k = 0; e.kind == HK_EVENT_CULPRIT && k < modules; k++) {
+            struct hk_capture_module m;
+            hk_capture_entry(c, HK_SECTION_MODULES, k, &m, sizeof m);
+            if (e.value < m.start || e.value >= m.end)
+                continue;
+            const char *path = hk_capture_string(c, m.path), *slash = strrchr(path, '/');
+            int put = snprintf(text + length, size - length, "%s%s+0x%llx (%s)", length ? ", " : "",
+                               slash ? slash + 1 : path, (unsigned long long)(e.value - m.start + m.offset),
+                               hk_capture_string(c, e.text));
+            length += put > 0 ? (size_t)put : 0;
+            break;
+        }
+    }
+}
+
 static void note_oddities(struct hk_notes *n, const struct hk_report *r)
 {
     const struct hk_capture *c = r->capture;
     char a[32], b[32];
 
+    char who[512];
+    culprits(c, who, sizeof who);
     if (c->status.libc_frees)
-        note(n,
-             "%s blocks of Python's heap were freed by the C library's free or realloc: a native "
-             "module mixes "
-             "the two.",
-             hk_text_count(a, c->status.libc_frees));
+        note(n, "%s blocks of Python's heap were freed by the C library's free or realloc%s%s.",
+             hk_text_count(a, c->status.libc_frees), who[0] ? ", called by " : ": a native module mixes the two", who);
     if (c->status.foreign_frees)
         note(n, "%s blocks were given to Python's free that neither we nor the C library gave out.",
              hk_text_count(a, c->status.foreign_frees));

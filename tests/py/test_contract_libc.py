@@ -149,7 +149,6 @@ def test_blocks_of_libc_that_python_frees_do_not_upset_the_counters(heapkeeper):
     assert heapkeeper.report()["heap"]["large_bytes"] < 1 << 28
 
 
-@pytest.mark.xfail(strict=True, reason="the culprit is counted and not yet named")
 def test_culprit_is_named(heapkeeper):
     """Not only counted: the report says which module's free it was."""
     go(heapkeeper, "for _ in range(100): free(MEM.malloc(4096))", stock=False)

@@ -54,10 +54,26 @@ void hk_interpose_init(void)
     next.free(NULL);
 }
 
+/* Counts, and records each caller once; beyond as many the rest are counted only. */
+static void note_culprit(void *caller, const char *function)
+{
+    static void *known[16];
+    hk_record_count_foreign(true);
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        void *seen = NULL;
+        if (__atomic_compare_exchange_n(&known[i], &seen, caller, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            hk_record_event(HK_EVENT_CULPRIT, (uintptr_t)caller, function);
+            return;
+        }
+        if (seen == caller)
+            return;
+    }
+}
+
 HK_API void free(void *block)
 {
     if (__builtin_expect(hk_region_has(block), 0)) {
-        hk_record_count_foreign(true);
+        note_culprit(__builtin_return_address(0), "free");
         hk_free_remote(block);
         return;
     }
@@ -73,7 +89,7 @@ HK_API void *realloc(void *block, size_t size)
             next_find();
         return next.realloc(block, size);
     }
-    hk_record_count_foreign(true);
+    note_culprit(__builtin_return_address(0), "realloc");
     if (size == 0) { /* as glibc: freed */
         hk_free_remote(block);
         return NULL;
