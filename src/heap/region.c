@@ -238,9 +238,10 @@ static uint32_t huge_page_discard(struct hk_arena *arena)
 {
     struct hk_arena *first = arena - (size_t)(arena - hk_region.arenas) % HUGE_ARENAS;
     uint32_t dirty = 0;
-    for (uint32_t i = 0; i < HUGE_ARENAS; i++) {
+    for (uint32_t i = 0; i < HUGE_ARENAS; i++)
         if (first[i].heap != arena->heap || first[i].empty != UINT64_MAX || !first[i].huge)
             return 0;
+    for (uint32_t i = 0; i < HUGE_ARENAS; i++) {
         dirty += (uint32_t)__builtin_popcountll(first[i].dirty);
         first[i].dirty = 0;
     }

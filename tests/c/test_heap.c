@@ -1,0 +1,612 @@
+/* The heap from outside, one thread: classes, contents, states, limits of sizes, and what is given back. */
+#include "heap_helper.h"
+
+#include <sys/mman.h>
+
+/* A class of which a pool holds enough blocks to see its states. */
+#define SIZE ((size_t)64)
+#define CAPACITY (HK_POOL_SIZE / SIZE)
+
+static uint64_t tags;
+
+static int setup(void **state)
+{
+    *state = heap_new(HK_LOCK_HOST);
+    return 0;
+}
+
+static int setup_locked(void **state)
+{
+    *state = heap_new(HK_LOCK_OWN);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    hk_heap_destroy(*state);
+    return 0;
+}
+
+/* ---- sizes ---- */
+
+static size_t class_for(size_t size)
+{
+    for (int i = 1; i < HK_CLASSES; i++)
+        if (hk_class_size[i] >= size)
+            return hk_class_size[i];
+    return 0;
+}
+
+static void test_size_classes_rise_and_the_last_is_the_largest_block(void **state)
+{
+    for (int i = 1; i < HK_CLASSES; i++) {
+        assert_int_equal(hk_class_size[i] % HK_ALIGNMENT, 0);
+        assert_true(hk_class_size[i] > hk_class_size[i - 1]);
+        if (hk_class_size[i] > HK_SMALL_MAX)
+            assert_int_equal(hk_class_size[i] % 64, 0);
+        else
+            assert_int_equal(hk_class_size[i], i * HK_ALIGNMENT);
+    }
+    assert_int_equal(hk_class_size[HK_CLASSES - 1], HK_BLOCK_MAX);
+}
+
+static void test_each_size_comes_from_the_smallest_class_that_holds_it(void **state)
+{
+    hk_heap *heap = *state;
+    for (size_t size = 1; size <= HK_BLOCK_MAX; size++) {
+        void *block = hk_malloc(heap, size);
+        assert_ptr_equal(hk_heap_of(block), heap);
+        assert_int_equal(hk_usable_size(block), class_for(size));
+        hk_free(heap, block);
+    }
+    assert_in_order(heap);
+    assert_int_equal(stats_of(heap).live_blocks, 0);
+}
+
+static void test_blocks_of_each_class_fill_their_pools_and_keep_apart(void **state)
+{
+    hk_heap *heap = *state;
+    static struct shadow blocks[2 * HK_POOL_SIZE / HK_ALIGNMENT];
+    for (int i = 1; i < HK_CLASSES; i++) {
+        size_t size = hk_class_size[i], count = 2 * (HK_POOL_SIZE / size);
+        for (size_t k = 0; k < count; k++)
+            shadow_fill(&blocks[k], hk_malloc(heap, size), size, tags++);
+        hk_heap_stats s = stats_of(heap);
+        assert_int_equal(s.live_blocks, count);
+        assert_int_equal(s.pools_full, 2);
+        assert_int_equal(s.untouched_bytes, 0);
+        assert_in_order(heap);
+        for (size_t k = 0; k < count; k++) {
+            assert_true(is_intact(&blocks[k]));
+            hk_free(heap, blocks[k].block);
+        }
+        assert_in_order(heap);
+    }
+}
+
+static void test_every_size_up_to_20000_is_aligned_and_can_be_written_to_its_end(void **state)
+{
+    hk_heap *heap = *state;
+    for (size_t size = 0; size <= 20000; size++) {
+        unsigned char *block = hk_malloc(heap, size);
+        assert_non_null(block);
+        assert_int_equal((uintptr_t)block % HK_ALIGNMENT, 0);
+        assert_true(usable(block) >= size);
+        memset(block, 0xa5, hk_heap_of(block) != NULL ? usable(block) : size);
+        hk_free(heap, block);
+    }
+    assert_in_order(heap);
+    assert_int_equal(stats_of(heap).large_blocks, 0);
+}
+
+static void test_size_zero_gives_a_block_of_its_own(void **state)
+{
+    hk_heap *heap = *state;
+    void *blocks[] = {hk_malloc(heap, 0), hk_calloc(heap, 0, 8), hk_calloc(heap, 8, 0), hk_realloc(heap, NULL, 0),
+                      hk_aligned_alloc(heap, 64, 0), hk_realloc(heap, hk_malloc(heap, 100), 0)};
+    for (size_t i = 0; i < COUNT(blocks); i++) {
+        assert_non_null(blocks[i]);
+        for (size_t k = 0; k < i; k++)
+            assert_ptr_not_equal(blocks[i], blocks[k]);
+    }
+    for (size_t i = 0; i < COUNT(blocks); i++)
+        hk_free(heap, blocks[i]);
+    assert_int_equal(stats_of(heap).live_blocks, 0);
+    assert_in_order(heap);
+}
+
+static void test_sizes_that_overflow_give_no_block_and_change_nothing(void **state)
+{
+    hk_heap *heap = *state;
+    hk_heap_stats before = stats_of(heap);
+    assert_null(hk_malloc(heap, (size_t)PTRDIFF_MAX + 1));
+    assert_null(hk_malloc(heap, SIZE_MAX));
+    assert_null(hk_calloc(heap, SIZE_MAX / 2, 3));
+    assert_null(hk_calloc(heap, (size_t)1 << 32, (size_t)1 << 32));
+    assert_null(hk_calloc(heap, 1, (size_t)PTRDIFF_MAX + 1));
+    assert_null(hk_calloc(heap, SIZE_MAX, 1));
+    assert_null(hk_realloc(heap, NULL, SIZE_MAX));
+    for (size_t alignment = 1; alignment <= HK_POOL_SIZE; alignment *= 2)
+        for (size_t less = 0; less < 40000; less += 4999)
+            assert_null(hk_aligned_alloc(heap, alignment, SIZE_MAX - less));
+    hk_heap_stats after = stats_of(heap);
+    assert_memory_equal(&before, &after, sizeof(before));
+    assert_in_order(heap);
+}
+
+static void test_realloc_that_cannot_leaves_the_block_as_it_was(void **state)
+{
+    hk_heap *heap = *state;
+    size_t sizes[] = {10, 700, HK_BLOCK_MAX + 1, 300000};
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        struct shadow s;
+        shadow_fill(&s, hk_malloc(heap, sizes[i]), sizes[i], tags++);
+        assert_null(hk_realloc(heap, s.block, SIZE_MAX));
+        assert_null(hk_realloc(heap, s.block, (size_t)PTRDIFF_MAX + 1));
+        if (!IS_SANITIZED) /* which would end the program */
+            assert_null(hk_realloc(heap, s.block, PTRDIFF_MAX - 100000));
+        assert_true(is_intact(&s));
+        hk_free(heap, s.block);
+    }
+    hk_heap_stats after = stats_of(heap);
+    assert_int_equal(after.live_blocks + after.large_blocks + after.large_bytes, 0);
+    assert_in_order(heap);
+}
+
+static void test_calloc_clears_blocks_that_were_used_before(void **state)
+{
+    hk_heap *heap = *state;
+    static void *blocks[64];
+    for (size_t size = 1; size <= 40000; size += size / 16 + 1) {
+        for (size_t i = 0; i < COUNT(blocks); i++)
+            memset(blocks[i] = hk_malloc(heap, size), 0xff, size);
+        for (size_t i = 0; i < COUNT(blocks); i++)
+            hk_free(heap, blocks[i]);
+        for (size_t i = 0; i < COUNT(blocks); i++) {
+            const unsigned char *bytes = blocks[i] = hk_calloc(heap, i % 2 ? size : 1, i % 2 ? 1 : size);
+            for (size_t k = 0; k < size; k++)
+                assert_int_equal(bytes[k], 0);
+        }
+        for (size_t i = 0; i < COUNT(blocks); i++)
+            hk_free(heap, blocks[i]);
+    }
+    assert_in_order(heap);
+}
+
+static void test_aligned_blocks_are_aligned_whatever_their_size(void **state)
+{
+    hk_heap *heap = *state;
+    static const size_t sizes[] = {0, 1, 16, 17, 100, 512, 513, 1000, 2048, 4095, 4096, 4097, 9000, 16384, 70000};
+    for (size_t alignment = 1; alignment <= HK_POOL_SIZE; alignment *= 2) {
+        struct shadow blocks[COUNT(sizes) * 8];
+        for (size_t i = 0; i < COUNT(blocks); i++) {
+            size_t size = sizes[i % COUNT(sizes)];
+            void *block = hk_aligned_alloc(heap, alignment, size);
+            assert_non_null(block);
+            assert_int_equal((uintptr_t)block % alignment, 0);
+            assert_true(usable(block) >= size);
+            shadow_fill(&blocks[i], block, size, tags++);
+        }
+        for (size_t i = 0; i < COUNT(blocks); i++) {
+            assert_true(is_intact(&blocks[i]));
+            hk_free(heap, blocks[i].block);
+        }
+        assert_in_order(heap);
+    }
+    assert_int_equal(stats_of(heap).live_blocks, 0);
+    assert_int_equal(stats_of(heap).large_blocks, 0);
+}
+
+static void test_alignments_that_are_no_power_of_two_or_larger_than_a_pool_are_refused(void **state)
+{
+    static const size_t alignments[] = {0, 3, 24, 48, 100, HK_POOL_SIZE - 1, HK_POOL_SIZE + 1, 2 * HK_POOL_SIZE, SIZE_MAX};
+    for (size_t i = 0; i < COUNT(alignments); i++)
+        assert_null(hk_aligned_alloc(*state, alignments[i], 64));
+}
+
+/* ---- contents ---- */
+
+static void test_realloc_keeps_what_fits_across_small_medium_and_large(void **state)
+{
+    hk_heap *heap = *state;
+    static const size_t sizes[] = {1, 15, 16, 17, 100, 511, 512, 513, 800, 1024, 2047, 2049, 4000, 4096, 4097, 8000,
+                                   16384, 16385, 50000, 140000, 600000};
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (size_t k = 0; k < COUNT(sizes); k++) {
+            struct shadow s;
+            shadow_fill(&s, hk_malloc(heap, sizes[i]), sizes[i], tags++);
+            unsigned char *moved = hk_realloc(heap, s.block, sizes[k]);
+            assert_non_null(moved);
+            assert_true(usable(moved) >= sizes[k]);
+            assert_true(shadow_holds(moved, sizes[i] < sizes[k] ? sizes[i] : sizes[k], s.tag));
+            memset(moved, 1, sizes[k]);
+            hk_free(heap, moved);
+        }
+    hk_heap_stats after = stats_of(heap);
+    assert_int_equal(after.live_blocks + after.large_blocks + after.large_bytes, 0);
+    assert_in_order(heap);
+}
+
+static void test_a_block_that_is_made_much_smaller_moves_to_a_smaller_class(void **state)
+{
+    hk_heap *heap = *state;
+    for (size_t size = 128; size <= HK_BLOCK_MAX; size *= 2) {
+        void *block = hk_malloc(heap, size);
+        assert_ptr_equal(hk_realloc(heap, block, size - 1), block);
+        block = hk_realloc(heap, block, size / 2);
+        assert_int_equal(hk_usable_size(block), class_for(size / 2));
+        hk_free(heap, block);
+    }
+}
+
+static void random_step(hk_heap *heap, struct shadow *s, uint64_t *random)
+{
+    size_t size = random_size(random);
+    if (s->block != NULL) {
+        assert_true(is_intact(s));
+        if (random_below(random, 3) != 0) {
+            hk_free(heap, s->block);
+            s->block = NULL;
+            return;
+        }
+        unsigned char *moved = hk_realloc(heap, s->block, size);
+        assert_non_null(moved);
+        assert_true(shadow_holds(moved, size < s->size ? size : s->size, s->tag));
+        shadow_fill(s, moved, size, tags++);
+        return;
+    }
+    void *block = NULL;
+    switch (random_below(random, 8)) {
+    case 0:
+        block = hk_calloc(heap, size, 1);
+        for (size_t i = 0; i < size; i++)
+            assert_int_equal(((unsigned char *)block)[i], 0);
+        break;
+    case 1: {
+        size_t alignment = (size_t)1 << random_below(random, HK_POOL_SHIFT + 1);
+        block = hk_aligned_alloc(heap, alignment, size);
+        assert_int_equal((uintptr_t)block % alignment, 0);
+        break;
+    }
+    default:
+        block = hk_malloc(heap, size);
+    }
+    assert_non_null(block);
+    shadow_fill(s, block, size, tags++);
+}
+
+static void random_program(hk_heap *heap, uint64_t seed)
+{
+    enum { SLOTS = 3000 };
+    static struct shadow slots[SLOTS];
+    uint64_t random = seed;
+    int steps = rounds(60000);
+    memset(slots, 0, sizeof(slots));
+    for (int i = 1; i <= steps; i++) {
+        /* The part of the slots that is in use breathes, so that pools fill, empty and are used again. */
+        uint64_t part = SLOTS / 8 + (uint64_t)(i / 4000 % 2) * (SLOTS - SLOTS / 8);
+        random_step(heap, &slots[random_below(&random, part)], &random);
+        if (i % 2000 != 0)
+            continue;
+        uint64_t live = 0;
+        for (int k = 0; k < SLOTS; k++)
+            live += slots[k].block != NULL;
+        hk_heap_stats s = stats_of(heap);
+        assert_int_equal(s.live_blocks + s.large_blocks, live);
+        assert_in_order(heap);
+        if (i % 10000 == 0)
+            hk_heap_trim(heap);
+    }
+    for (int k = 0; k < SLOTS; k++)
+        if (slots[k].block != NULL) {
+            assert_true(is_intact(&slots[k]));
+            hk_free(heap, slots[k].block);
+        }
+    hk_heap_stats s = stats_of(heap);
+    assert_int_equal(s.live_blocks + s.live_bytes + s.large_blocks + s.large_bytes, 0);
+    assert_in_order(heap);
+}
+
+static void test_contents_survive_random_programs(void **state)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++)
+        random_program(*state, seed);
+}
+
+/* ---- states ---- */
+
+static hk_pool_info pool_found;
+static const void *wanted_block;
+static hk_block_state state_found;
+
+static bool find_block(const hk_pool_info *pool, void *block, hk_block_state state, void *argument)
+{
+    if (block == NULL) {
+        uintptr_t distance = (uintptr_t)wanted_block - (uintptr_t)pool->start;
+        if (distance < pool->size)
+            pool_found = *pool;
+        return distance < pool->size;
+    }
+    if (block == wanted_block)
+        state_found = state;
+    return false;
+}
+
+static hk_pool_info pool_with(hk_heap *heap, const void *block)
+{
+    wanted_block = block;
+    pool_found = (hk_pool_info){.start = NULL};
+    hk_heap_visit(heap, find_block, NULL);
+    assert_non_null(pool_found.start);
+    return pool_found;
+}
+
+static hk_block_state state_of(hk_heap *heap, const void *block)
+{
+    assert_int_not_equal(pool_with(heap, block).state, HK_POOL_EMPTY);
+    return state_found;
+}
+
+static void test_a_pool_is_empty_then_used_then_full(void **state)
+{
+    hk_heap *heap = *state;
+    char *first = hk_malloc(heap, SIZE), *blocks[CAPACITY] = {first};
+    char *last_of_pool = (char *)pool_with(heap, first).start + (CAPACITY - 1) * SIZE;
+    assert_int_equal(state_of(heap, last_of_pool), HK_BLOCK_UNTOUCHED);
+    for (size_t i = 1; i < CAPACITY; i++) {
+        hk_pool_info pool = pool_with(heap, first);
+        assert_int_equal(pool.state, HK_POOL_USED);
+        assert_int_equal(pool.allocated, i);
+        assert_int_equal(pool.capacity, CAPACITY);
+        assert_int_equal(pool.block_size, SIZE);
+        blocks[i] = hk_malloc(heap, SIZE);
+        assert_int_equal(state_of(heap, blocks[i]), HK_BLOCK_ALLOCATED);
+    }
+    assert_int_equal(pool_with(heap, first).state, HK_POOL_FULL);
+    assert_int_equal(state_of(heap, last_of_pool), HK_BLOCK_ALLOCATED);
+    assert_int_equal(stats_of(heap).pools_full, 1);
+    hk_free(heap, blocks[5]);
+    assert_int_equal(pool_with(heap, first).state, HK_POOL_USED);
+    assert_int_equal(state_of(heap, blocks[5]), HK_BLOCK_FREE);
+    assert_int_equal(state_of(heap, blocks[6]), HK_BLOCK_ALLOCATED);
+    assert_in_order(heap);
+    for (size_t i = 0; i < CAPACITY; i++)
+        if (i != 5)
+            hk_free(heap, blocks[i]);
+    assert_int_equal(stats_of(heap).live_blocks, 0);
+    assert_in_order(heap);
+}
+
+static void test_a_pool_is_empty_when_its_last_block_dies(void **state)
+{
+    hk_heap *heap = *state;
+    static char *blocks[4 * CAPACITY];
+    for (size_t i = 0; i < COUNT(blocks); i++)
+        blocks[i] = hk_malloc(heap, SIZE);
+    hk_pool_info first = pool_with(heap, blocks[0]);
+    uint32_t empty = stats_of(heap).pools_empty;
+    size_t freed = 0;
+    for (size_t i = 0; i < COUNT(blocks) && freed < first.capacity; i++)
+        if (blocks[i] >= (char *)first.start && blocks[i] < (char *)first.start + first.size) {
+            assert_int_not_equal(pool_with(heap, blocks[i]).state, HK_POOL_EMPTY);
+            hk_free(heap, blocks[i]);
+            blocks[i] = NULL;
+            freed++;
+        }
+    assert_int_equal(freed, first.capacity);
+    assert_int_equal(pool_with(heap, first.start).state, HK_POOL_EMPTY);
+    assert_int_equal(stats_of(heap).pools_empty, empty + 1);
+    assert_in_order(heap);
+
+    void *other = hk_malloc(heap, HK_BLOCK_MAX); /* an empty pool serves any class, the lowest first */
+    assert_in_range((uintptr_t)other, (uintptr_t)first.start, (uintptr_t)first.start + first.size - 1);
+    hk_free(heap, other);
+    for (size_t i = 0; i < COUNT(blocks); i++)
+        hk_free(heap, blocks[i]);
+    assert_in_order(heap);
+}
+
+static void test_a_pool_that_was_full_is_used_again_in_any_order_of_frees(void **state)
+{
+    hk_heap *heap = *state;
+    enum { BLOCKS = 8 * CAPACITY };
+    static void *blocks[BLOCKS];
+    uint64_t random = 3;
+    for (int round = 0; round < rounds(60); round++) {
+        for (int i = 0; i < BLOCKS; i++)
+            if (blocks[i] == NULL)
+                blocks[i] = hk_malloc(heap, SIZE);
+        uint64_t pools = stats_of(heap).pools_full + stats_of(heap).pools_used;
+        assert_true(pools <= BLOCKS / CAPACITY + 2);
+        for (int i = 0; i < BLOCKS; i++)
+            if (random_below(&random, 60) <= (uint64_t)round) {
+                hk_free(heap, blocks[i]);
+                blocks[i] = NULL;
+            }
+        assert_in_order(heap);
+    }
+    for (int i = 0; i < BLOCKS; i++) {
+        hk_free(heap, blocks[i]);
+        blocks[i] = NULL;
+    }
+    assert_int_equal(stats_of(heap).live_blocks, 0);
+}
+
+/* ---- giving back ---- */
+
+static size_t resident_pages(void *start, size_t size)
+{
+    static unsigned char map[HK_ARENA_SIZE / 4096];
+    size_t page = hk_os_page_size(), resident = 0;
+    assert_int_equal(mincore(start, size, map), 0);
+    for (size_t i = 0; i < size / page; i++)
+        resident += map[i] & 1;
+    return resident;
+}
+
+static void test_trim_gives_empty_pools_back_and_keeps_the_rest(void **state)
+{
+    hk_heap *heap = *state;
+    enum { BLOCKS = 40 * CAPACITY };
+    static struct shadow blocks[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++)
+        shadow_fill(&blocks[i], hk_malloc(heap, SIZE), SIZE, tags++);
+    for (int i = 0; i < BLOCKS - 1; i++)
+        hk_free(heap, blocks[i].block);
+    hk_heap_stats before = stats_of(heap);
+    assert_true(before.empty_bytes > 0);
+    assert_int_equal(hk_heap_trim(heap), before.empty_bytes);
+    hk_heap_stats after = stats_of(heap);
+    assert_int_equal(after.empty_bytes, 0);
+    assert_int_equal(after.returned_bytes, before.returned_bytes + before.empty_bytes);
+    assert_int_equal(after.mapped_bytes, before.mapped_bytes - before.empty_bytes);
+    assert_int_equal(hk_heap_trim(heap), 0);
+    assert_in_order(heap);
+
+    char *first_pool = hk_pool_start(hk_pool_of(blocks[0].block));
+    assert_int_equal(pool_with(heap, first_pool).state, HK_POOL_EMPTY);
+    if (!is_under_valgrind())
+        assert_int_equal(resident_pages(first_pool, HK_POOL_SIZE), 0);
+    assert_true(is_intact(&blocks[BLOCKS - 1]));
+    hk_free(heap, blocks[BLOCKS - 1].block);
+}
+
+static void test_what_is_kept_of_empty_pools_is_bounded(void **state)
+{
+    hk_heap *heap = *state;
+    const size_t kept = (size_t)32 << 20; /* src/heap/region.c */
+    size_t count = 3 * kept / SIZE;
+    void **blocks = calloc(count, sizeof(*blocks));
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < count; i++)
+            *(size_t *)(blocks[i] = hk_malloc(heap, SIZE)) = i;
+        assert_int_equal(stats_of(heap).returned_bytes < HK_ARENA_SIZE * 2, 1);
+        for (size_t i = 0; i < count; i++) {
+            assert_int_equal(*(size_t *)blocks[i], i);
+            hk_free(heap, blocks[i]);
+        }
+        hk_heap_stats after = stats_of(heap);
+        assert_true(after.empty_bytes <= kept + 2 * HK_POOL_SIZE);
+        assert_true(after.empty_bytes >= kept / 4);
+        assert_true(after.returned_bytes >= kept);
+        assert_in_order(heap);
+    }
+    free(blocks);
+    hk_heap_trim(heap);
+    assert_int_equal(stats_of(heap).empty_bytes, 0);
+}
+
+static void test_a_destroyed_heap_leaves_its_arenas_to_the_next(void **state)
+{
+    uint32_t taken = 0;
+    for (int round = 0; round < 50; round++) {
+        hk_heap *heap = heap_new(round % 2 ? HK_LOCK_OWN : HK_LOCK_HOST);
+        for (int i = 0; i < 3000; i++) {
+            uint64_t *block = hk_calloc(heap, 1, 1000);
+            assert_int_equal(block[0] | block[124], 0);
+            memset(block, 0xff, 1000);
+        }
+        assert_in_order(heap);
+        hk_heap_destroy(heap);
+        if (round == 0)
+            taken = hk_region.arena_next;
+    }
+    assert_int_equal(hk_region.arena_next, taken);
+    hk_heap_destroy(NULL);
+}
+
+static void test_there_are_32_heaps_at_most(void **state)
+{
+    hk_heap *heaps[HK_MAX_HEAPS];
+    size_t count = 0;
+    while (count < HK_MAX_HEAPS && (heaps[count] = hk_heap_create(NULL)) != NULL)
+        count++;
+    assert_true(count > 20 && count < HK_MAX_HEAPS); /* one is the test's own */
+    assert_null(hk_heap_create(NULL));
+    while (count > 0)
+        hk_heap_destroy(heaps[--count]);
+    hk_heap *heap = heap_new(HK_LOCK_OWN);
+    hk_heap_destroy(heap);
+}
+
+/* ---- whose block ---- */
+
+static void test_what_no_heap_owns_is_known_as_such(void **state)
+{
+    hk_heap *heap = *state;
+    int on_the_stack;
+    void *foreign = malloc(100), *large = hk_malloc(heap, HK_BLOCK_MAX + 1);
+    void *nobodys[] = {&on_the_stack, foreign, large, NULL, (void *)1, hk_region.base - 1,
+                       hk_region.base + hk_region.span, (void *)UINTPTR_MAX};
+    for (size_t i = 0; i < COUNT(nobodys); i++) {
+        assert_null(hk_heap_of(nobodys[i]));
+        assert_int_equal(hk_usable_size(nobodys[i]), 0);
+        assert_false(hk_free_remote(nobodys[i]));
+    }
+    hk_free(heap, NULL);
+    hk_free(heap, large);
+    free(foreign);
+    assert_int_equal(stats_of(heap).large_blocks, 0);
+}
+
+static void test_a_block_of_another_heap_goes_back_to_it(void **state)
+{
+    hk_heap *mine = *state, *host = heap_new(HK_LOCK_HOST), *own = heap_new(HK_LOCK_OWN);
+    for (int i = 0; i < 3000; i++) {
+        hk_free(mine, hk_malloc(host, 200));
+        hk_free(mine, hk_malloc(own, 200));
+        hk_free(own, hk_malloc(mine, 200));
+        hk_free(host, hk_malloc(mine, 200));
+    }
+    hk_malloc(host, HK_BLOCK_MAX); /* a slow path takes back what came from outside */
+    hk_malloc(mine, HK_BLOCK_MAX);
+    assert_int_equal(stats_of(own).live_blocks, 0);
+    assert_int_equal(stats_of(host).live_blocks, 1);
+    assert_int_equal(stats_of(mine).live_blocks, 1);
+    assert_in_order(mine);
+    assert_in_order(host);
+    assert_in_order(own);
+    hk_heap_destroy(own);
+    hk_heap_destroy(host);
+}
+
+static void test_version_is_three_numbers(void **state)
+{
+    int major, minor, patch, end = 0;
+    assert_int_equal(sscanf(hk_version(), "%d.%d.%d%n", &major, &minor, &patch, &end), 3);
+    assert_int_equal(hk_version()[end], 0);
+}
+
+#define BOTH(test)                                                                                                     \
+    cmocka_unit_test_setup_teardown(test, setup, teardown), cmocka_unit_test_setup_teardown(test, setup_locked, teardown)
+#define HOST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_size_classes_rise_and_the_last_is_the_largest_block),
+        BOTH(test_each_size_comes_from_the_smallest_class_that_holds_it),
+        BOTH(test_blocks_of_each_class_fill_their_pools_and_keep_apart),
+        BOTH(test_every_size_up_to_20000_is_aligned_and_can_be_written_to_its_end),
+        BOTH(test_size_zero_gives_a_block_of_its_own),
+        BOTH(test_sizes_that_overflow_give_no_block_and_change_nothing),
+        BOTH(test_realloc_that_cannot_leaves_the_block_as_it_was),
+        BOTH(test_calloc_clears_blocks_that_were_used_before),
+        BOTH(test_aligned_blocks_are_aligned_whatever_their_size),
+        BOTH(test_alignments_that_are_no_power_of_two_or_larger_than_a_pool_are_refused),
+        BOTH(test_realloc_keeps_what_fits_across_small_medium_and_large),
+        BOTH(test_a_block_that_is_made_much_smaller_moves_to_a_smaller_class),
+        BOTH(test_contents_survive_random_programs),
+        BOTH(test_a_pool_is_empty_then_used_then_full),
+        BOTH(test_a_pool_is_empty_when_its_last_block_dies),
+        BOTH(test_a_pool_that_was_full_is_used_again_in_any_order_of_frees),
+        BOTH(test_trim_gives_empty_pools_back_and_keeps_the_rest),
+        HOST(test_what_is_kept_of_empty_pools_is_bounded),
+        cmocka_unit_test(test_a_destroyed_heap_leaves_its_arenas_to_the_next),
+        HOST(test_there_are_32_heaps_at_most),
+        BOTH(test_what_no_heap_owns_is_known_as_such),
+        BOTH(test_a_block_of_another_heap_goes_back_to_it),
+        cmocka_unit_test(test_version_is_three_numbers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
