@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "view/report.h"
 
@@ -63,8 +64,8 @@ static int parse(int argc, char **argv, struct options *o)
     return 0;
 }
 
-/* Which process of the run to show: the one named by --pid, the file named, or the main one. The
- * path is borrowed from `family` or `path`; NULL: no such pid. */
+/* Which process of the run to show: the one named by --pid, the file named, or the main one; that also if the file named is
+ * empty. The path is borrowed from `family` or `path`; NULL: no such pid. */
 static const char *choose(const struct hk_family *family, const struct options *o, const char *path)
 {
     const char *found = NULL;
@@ -75,7 +76,9 @@ static const char *choose(const struct hk_family *family, const struct options *
         }
         return found;
     }
-    return o->file || family->count == 0 ? path : family->processes[hk_family_main(family)].path;
+    struct stat st;
+    bool named = o->file && !(stat(path, &st) == 0 && st.st_size == 0);
+    return named || family->count == 0 ? path : family->processes[hk_family_main(family)].path;
 }
 
 static int show(const struct options *o, struct hk_capture *capture, const struct hk_family *family)

@@ -127,6 +127,7 @@ static void add_process(struct hk_family *f, const struct hk_capture *c)
         .pid = c->header.pid,
         .parent_pid = c->header.parent_pid,
         .exec_count = c->header.exec_count,
+        .start_ticks = c->header.start_ticks,
         .forked = c->header.forked != 0,
         .life = c->life,
         .start_realtime_ns = c->header.start_realtime_ns,
@@ -199,14 +200,22 @@ static int by_start(const void *a, const void *b)
     return strcmp(x->path, y->path);
 }
 
-/* A process that seems killed but has a later capture went on as another program. The process's
- * start is the same across exec, so the capture with the higher count is the later one. */
+/* True if b is what process a became by exec. The process's start, in the kernel's ticks, is the same across exec; a
+ * capture's own start is not. */
+static bool became(const struct hk_process *a, const struct hk_process *b)
+{
+    if (a->pid != b->pid || a->start_ticks != b->start_ticks)
+        return false;
+    return a->start_realtime_ns != b->start_realtime_ns ? a->start_realtime_ns < b->start_realtime_ns
+                                                        : a->exec_count < b->exec_count;
+}
+
+/* A process that seems killed but has a later capture went on as another program. */
 static void find_execs(struct hk_family *f)
 {
     for (size_t i = 0; i < f->count; i++) {
         for (size_t j = 0; j < f->count; j++) {
-            if (f->processes[i].pid == f->processes[j].pid &&
-                f->processes[i].exec_count < f->processes[j].exec_count &&
+            if (became(&f->processes[i], &f->processes[j]) &&
                 (f->processes[i].life == HK_LIFE_KILLED || f->processes[i].life == HK_LIFE_RUNNING))
                 f->processes[i].life = HK_LIFE_EXECED;
         }
@@ -245,6 +254,35 @@ static void cut_numbers(char *name)
     }
 }
 
+/* The run of an empty capture at path: that of the first "path.PID" which started since. */
+static bool run_id_beside(const char *directory, const char *path, uint8_t run_id[16])
+{
+    const char *slash = strrchr(path, '/'), *root = slash ? slash + 1 : path;
+    size_t length = strlen(root);
+    uint64_t first = UINT64_MAX;
+    struct stat st = {0};
+    DIR *d = lstat(path, &st) == 0 ? opendir(directory) : NULL;
+    uint64_t made = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
+    for (struct dirent *entry; d && (entry = readdir(d));) {
+        struct hk_capture_header header;
+        if (strncmp(entry->d_name, root, length) != 0 || entry->d_name[length] != '.')
+            continue;
+        int fd = openat(dirfd(d), entry->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0)
+            continue;
+        if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
+            memcmp(header.magic, HK_CAPTURE_MAGIC, 8) == 0 && header.start_realtime_ns >= made &&
+            header.start_realtime_ns < first) {
+            first = header.start_realtime_ns;
+            memcpy(run_id, header.run_id, 16);
+        }
+        close(fd);
+    }
+    if (d)
+        closedir(d);
+    return first != UINT64_MAX;
+}
+
 struct hk_family *hk_family_find(const char *path)
 {
     static const uint8_t nobody[16];
@@ -260,9 +298,11 @@ struct hk_family *hk_family_find(const char *path)
     if (slash)
         *(slash == directory ? slash + 1 : slash) = 0;
     cut_numbers(root);
-    if (c->size && memcmp(c->header.run_id, nobody, 16) != 0) {
-        scan(f, slash ? directory : ".", root, c->header.run_id);
-        read_children(f, slash ? directory : ".", c->header.run_id);
+    uint8_t run_id[16];
+    memcpy(run_id, c->header.run_id, sizeof run_id);
+    if (c->size ? memcmp(run_id, nobody, 16) != 0 : run_id_beside(slash ? directory : ".", path, run_id)) {
+        scan(f, slash ? directory : ".", root, run_id);
+        read_children(f, slash ? directory : ".", run_id);
     }
     if (f->count == 0)
         add_process(f, c);
@@ -332,8 +372,7 @@ size_t hk_family_main(const struct hk_family *f)
 {
     size_t first = 0, heaviest = 0;
     for (size_t i = 1; i < f->count; i++) {
-        if (f->processes[i].pid == f->processes[first].pid &&
-            f->processes[i].exec_count > f->processes[first].exec_count)
+        if (became(&f->processes[first], &f->processes[i]))
             first = i;
         if (f->processes[i].peak_bytes > f->processes[heaviest].peak_bytes)
             heaviest = i;

@@ -19,6 +19,7 @@ char *hk_find_newest(struct hk_error *error);
 struct hk_process {
     char *path;
     uint32_t pid, parent_pid, exec_count;
+    uint64_t start_ticks; /* of the process, the same across exec; 0: not known */
     bool forked;
     char program[256];
     enum hk_life life;

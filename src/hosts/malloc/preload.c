@@ -33,7 +33,7 @@
 #define SMALL_CHILD_BYTES ((uint64_t)64 << 20) /* of allocation: a child below it is folded into the summary */
 
 static struct {
-    char directory[3072], output[3072], children[3200];
+    char directory[3072], output[3072], children[3200], main[3072];
     bool keep_nothing;
     bool first; /* the process that the command became */
 } naming;
@@ -76,11 +76,13 @@ static bool child_path(char *buffer, size_t capacity, uint32_t attempt)
 static void read_naming(void)
 {
     const char *output = secure_getenv("HEAPKEEPER_OUTPUT"), *directory = secure_getenv("HEAPKEEPER_CAPTURE_DIR");
-    const char *run = secure_getenv("HEAPKEEPER_RUN");
+    const char *run = secure_getenv("HEAPKEEPER_RUN"), *first = secure_getenv("HEAPKEEPER_CAPTURE");
     if (output != NULL && strlen(output) < sizeof(naming.output))
         strcpy(naming.output, output);
     if (directory != NULL && strlen(directory) < sizeof(naming.directory))
         strcpy(naming.directory, directory);
+    if (first != NULL && strlen(first) < sizeof(naming.main))
+        strcpy(naming.main, first);
     naming.keep_nothing = strcmp(naming.output, "/dev/null") == 0;
     const char *slash = strrchr(naming.output, '/');
     if (run == NULL || naming.keep_nothing)
@@ -163,13 +165,25 @@ static void fork_child(void)
     hk_cpython_fork_release();
 }
 
+/* True for one process of a run whose own has recorded nothing (a shell, timeout, make): it stands for the run. */
+static bool stands_for_the_run(void)
+{
+    struct stat status;
+    if (naming.main[0] == '\0' || stat(naming.main, &status) != 0 || status.st_size != 0)
+        return false;
+    int fd = open(naming.children, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
 static void at_exit(void)
 {
     hk_heap_stats stats = {.size = sizeof(stats)};
     hk_cpython_watch_at_exit();
     hk_heap_get_stats(NULL, &stats);
     bool small = !naming.first && naming.children[0] != '\0' && stats.allocated_bytes < SMALL_CHILD_BYTES;
-    hk_record_exit(small ? naming.children : NULL);
+    hk_record_exit(small && !stands_for_the_run() ? naming.children : NULL);
 }
 
 __attribute__((constructor)) static void preload(void)
