@@ -150,15 +150,16 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                         const char *library, struct hk_error *error)
 {
     char run[33], id[96], sample[32];
-    char *linked =
-        strpbrk(library, " :$") ? link_to(place, library, error) : hk_must_strdup(library);
-    if (!linked)
+    char *linked = !library                  ? NULL
+                   : strpbrk(library, " :$") ? link_to(place, library, error)
+                                             : hk_must_strdup(library);
+    if (library && !linked)
         return false;
     draw_run_id(run);
     snprintf(id, sizeof id, "%llu:%llu:%d", (unsigned long long)place->device,
              (unsigned long long)place->inode, (int)getpid());
     snprintf(sample, sizeof sample, "%llu", (unsigned long long)s->sample_bytes);
-    bool done = set_preload(linked) && set("HEAPKEEPER_LIBRARY", linked) &&
+    bool done = (!linked || set_preload(linked)) && set("HEAPKEEPER_LIBRARY", linked) &&
                 set("HEAPKEEPER_RUN", run) && set("HEAPKEEPER_CAPTURE", place->file) &&
                 set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
                 set("HEAPKEEPER_CAPTURE_DIR", place->directory ? place->directory : "") &&

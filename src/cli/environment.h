@@ -15,7 +15,7 @@ struct hk_settings {
  * it is nowhere. */
 char *hk_library_find(struct hk_error *error);
 
-/* Sets LD_PRELOAD (what was there is kept) and HEAPKEEPER_*. */
+/* Sets LD_PRELOAD (what was there is kept) and HEAPKEEPER_*. library NULL: leaves LD_PRELOAD alone. */
 bool hk_environment_set(const struct hk_settings *settings, const struct hk_place *place,
                         const char *library, struct hk_error *error);
 

@@ -181,6 +181,8 @@ static void start(const struct options *o, const struct hk_target *target, struc
     if (!(o->output ? hk_place_output(place, o->output, o->force, error)
                     : hk_place_default(place, target->name, error)))
         return;
+    if (!hk_target_takes_library(target))
+        library = NULL;
     if (hk_environment_set(&o->settings, place, library, error)) {
         announce(o, target, place);
         execv(target->path, target->argv);

@@ -296,6 +296,12 @@ static bool looks_free_threaded(const char *path)
     return result;
 }
 
+bool hk_target_takes_library(const struct hk_target *t)
+{
+    struct elf_facts facts = inspect(t->path);
+    return !facts.other_machine && !facts.other_libc;
+}
+
 static const char *doubt_on_file(const char *path)
 {
     struct stat st;

@@ -20,6 +20,9 @@ bool hk_target_find(struct hk_target *target, char **words, const char *python,
                     struct hk_error *error);
 void hk_target_free(struct hk_target *target);
 
+/* False if the program's loader would stop or complain at a library for glibc on this machine. */
+bool hk_target_takes_library(const struct hk_target *target);
+
 /* Why nothing, or not all, will be recorded, as far as it shows from outside: set-uid, static,
  * another architecture, another C library, free-threaded, PYTHONMALLOC. Sentences; the caller frees
  * each. At most `max`; returns how many. */
