@@ -19,7 +19,7 @@ static void pool_add(const struct hk_pool *pool, hk_heap_stats *stats, uint64_t 
     stats->pools_full += allocated == capacity;
     stats->pools_used += allocated != capacity;
     if (pool->place == HK_PLACE_CURRENT)
-        *allocations += (uint32_t)(HK_CURRENT - pool->used) + allocated - pool->used_before;
+        *allocations += (uint64_t)((int64_t)(HK_CURRENT - pool->used) + allocated - pool->used_before);
 }
 
 static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
@@ -86,6 +86,17 @@ static void put(struct writer *out, const char *format, ...)
         out->length += (size_t)length;
 }
 
+static void put_json_string(struct writer *out, const char *text)
+{
+    put(out, "\"");
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < 0x20)
+            put(out, "\\u%04x", (unsigned)*text);
+        else
+            put(out, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+    put(out, "\"");
+}
+
 static void put_json(struct writer *out, const hk_heap_stats *s)
 {
     put(out, "\"mapped_bytes\":%" PRIu64 ",\"live_bytes\":%" PRIu64 ",\"free_bytes\":%" PRIu64
@@ -129,7 +140,9 @@ static size_t stats_print(char *buffer, size_t capacity, bool json)
             continue;
         hk_heap_get_stats(hk_heaps[i], &stats);
         if (json) {
-            put(&out, "%s{\"name\":\"%s\",", first ? "" : ",", hk_heaps[i]->name);
+            put(&out, "%s{\"name\":", first ? "" : ",");
+            put_json_string(&out, hk_heaps[i]->name);
+            put(&out, ",");
             put_json(&out, &stats);
             put(&out, "}");
         } else {
