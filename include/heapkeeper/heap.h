@@ -127,7 +127,7 @@ typedef struct {
 typedef bool hk_visitor(const hk_pool_info *pool, void *block, hk_block_state state, void *argument);
 HK_API void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument);
 
-/* Checks every structure of the heap. 0, or the number of the rule that is broken (see src/heap/check.c). */
+/* Checks every structure of the heap; NULL: of all heaps. 0, or the number of the rule that is broken (see src/heap/check.c). */
 HK_API int hk_heap_check(hk_heap *heap);
 
 /* Domains: the C form of PEP 445. A domain is a replaceable table of functions; the default of each is a heap of

@@ -154,6 +154,13 @@ static int heap_check(const hk_heap *heap)
 
 int hk_heap_check(hk_heap *heap)
 {
+    if (heap == NULL) {
+        int first = 0;
+        for (int i = 0; i < HK_MAX_HEAPS && first == 0; i++)
+            if (hk_heaps[i] != NULL)
+                first = hk_heap_check(hk_heaps[i]);
+        return first;
+    }
     if (heap->mode == HK_LOCK_OWN)
         hk_lock_take(&heap->lock);
     int broken = heap_check(heap);
