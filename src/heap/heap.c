@@ -379,23 +379,31 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
     return block;
 }
 
-/* Aligned blocks come from a class whose size is a multiple of the alignment: pools are 64 KiB-aligned. */
+/* Aligned blocks come from a class whose size is a multiple of the alignment: pools are aligned to theirs. */
 static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
 {
     size_t rounded = (size + (size == 0) + alignment - 1) & ~(alignment - 1);
     if (rounded < size)
         return NULL;
-    if (rounded <= HK_BLOCK_MAX) {
-        for (int i = rounded > HK_SMALL_MAX ? hk_class_of_64[(rounded + 63) / 64] : (int)(rounded / HK_ALIGNMENT);
-             i < HK_CLASSES; i++)
-            if (hk_class_size[i] % alignment == 0 && hk_class_size[i] >= rounded)
-                return hk_malloc_unlocked(heap, hk_class_size[i]);
-    }
     void *block;
+    if (rounded <= HK_BLOCK_MAX) {
+        int i = rounded > HK_SMALL_MAX ? hk_class_of_64[(rounded + 63) / 64] : (int)(rounded / HK_ALIGNMENT);
+        while (hk_class_size[i] % alignment != 0)
+            i++; /* alignment <= rounded, and divides the last */
+        block = hk_malloc_unlocked(heap, hk_class_size[i]);
+        if ((uintptr_t)block % alignment == 0)
+            return block;
+        large_free(heap, block); /* no addresses were left, and the C allocator knew nothing of the alignment */
+        heap->large_allocations--;
+        heap->allocated_before -= hk_class_size[i];
+    }
     if (hk_libc.memalign(&block, alignment, size) != 0)
         return NULL;
     large_count(heap, block, 1);
     heap->large_allocations++;
+    uint64_t mean;
+    if ((heap->budget -= (int64_t)size) < 0 && hk_budget_expire(heap, &mean))
+        hk_recorder.allocation(block, size, mean, heap->domain);
     return block;
 }
 
