@@ -44,8 +44,13 @@ BUILD = Path(os.environ.get("HEAPKEEPER_BUILD") or TREE / "build")
 KNOWN_FILE = Path(__file__).resolve().with_name("regrtest_known.json")
 ATTEMPTS = 3
 
-# Left out on both sides: a virtual machine's vsock device that nobody serves lets accept() wait for ever.
-IGNORED = ["*VSOCK*"]
+# Left out on both sides, because stock waits there for ever and the rest of the module would not be compared:
+# (version, module, patterns), "" for any.
+IGNORED = [
+    ("", "test_socket", ["*VSOCK*"]),  # a virtual machine's vsock device that nobody serves
+    ("3.11", "test_interpreters", ["*thread*"]),  # 3.11.7 deadlocks with an interpreter made in a thread
+    ("3.11", "test__xxsubinterpreters", ["*thread*"]),
+]
 
 # The modules that ask most of a memory manager; a few minutes.
 QUICK = """
@@ -237,8 +242,9 @@ def run_module(interpreter, module, ours, timeout, log_directory):
         xml = scratch.top / "junit.xml"
         arguments = ["-m", "test", "-v", "--timeout", str(timeout), "--junit-xml", str(xml),
                      "--tempdir", str(scratch.top)]
-        for pattern in IGNORED:
-            arguments += ["--ignore", pattern]
+        for version, of_module, patterns in IGNORED:
+            if interpreter.version.startswith(version) and module == of_module:
+                arguments += [word for pattern in patterns for word in ("--ignore", pattern)]
         arguments.append(module)
         log = log_directory / f"{module}.{'ours' if ours else 'stock'}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
