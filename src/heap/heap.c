@@ -382,8 +382,9 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
 /* Aligned blocks come from a class whose size is a multiple of the alignment: pools are aligned to theirs. */
 static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
 {
-    size_t rounded = (size + (size == 0) + alignment - 1) & ~(alignment - 1);
-    if (rounded < size)
+    size += size == 0;
+    size_t rounded = (size + alignment - 1) & ~(alignment - 1);
+    if (rounded < size || rounded > PTRDIFF_MAX)
         return NULL;
     void *block;
     if (rounded <= HK_BLOCK_MAX) {

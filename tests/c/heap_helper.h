@@ -50,7 +50,7 @@ static inline int rounds(int usual)
 {
     if (is_under_valgrind())
         return usual / 50 + 1;
-    return IS_SANITIZED ? usual / 5 + 1 : usual;
+    return IS_SANITIZED ? usual / 10 + 1 : usual;
 }
 
 /* splitmix64 */
