@@ -38,8 +38,8 @@ pythons_of() {
     esac
 }
 
-# The part of the system that CPython's own tests look for: service names, time zones, certificates.
-common_packages="ca-certificates netbase tzdata media-types"
+# What CPython's own tests look for (service names, time zones, certificates), and readelf for ours.
+common_packages="ca-certificates netbase tzdata media-types binutils"
 
 packages_of_python() { echo "python$1 python$1-venv python$1-dev libpython$1-testsuite"; }
 

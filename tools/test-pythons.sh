@@ -6,7 +6,7 @@
 # For each interpreter: a virtual environment with pytest (kept in ~/.cache/heapkeeper/venvs, in a chroot in its own
 # /var/cache), `pytest tests/py`, and the memory-related modules of CPython's own suite (tools/regrtest.py --quick),
 # where the interpreter has one. Arguments for pytest leave the latter out; HEAPKEEPER_SUITE=0 does, too. ONLY is a
-# pattern over the names that are printed, e.g. `-o 'sid*'`. Two interpreters at a time (JOBS=N).
+# pattern over the names that are printed, e.g. `-o 'sid*'`. Three interpreters at a time (JOBS=N): tests mostly wait.
 #
 # In a chroot the build of the host is used: it needs an older glibc than theirs. Where chroots cannot be made (not
 # root, no mirror) a line says so and the others are run. Exit status: 0 nothing failed, 1 something did.
@@ -125,7 +125,7 @@ mkdir -p "$logs"
 } | while read -r name chroot python; do
     # shellcheck disable=SC2254 # a pattern
     case $name in $only) printf '%s\0%s\0%s\0' "$name" "$chroot" "$python" ;; esac
-done | xargs -0 -r -n 3 -P "${JOBS:-2}" bash -c 'exec "$0" --logged "${@:(-5):2}" "${@:(-3)}" "${@:1:$#-5}"' \
+done | xargs -0 -r -n 3 -P "${JOBS:-3}" bash -c 'exec "$0" --logged "${@:(-5):2}" "${@:(-3)}" "${@:1:$#-5}"' \
     "$0" "$@" "$build" "$logs"
 
 [ -n "$(ls "$logs"/*.verdict 2>/dev/null)" ] || { echo "test-pythons: no Python to test"; exit 1; }

@@ -3,7 +3,7 @@
 import pytest
 
 NEARLY_UNLIMITED = """
-import resource
+import ctypes, resource
 class A: pass
 def some(n):
     made = [A() for _ in range(n)]
@@ -11,8 +11,9 @@ def some(n):
         a.number, a.list = i, [i]
     return made
 before = some(1000)
-soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-resource.prlimit(0, resource.RLIMIT_AS, (soft - 1, hard))  # of unlimited: 2 ** 64 - 2
+limit = (ctypes.c_uint64 * 2)(2 ** 64 - 2, 2 ** 64 - 2)
+if ctypes.CDLL(None).prlimit64(0, resource.RLIMIT_AS, limit, None) != 0:
+    raise SystemExit("refused")
 after = some(100000)
 assert [a.list for a in before + after] == [[a.number] for a in before + after]
 del before, after
