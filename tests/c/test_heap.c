@@ -199,7 +199,8 @@ static void test_aligned_blocks_are_aligned_whatever_their_size(void **state)
 
 static void test_alignments_that_are_no_power_of_two_or_larger_than_a_pool_are_refused(void **state)
 {
-    static const size_t alignments[] = {0, 3, 24, 48, 100, HK_POOL_SIZE - 1, HK_POOL_SIZE + 1, 2 * HK_POOL_SIZE, SIZE_MAX};
+    static const size_t alignments[] = {0,   3, 24, 48, 100, HK_POOL_SIZE - 1, HK_POOL_SIZE + 1, 2 * HK_POOL_SIZE,
+                                        SIZE_MAX};
     for (size_t i = 0; i < COUNT(alignments); i++)
         assert_null(hk_aligned_alloc(*state, alignments[i], 64));
 }
@@ -577,9 +578,8 @@ static void test_version_is_three_numbers(void **state)
     assert_int_equal(hk_version()[end], 0);
 }
 
-#define BOTH(test)                                                                                                     \
-    cmocka_unit_test_setup_teardown(test, setup, teardown), cmocka_unit_test_setup_teardown(test, setup_locked, teardown)
 #define HOST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define BOTH(test) HOST(test), cmocka_unit_test_setup_teardown(test, setup_locked, teardown)
 
 int main(void)
 {
