@@ -46,6 +46,7 @@ void hk_rec_detach(bool trusted)
             hk_rec.options.fill_point(&hk_rec.base);
         hk_rec.random += (uint64_t)getpid() * 0x2545f4914f6cdd1du;
         hk_rec.next_tick_ns = 0;
+        hk_rec.ticked = false;
         hk_rec.start_ns = hk_rec_clock();
     } else {
         hk_rec_file_close();

@@ -105,6 +105,7 @@ struct hk_recorder {
     bool named;        /* false: unnamed memory */
     bool preallocated; /* needs no population */
     bool fork_interrupted;
+    bool ticked; /* since the fork: see hk_record_tick */
     uint32_t page;
     uint64_t device, inode;
     uint64_t file_bytes;    /* of the mapping, populated */

@@ -393,7 +393,10 @@ void hk_record_tick(uint64_t allocated_bytes)
         return;
     if (!hk_rec_enter())
         return;
-    if (hk_rec_wake())
+    /* What a child's first tick stands for was mostly allocated before the fork: it makes no capture yet. */
+    bool first = hk_rec.stage == HK_REC_DETACHED && !hk_rec.ticked;
+    hk_rec.ticked = true;
+    if (!first && hk_rec_wake())
         hk_rec_tick(allocated_bytes);
     hk_rec_leave();
     errno = error;

@@ -157,7 +157,7 @@ def test_child_that_runs_python_before_its_exec_leaves_a_file_only_if_it_recorde
     heapkeeper.good(code)
     heapkeeper.recorded()
     for report in by_pid(heapkeeper).values():
-        assert report["samples"] > 0
+        assert report["recorder"]["recorded_total_bytes"] > 0
 
 
 MULTIPROCESSING = """

@@ -28,8 +28,8 @@ PRELUDE = """
     malloc, free = get(c, "malloc", word, word), get(c, "free", None, word)
     calloc, realloc = get(c, "calloc", word, word, word), get(c, "realloc", word, word, word)
     usable_size, aligned_alloc = get(c, "malloc_usable_size", word, word), get(c, "aligned_alloc", word, word, word)
-    # Over 512 bytes all of it works on stock, too. Over 16384 blocks are the C allocator's in our heap as well.
-    SIZES = (1, 100, 512, 513, 4096, 16384, 16385, 100000, 3000000)
+    # Over 512 bytes all of it works on stock, too. Large ones are the C allocator's in our heap as well.
+    SIZES = (1, 100, 512, 513, 2048, 100000, 3000000)
     STOCK = [size for size in SIZES if size > 512]
 
     def fill(p, size):
@@ -76,9 +76,9 @@ def test_blocks_of_python_are_freed_by_libc(heapkeeper, every_python):
             for size in SIZES:
                 free(fill(domain.malloc(size), size))
         for _ in range(2000):
-            free(MEM.malloc(4096))
+            free(MEM.malloc(2048))
     """, stock=False, python=every_python)[1]
-    assert recorder["libc_frees"] == 3 * 6 + 2000
+    assert recorder["libc_frees"] == 3 * 5 + 2000
     assert recorder["foreign_frees"] == 0
 
 
@@ -92,7 +92,7 @@ def test_large_blocks_of_python_are_freed_by_libc_as_on_stock(heapkeeper):
                 assert is_filled(p, size)
                 free(p)
     """)[1]
-    assert recorder["libc_frees"] == 3 * 3  # the realloc; what it gives is libc's
+    assert recorder["libc_frees"] == 3 * 2  # the realloc; what it gives is libc's
 
 
 def test_usable_size_of_our_blocks_can_be_asked_and_used(heapkeeper):
@@ -118,7 +118,7 @@ def test_libc_reallocates_our_blocks_up_and_down_and_to_nothing(heapkeeper):
                     free(p)
                 assert realloc(domain.malloc(size), 0) == 0
     """, stock=False)[1]
-    assert recorder["libc_frees"] == 3 * 6 * 6
+    assert recorder["libc_frees"] == 3 * 5 * 6
 
 
 def test_blocks_of_libc_are_freed_by_python(heapkeeper):
@@ -151,7 +151,7 @@ def test_blocks_of_libc_that_python_frees_do_not_upset_the_counters(heapkeeper):
 
 def test_culprit_is_named(heapkeeper):
     """Not only counted: the report says which module's free it was."""
-    go(heapkeeper, "for _ in range(100): free(MEM.malloc(4096))", stock=False)
+    go(heapkeeper, "for _ in range(100): free(MEM.malloc(2048))", stock=False)
     notes = " ".join(heapkeeper.report()["notes"])
     assert "100" in notes and "libffi" in notes
 
@@ -213,10 +213,10 @@ def test_blocks_freed_by_libc_are_reused_and_not_lost(heapkeeper):
     """200 times 8 MB through free(): what the heap maps stays small."""
     done, recorder = go(heapkeeper, """
         for _ in range(200):
-            for p in [MEM.malloc(4096) for _ in range(2000)]:
+            for p in [MEM.malloc(2048) for _ in range(4000)]:
                 free(p)
     """, stock=False)
-    assert recorder["libc_frees"] == 400000
+    assert recorder["libc_frees"] == 800000
     assert heapkeeper.report()["heap"]["mapped_bytes"] < 300 << 20
     check_sums(heapkeeper.report())
 
@@ -305,7 +305,7 @@ def test_in_a_program_without_python_the_names_are_libcs(heapkeeper, compile_c, 
 
 def test_block_that_a_child_frees_by_libc_is_still_its_parents(heapkeeper):
     done, recorder = go(heapkeeper, """
-        p = MEM.malloc(4096)
+        p = MEM.malloc(2048)
         pid = os.fork()
         if pid == 0:
             free(p)
