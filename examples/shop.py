@@ -112,9 +112,10 @@ def make_requests(rnd, count):
     """What the customers' browsers send."""
     for _ in range(count):
         customer = rnd.randrange(CUSTOMERS)
+        street = NOUNS[customer % len(NOUNS)].title()
         yield json.dumps({
             "customer": customer,
-            "address": f"{customer % 97 + 1} {NOUNS[customer % len(NOUNS)].title()} Street, {10_000 + customer} Teatown",
+            "address": f"{customer % 97 + 1} {street} Street, {10_000 + customer} Teatown",
             "looked_at": [rnd.randrange(PRODUCTS) for _ in range(3)],
             "lines": [{"sku": rnd.randrange(PRODUCTS), "count": rnd.randrange(1, 4)}
                       for _ in range(rnd.randrange(1, 4))]})

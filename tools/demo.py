@@ -236,7 +236,7 @@ def print_table(screen, options, version, runs):
     screen.print(screen.style("%-*s  %5s  %10s   %s" % (width, title, "CPU", "peak RSS", "tells you"), "bold"))
     for name, measured, ratio, tells in rows:
         peak = statistics.median(run.peak_rss for run in measured)
-        screen.print("  %-*s  %4.2fx  %10s   %s" % (width - 2, name, ratio, mib(peak), tells))
+        screen.print("  %-*s %5.2fx  %10s   %s" % (width - 2, name, ratio, mib(peak), tells))
     screen.print()
 
 
