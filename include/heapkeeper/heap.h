@@ -12,9 +12,10 @@
  * All that is known of a pool is kept outside of it, so an empty pool is plain pages that can be given back, and
  * whose block a pointer is follows from its address: one subtraction, one comparison and one table entry.
  *
- * Unless a comment says otherwise: sizes are bytes; NULL means "no memory", nothing was changed and errno is not
- * set; functions may be called from any thread if the heap was made with HK_LOCK_OWN, and by one thread at a time
- * (whoever holds the program's own lock) if it was made with HK_LOCK_HOST. No function may be called from inside
+ * Unless a comment says otherwise: sizes are bytes; NULL means "no memory" and nothing was changed (errno is as the
+ * C allocator left it); functions may be called from any thread if the heap was made with HK_LOCK_OWN, and by one thread at a time
+ * (whoever holds the program's own lock) if it was made with HK_LOCK_HOST. A program with threads that forks must hold
+ * them off the heaps meanwhile. No function may be called from inside
  * an allocation hook of the same heap, except where "hook: yes" stands. */
 #ifndef HEAPKEEPER_HEAP_H
 #define HEAPKEEPER_HEAP_H
@@ -52,7 +53,8 @@ typedef struct {
 HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
 
 /* Ends a heap with all that is allocated in it, in time proportional to its arenas. Large blocks that are still
- * allocated are the C allocator's and are not freed. No other call on this heap may be under way. */
+ * allocated are the C allocator's and are not freed. No other call on this heap, and no statistics or check of all
+ * heaps, may be under way. */
 HK_API void hk_heap_destroy(hk_heap *heap);
 
 /* As in C, but: size 0 gives a block of its own; a block is 16-aligned. realloc may move within or between the

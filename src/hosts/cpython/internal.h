@@ -1,0 +1,37 @@
+/* What the files of CPython's host share; written at installation, but for `many` and the counter. */
+#ifndef HK_HOSTS_CPYTHON_INTERNAL_H
+#define HK_HOSTS_CPYTHON_INTERNAL_H
+
+#include "heap/pool.h"
+#include "hosts/cpython/domains.h"
+#include "hosts/cpython/frames.h"
+
+struct hk_arena_allocator { /* PyObjectArenaAllocator of PEP 445 */
+    void *context;
+    void *(*alloc)(void *context, size_t size);
+    void (*free)(void *context, void *chunk, size_t size);
+};
+
+struct hk_python {
+    /* Public C API of CPython, found by name. The shape of a table is PyMemAllocatorEx of PEP 445, as hk_allocator's. */
+    void (*set_allocator)(int domain, hk_allocator *table);
+    void (*get_allocator)(int domain, hk_allocator *table);
+    void (*set_arena_allocator)(struct hk_arena_allocator *table);
+    const char *(*current_name)(void); /* not on 3.12 once finalised: takes a lock that is gone by then */
+    int (*add_audit_hook)(int (*hook)(const char *, void *, void *), void *data);
+    int (*is_initialized)(void);
+    int (*is_finalizing)(void);
+    int (*add_pending_call)(int (*function)(void *), void *argument);
+
+    const hk_py_layout *layout; /* NULL: no interpreter */
+    hk_heap *heaps[HK_DOMAINS], *watched[HK_DOMAINS], *interpreters;
+    bool many; /* interpreters with their own GIL exist or existed */
+    int64_t frame_chunk_bytes;
+};
+
+extern struct hk_python hk_python;
+
+/* domains.c: the interpreter's table of the domain calls us; false: another allocator or hook stands there. */
+bool hk_cpython_table_is_ours(int domain);
+
+#endif
