@@ -13,10 +13,10 @@
  * whose block a pointer is follows from its address: one subtraction, one comparison and one table entry.
  *
  * Unless a comment says otherwise: sizes are bytes; NULL means "no memory" and nothing was changed (errno is as the
- * C allocator left it); functions may be called from any thread if the heap was made with HK_LOCK_OWN, and by one thread at a time
- * (whoever holds the program's own lock) if it was made with HK_LOCK_HOST. A program with threads that forks must hold
- * them off the heaps meanwhile. No function may be called from inside
- * an allocation hook of the same heap, except where "hook: yes" stands. */
+ * C allocator left it); functions may be called from any thread if the heap was made with HK_LOCK_OWN, and by one
+ * thread at a time (whoever holds the program's own lock) if it was made with HK_LOCK_HOST. A program with threads that
+ * forks must hold them off the heaps meanwhile. No function may be called from inside an allocation hook of the same
+ * heap, except where "hook: yes" stands. */
 #ifndef HEAPKEEPER_HEAP_H
 #define HEAPKEEPER_HEAP_H
 
