@@ -157,7 +157,8 @@ enter() {
             export "$variable=/etc/heapkeeper-host-ca.crt"
         done
     fi
-    export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
+    HOME=$(getent passwd "$(id -u)" | cut -d: -f6)
+    export HOME PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
     # shellcheck disable=SC2016  # expanded by the inner shell
     exec chroot "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$where" "$@"
 }
