@@ -12,6 +12,8 @@
 
 #include "record/internal.h"
 
+#define SMALL_CHILD_BYTES ((uint64_t)64 << 20) /* of its own allocation: what a parent allocated before is not its */
+
 static uint64_t peak_of_points(void)
 {
     const struct hk_rec_section *section = &hk_rec.section[HK_SECTION_TIMELINE];
@@ -70,7 +72,7 @@ bool hk_rec_fold(const char *path)
     bool ours;
     int fd;
 
-    if (!hk_rec.named || header->limits != 0)
+    if (!hk_rec.named || header->limits != 0 || status->now.allocated_bytes >= SMALL_CHILD_BYTES)
         return false;
     fd = hk_rec_open(hk_rec.path, O_RDONLY | O_NOFOLLOW, 0);
     ours = fd >= 0 && hk_rec_file_is_ours(fd);

@@ -121,8 +121,8 @@ void hk_record_count_foreign(bool by_libc_name);
 void hk_record_freeze(void);
 
 /* At exit: last point (unless frozen), state EXITED, file cut after its last used page (or, if
- * small_child is not NULL, its figures appended to that file as one record and the capture
- * removed). Does nothing in a process that only shares its parent's memory (vfork). Not in a
+ * small_child is not NULL and less than 64 MiB were allocated, its figures appended to that file as
+ * one record and the capture removed). Does nothing in a process that only shares its parent's memory (vfork). Not in a
  * hook. */
 void hk_record_exit(const char *small_child);
 

@@ -332,6 +332,26 @@ def test_small_children_that_ended_well_are_folded_into_one_summary(heapkeeper):
     assert len(report["processes"]) == 4, "those that were killed are kept whole"
 
 
+def test_small_forked_children_are_folded_however_much_their_parent_had_allocated(heapkeeper):
+    code = """
+        import os
+        for i in range(100):
+            keep = [bytearray(1000) for _ in range(1000)]
+        for i in range(5):
+            pid = os.fork()
+            if pid == 0:
+                more = [bytearray(1000) for _ in range(2000)]
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+    """
+    heapkeeper.good(code)
+    report = heapkeeper.recorded()
+    assert report["allocated_bytes"] > 64 << 20
+    assert report["small_children"]["count"] == 5
+    assert 5 * 2000 * 1000 < report["small_children"]["allocated_bytes"] < 5 * 64 << 20
+    assert len(report["processes"]) == 1
+
+
 def test_fork_and_first_allocation_stay_quick_with_many_sites(heapkeeper):
     """The child copies what it needs once, at its first event: the number of events does not multiply it."""
     code = """

@@ -30,8 +30,6 @@
 #include "hosts/malloc/interpose.h"
 #include "record/record.h"
 
-#define SMALL_CHILD_BYTES ((uint64_t)64 << 20) /* of allocation: a child below it is folded into the summary */
-
 static struct {
     char directory[3072], output[3072], children[3200], main[3072];
     bool keep_nothing;
@@ -179,11 +177,9 @@ static bool stands_for_the_run(void)
 
 static void at_exit(void)
 {
-    hk_heap_stats stats = {.size = sizeof(stats)};
     hk_cpython_watch_at_exit();
-    hk_heap_get_stats(NULL, &stats);
-    bool small = !naming.first && naming.children[0] != '\0' && stats.allocated_bytes < SMALL_CHILD_BYTES;
-    hk_record_exit(small && !stands_for_the_run() ? naming.children : NULL);
+    bool is_child = !naming.first && naming.children[0] != '\0';
+    hk_record_exit(is_child && !stands_for_the_run() ? naming.children : NULL);
 }
 
 __attribute__((constructor)) static void preload(void)
