@@ -190,7 +190,8 @@ static bool recorder_free(const void *block)
 static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
 {
     static unsigned ticks;
-    if (__atomic_fetch_add(&ticks, 1, __ATOMIC_RELAXED) % TICKS_PER_WATCH == 0)
+    freeze_if_finalizing();
+    if (!finalizing && __atomic_fetch_add(&ticks, 1, __ATOMIC_RELAXED) % TICKS_PER_WATCH == 0)
         watch_in_hook();
     ticking = heap;
     hk_record_tick(allocated_bytes);
