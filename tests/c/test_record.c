@@ -246,9 +246,9 @@ static void test_peak_marks_and_births_agree_with_a_model_that_keeps_everything(
             allocated += size;
         }
         if (step % 50 == 0) {
-            uint64_t before = hk_rec.mark_allocated;
+            uint64_t before = hk_rec.mark_ns;
             hk_record_tick(allocated);
-            if (hk_rec.mark_allocated != before)
+            if (hk_rec.mark_ns != before)
                 model_new_mark(m);
         }
         if (step % 10000 == 9999) {
