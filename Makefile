@@ -31,7 +31,7 @@ BUILD := build-werror
 SETUP += --werror
 endif
 
-.PHONY: all build bootstrap run test test-c test-py test-pythons bench lint install clean help
+.PHONY: all build bootstrap run test test-c test-py test-pythons soak valgrind bench lint install clean help
 .DEFAULT_GOAL := all
 
 all: build
@@ -60,6 +60,12 @@ test-py: build
 test-pythons: build
 	@tools/test-pythons.sh $(BUILD) $(ARGS)
 
+soak: build
+	@$(PYTHON) tools/soak.py --build $(BUILD) $(ARGS)
+
+valgrind: build
+	@tools/valgrind.sh $(BUILD) $(ARGS)
+
 bench: build
 	@tools/bench.sh $(ARGS)
 
@@ -78,6 +84,7 @@ help:
 	@echo 'make run             the demonstration: a shop, its leak, and what it costs to find it'
 	@echo 'make test            the C tests and the Python tests   (test-c, test-py: one of them; ARGS=...)'
 	@echo 'make test-pythons    the Python tests on every Python there is, chroots included'
+	@echo 'make soak            five programs that strain the heap for 5 minutes each; make valgrind: the C tests there'
 	@echo 'make bench           the benchmarks: ratios against named peers'
 	@echo 'make lint            format, warnings, leftovers'
 	@echo 'make install         PREFIX=/usr/local DESTDIR='
