@@ -256,7 +256,7 @@ def test_an_earlier_preload_is_kept_and_still_called(heapkeeper, compile_c, tmp_
         before = frees.value, reallocs.value
         for _ in range(1000):
             process.free(ctypes.c_void_p(process.realloc(ctypes.c_void_p(process.malloc(10)), 50000)))
-        print(frees.value - before[0] >= 1000, reallocs.value - before[1] >= 1000, 
+        print(frees.value - before[0] >= 1000, reallocs.value - before[1] >= 1000,
               ctypes.c_int.in_dll(process, "second_is_here").value, os.environ["LD_PRELOAD"])
     """
     done = heapkeeper.good(code, env={"LD_PRELOAD": library + separator + second})
