@@ -164,7 +164,7 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                 set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
                 set("HEAPKEEPER_CAPTURE_DIR", place->directory ? place->directory : "") &&
                 set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
-                set("HEAPKEEPER_SAMPLE", sample) && set("HEAPKEEPER_GEOMETRY", s->geometry);
+                set("HEAPKEEPER_SAMPLE", sample);
     if (!done)
         hk_error_set(error, "the environment cannot be set: %s", strerror(errno));
     free(linked);

@@ -8,7 +8,6 @@
 struct hk_settings {
     const char *mode;      /* none, sample, exact */
     uint64_t sample_bytes; /* 0: chosen by the recorder */
-    const char *geometry;  /* default, guide */
 };
 
 /* The library's file, found from where this command lies; the caller frees it. NULL and an error if

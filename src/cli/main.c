@@ -35,7 +35,6 @@ static const char run_usage[] =
     "  --python PYTHON     the Python for a script, -m and -c; else the one beside this command, "
     "else\n"
     "                      $VIRTUAL_ENV's, else python3 on PATH\n"
-    "  --geometry NAME     default, or guide: arenas of 256 KiB, pools of 4 KiB\n"
     "\n"
     "Captures go to $HEAPKEEPER_DIR, else $XDG_RUNTIME_DIR/heapkeeper, else "
     "/dev/shm/heapkeeper-UID.\n";

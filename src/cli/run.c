@@ -30,7 +30,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, GEOMETRY };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -77,12 +77,6 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case PYTHON:
         o->python = optarg;
         return 0;
-    case GEOMETRY:
-        o->settings.geometry = optarg;
-        if (strcmp(optarg, "default") && strcmp(optarg, "guide"))
-            return hk_cli_fail(HK_EXIT_USAGE, "run: --geometry is default or guide, not \"%s\"",
-                               optarg);
-        return 0;
     case 'o':
         o->output = optarg;
         if (!*optarg)
@@ -107,7 +101,6 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"force", no_argument, NULL, 'f'},
         {"python", required_argument, NULL, PYTHON},
         {"native", no_argument, NULL, NATIVE},
-        {"geometry", required_argument, NULL, GEOMETRY},
         {NULL, 0, NULL, 0},
     };
     opterr = 0;
@@ -193,7 +186,7 @@ static void start(const struct options *o, const struct hk_target *target, struc
 
 int hk_cli_run(int argc, char **argv)
 {
-    struct options o = {.settings = {.mode = "sample", .geometry = "default"}};
+    struct options o = {.settings = {.mode = "sample"}};
     struct hk_target target;
     struct hk_error error;
     int program, status = parse(argc, argv, &o, &program);

@@ -94,7 +94,6 @@ def test_help_and_version_are_on_stdout():
     (["run", "--sample", "64K", "x.py"], "write --sample=64K, in one word"),
     (["run", "--exact", "x.py"], "not available yet"),
     (["run", "--native", "x.py"], "not available yet"),
-    (["run", "--geometry", "huge", "x.py"], "default or guide"),
     (["report", "--frob"], "unknown option --frob"),
     (["report", "a", "b"], "one capture at a time"),
     (["report", "--pid", "x"], "needs a process id"),
@@ -241,11 +240,11 @@ def test_environment_tells_the_library_what_it_must_know(place):
     env = shown(PYTHON, "-c", SHOW, env=place[1])["env"]
     assert env["LD_PRELOAD"] == env["HEAPKEEPER_LIBRARY"] == os.path.realpath(PRELOAD)
     assert re.fullmatch("[0-9a-f]{32}", env["HEAPKEEPER_RUN"])
-    assert (env["HEAPKEEPER_MODE"], env["HEAPKEEPER_SAMPLE"], env["HEAPKEEPER_GEOMETRY"]) == ("sample", "0", "default")
+    assert (env["HEAPKEEPER_MODE"], env["HEAPKEEPER_SAMPLE"]) == ("sample", "0")
     assert "HEAPKEEPER_OUTPUT" not in env
     for text, value in (("4096", 4096), ("64K", 65536), ("1M", 1 << 20), ("2MiB", 2 << 20), ("1g", 1 << 30)):
-        env = shown("--sample=" + text, "--geometry=guide", PYTHON, "-c", SHOW, env=place[1])["env"]
-        assert (env["HEAPKEEPER_SAMPLE"], env["HEAPKEEPER_GEOMETRY"]) == (str(value), "guide")
+        env = shown("--sample=" + text, PYTHON, "-c", SHOW, env=place[1])["env"]
+        assert env["HEAPKEEPER_SAMPLE"] == str(value)
     assert shown("--no-record", PYTHON, "-c", SHOW, env=place[1])["env"]["HEAPKEEPER_MODE"] == "none"
 
 
