@@ -16,12 +16,23 @@ struct hk_heap_recorder hk_recorder;
 struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign};
 static hk_lock heaps_lock;
 
-/* Large blocks: the C allocator's, counted by what they can hold. Counters are atomic: any thread frees them. */
+/* Large blocks: the C allocator's, counted by what they can hold. Counters are atomic: any thread frees them.
+ *
+ * A block of the C allocator that was never ours may come to be freed here, too (a program that mixes malloc and
+ * PyMem_Free). Where it is smaller than any of ours it is known for what it is, and not counted. */
 
-static void large_count(hk_heap *heap, void *block, int sign)
+static bool small_ones_exist; /* large blocks in name only: the region was full, or the alignment too large */
+
+static bool is_foreign(size_t usable)
 {
-    int64_t bytes = (int64_t)hk_libc.usable_size(block);
-    __atomic_add_fetch(&heap->large_bytes, sign * bytes, __ATOMIC_RELAXED);
+    return usable <= HK_BLOCK_MAX && !__atomic_load_n(&small_ones_exist, __ATOMIC_RELAXED);
+}
+
+static void large_count(hk_heap *heap, size_t usable, int sign)
+{
+    if (usable <= HK_BLOCK_MAX)
+        __atomic_store_n(&small_ones_exist, true, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&heap->large_bytes, sign * (int64_t)usable, __ATOMIC_RELAXED);
     __atomic_add_fetch(&heap->large_blocks, sign, __ATOMIC_RELAXED);
 }
 
@@ -29,7 +40,7 @@ static void *large_malloc(hk_heap *heap, size_t size)
 {
     void *block = hk_libc.malloc(size);
     if (block != NULL) {
-        large_count(heap, block, 1);
+        large_count(heap, hk_libc.usable_size(block), 1);
         heap->large_allocations++;
     }
     return block;
@@ -45,8 +56,14 @@ static __attribute__((noinline)) void large_free(hk_heap *heap, void *block)
 {
     if (block == NULL)
         return;
-    large_forget(block);
-    large_count(heap, block, -1);
+    size_t usable = hk_libc.usable_size(block);
+    if (is_foreign(usable)) {
+        if (hk_recorder.foreign != NULL)
+            hk_recorder.foreign();
+    } else {
+        large_forget(block);
+        large_count(heap, usable, -1);
+    }
     hk_libc.free(block);
 }
 
@@ -364,7 +381,7 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
         void *block = hk_libc.calloc(1, total); /* fresh pages need no clearing */
         if (block != NULL) {
             heap->budget -= (int64_t)total;
-            large_count(heap, block, 1);
+            large_count(heap, hk_libc.usable_size(block), 1);
             heap->large_allocations++;
         }
         return block;
@@ -400,7 +417,7 @@ static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
     }
     if (hk_libc.memalign(&block, alignment, size) != 0)
         return NULL;
-    large_count(heap, block, 1);
+    large_count(heap, hk_libc.usable_size(block), 1);
     heap->large_allocations++;
     uint64_t mean;
     if ((heap->budget -= (int64_t)size) < 0 && hk_budget_expire(heap, &mean))
@@ -517,7 +534,9 @@ static void *large_realloc(hk_heap *heap, void *block, size_t size)
 {
     if (size > PTRDIFF_MAX)
         return NULL;
-    int64_t before = (int64_t)hk_libc.usable_size(block);
+    size_t usable = hk_libc.usable_size(block);
+    bool foreign = is_foreign(usable);
+    int64_t before = foreign ? 0 : (int64_t)usable;
     uint64_t mean;
     bool sampled = charge(heap, size, &mean);
     large_forget(block);
@@ -525,6 +544,11 @@ static void *large_realloc(hk_heap *heap, void *block, size_t size)
     if (moved == NULL)
         return NULL;
     int64_t after = (int64_t)hk_libc.usable_size(moved);
+    if (foreign) { /* it becomes ours */
+        __atomic_add_fetch(&heap->large_blocks, 1, __ATOMIC_RELAXED);
+        if (hk_recorder.foreign != NULL)
+            hk_recorder.foreign();
+    }
     __atomic_add_fetch(&heap->large_bytes, after - before, __ATOMIC_RELAXED);
     if (sampled)
         hk_recorder.allocation(moved, size, mean, heap->domain);

@@ -70,6 +70,31 @@ def test_program_that_does_no_such_thing_is_not_blamed(heapkeeper, every_python)
     assert (recorder["libc_frees"], recorder["foreign_frees"]) == (0, 0)
 
 
+def test_interpreters_own_ways_are_not_taken_for_the_programs_mistakes(heapkeeper, every_python):
+    """CPython allocates and frees around our back itself at times: in a forked child, when it makes interpreters."""
+    heapkeeper.good("""
+        import os, threading
+        threading.Thread(target=print).start()
+        interpreters = None
+        for name in ("_interpreters", "_xxsubinterpreters"):
+            try: interpreters = __import__(name)
+            except ImportError: pass
+        if interpreters:
+            made = interpreters.create()
+            interpreters.run_string(made, "x = [bytearray(n) for n in range(2000)]")
+            interpreters.destroy(made)
+        if os.fork() == 0:
+            for _ in range(80): bytearray(1 << 20)
+            threading.Thread(target=print).start()
+            raise SystemExit
+        os.wait()
+    """, python=every_python)
+    reports = [heapkeeper.report(capture) for capture in heapkeeper.captures]
+    assert len(reports) == 2
+    for report in reports:
+        assert (report["recorder"]["libc_frees"], report["recorder"]["foreign_frees"]) == (0, 0)
+
+
 def test_blocks_of_python_are_freed_by_libc(heapkeeper, every_python):
     recorder = go(heapkeeper, """
         for domain in (MEM, OBJ, RAW):
@@ -147,6 +172,8 @@ def test_blocks_of_libc_that_python_frees_do_not_upset_the_counters(heapkeeper):
         assert all(0 <= bytes < 1 << 28 for bytes in large), large
     """, stock=False)
     assert heapkeeper.report()["heap"]["large_bytes"] < 1 << 28
+    assert recorder["foreign_frees"] == 1500, "those that are smaller than any large block of ours are known"
+    assert any("1 500" in note or "1500" in note for note in heapkeeper.report()["notes"])
 
 
 def test_culprit_is_named(heapkeeper):

@@ -187,6 +187,11 @@ static bool recorder_free(const void *block)
     return hk_record_free(block);
 }
 
+static void count_foreign(void)
+{
+    hk_record_count_foreign(false);
+}
+
 static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
 {
     static unsigned ticks;
@@ -221,6 +226,7 @@ void hk_cpython_attach_recorder(bool samples)
         .free = recorder_free,
         .pool_reopened = freeze_if_finalizing,
         .table_size = hk_record_table_size,
+        .foreign = count_foreign,
         .tick = recorder_tick,
     };
 }
