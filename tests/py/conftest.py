@@ -237,9 +237,8 @@ def total_in(report, function):
     return sum(site["total_bytes"] for site in sites_in(report, function)[0])
 
 
-def build_is_usable():
-    if not os.path.exists(COMMAND) or not os.path.exists(PRELOAD):
-        return "%s is not built" % BUILD
+def why_not_this_build():
+    """Of a build that cannot be used here, why; one that is not there is an error and no reason to skip."""
     with open(PRELOAD, "rb") as file:
         text = file.read()
     if any(tool in text for tool in (b"libasan.so", b"libtsan.so", b"libubsan.so")):
@@ -249,7 +248,7 @@ def build_is_usable():
 
 @pytest.fixture
 def heapkeeper(tmp_path, python):
-    reason = build_is_usable()
+    reason = why_not_this_build()
     if reason:
         pytest.skip(reason)
     directory = tmp_path / "captures"
