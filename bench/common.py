@@ -5,12 +5,14 @@ that a slow minute of the machine slows both. The figure reported is the median 
 interval is a percentile bootstrap over the rounds.
 """
 
+import atexit
 import glob
 import json
 import math
 import mmap
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -52,6 +54,20 @@ def peer_library(name, root=""):
             if found:
                 return found[-1][len(root):]
     return None
+
+
+def hook_library():
+    """(path, None) of hook.c, built in a directory that a chroot sees too; (None, why) without a compiler."""
+    directory = tempfile.mkdtemp(prefix="heapkeeper-bench-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    library = os.path.join(directory, "hook.so")
+    command = [*os.environ.get("CC", "cc").split(), "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-shared", "-fPIC",
+               os.path.join(BENCH, "hook.c"), "-o", library, "-ldl"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as failure:
+        return None, "cannot compile hook.c (%s)" % failure
+    return library, None
 
 
 def missing_peer(name, root=""):

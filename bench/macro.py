@@ -17,6 +17,7 @@ Modes:
     heapkeeper  heapkeeper run --no-record
     recording   heapkeeper run --sample -o /dev/null
     mimalloc, jemalloc, tcmalloc, glibc    PYTHONMALLOC=malloc, the library preloaded
+    hook        stock behind functions that only delegate: the floor for any replacement (PEP 445)
     tracemalloc stock with -X tracemalloc=25
 """
 
@@ -33,7 +34,7 @@ from common import Failed, Ratios
 from workloads import WORKLOADS
 
 DEFAULT_MODES = ("stock", "again", "heapkeeper", "recording", "mimalloc", "jemalloc")
-OTHER_MODES = ("tcmalloc", "glibc", "tracemalloc")
+OTHER_MODES = ("tcmalloc", "glibc", "hook", "tracemalloc")
 OURS = ("heapkeeper", "recording")
 SLOWER = 1.03  # a row of ours whose whole interval lies above this is flagged
 GOALS = {"heapkeeper": 0.95, "recording": 1.00}
@@ -64,6 +65,9 @@ class Mode:
             self.front = [command or "", "run", *options]
         elif name == "tracemalloc":
             self.flags = ["-X", "tracemalloc=25"]
+        elif name == "hook":
+            library, self.problem = common.hook_library()
+            self.environment["LD_PRELOAD"] = library or ""
         elif name == "glibc":
             self.environment["PYTHONMALLOC"] = "malloc"
         elif name in common.PEERS:

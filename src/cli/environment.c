@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define LIBRARY "libheapkeeper-preload.so"
+#define LOW_LIBRARY "libheapkeeper-low-preload.so"
 
 /* Where the library may lie, seen from the command's directory: the build tree, an installation,
  * the package directories of a Python environment. */
@@ -75,6 +76,24 @@ char *hk_library_find(struct hk_error *error)
     return found;
 }
 
+char *hk_library_low(const char *library)
+{
+    const char *slash = strrchr(library, '/');
+    char *low = NULL;
+    if (!slash || asprintf(&low, "%.*s/" LOW_LIBRARY, (int)(slash - library), library) < 0)
+        return NULL;
+    if (access(low, R_OK) == 0)
+        return low;
+    free(low);
+    return NULL;
+}
+
+static bool ends_with(const char *text, size_t length, const char *end)
+{
+    size_t n = strlen(end);
+    return length >= n && strncmp(text + length - n, end, n) == 0;
+}
+
 /* A link to `library` in a directory whose path the loader takes as it is. */
 static char *link_to(const struct hk_place *place, const char *library, struct hk_error *error)
 {
@@ -114,8 +133,7 @@ static bool set_preload(const char *library)
     while (old && *old) {
         size_t length = strcspn(old, " :");
         bool ours = (length == strlen(library) && strncmp(old, library, length) == 0) ||
-                    (length >= strlen(LIBRARY) &&
-                     strncmp(old + length - strlen(LIBRARY), LIBRARY, strlen(LIBRARY)) == 0);
+                    ends_with(old, length, LIBRARY) || ends_with(old, length, LOW_LIBRARY);
         if (length && !ours) {
             strcat(value, ":");
             strncat(value, old, length);

@@ -14,6 +14,9 @@ struct hk_settings {
  * it is nowhere. */
 char *hk_library_find(struct hk_error *error);
 
+/* The same library, linked for addresses below 4 GiB, if it lies beside `library`; else NULL. The caller frees it. */
+char *hk_library_low(const char *library);
+
 /* Sets LD_PRELOAD (what was there is kept) and HEAPKEEPER_*. library NULL: leaves LD_PRELOAD alone. */
 bool hk_environment_set(const struct hk_settings *settings, const struct hk_place *place,
                         const char *library, struct hk_error *error);

@@ -174,9 +174,14 @@ static void start(const struct options *o, const struct hk_target *target, struc
     if (!(o->output ? hk_place_output(place, o->output, o->force, error)
                     : hk_place_default(place, target->name, error)))
         return;
+    char *low = NULL;
     if (!hk_target_takes_library(target))
         library = NULL;
-    if (hk_environment_set(&o->settings, place, library, error)) {
+    else if (hk_target_lies_low(target) && (low = hk_library_low(library)) != NULL)
+        library = low;
+    bool set = hk_environment_set(&o->settings, place, library, error);
+    free(low);
+    if (set) {
         announce(o, target, place);
         execv(target->path, target->argv);
         hk_error_set(error, "%s: cannot be started: %s", target->path, strerror(errno));

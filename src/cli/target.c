@@ -253,12 +253,12 @@ void hk_target_free(struct hk_target *t)
 /* ---- doubts ---- */
 
 struct elf_facts {
-    bool is_elf, other_machine, is_dynamic, other_libc;
+    bool is_elf, other_machine, is_dynamic, other_libc, fixed_address;
 };
 
 static struct elf_facts inspect(const char *path)
 {
-    struct elf_facts facts = {false, false, false, false};
+    struct elf_facts facts = {false, false, false, false, false};
     Elf64_Ehdr header;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
@@ -266,6 +266,7 @@ static struct elf_facts inspect(const char *path)
     if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
         memcmp(header.e_ident, ELFMAG, SELFMAG) == 0) {
         facts.is_elf = true;
+        facts.fixed_address = header.e_type == ET_EXEC;
         facts.other_machine =
             header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != THIS_MACHINE;
         for (unsigned i = 0; i < header.e_phnum && i < 64 && !facts.other_machine; i++) {
@@ -300,6 +301,34 @@ bool hk_target_takes_library(const struct hk_target *t)
 {
     struct elf_facts facts = inspect(t->path);
     return !facts.other_machine && !facts.other_libc;
+}
+
+/* The interpreter on a script's first line ("#!/usr/bin/env python3": as found on PATH); NULL: none. The caller frees. */
+static char *interpreter_of(const char *script)
+{
+    char line[256] = "", *rest = NULL;
+    FILE *file = fopen(script, "re");
+    if (!file)
+        return NULL;
+    bool named = fgets(line, sizeof line, file) && strncmp(line, "#!", 2) == 0;
+    fclose(file);
+    char *word = named ? strtok_r(line + 2, " \t\n", &rest) : NULL;
+    if (word && strcmp(base_name(word), "env") == 0)
+        word = strtok_r(NULL, " \t\n", &rest);
+    if (!word)
+        return NULL;
+    return strchr(word, '/') ? hk_must_strdup(word) : search_path(word);
+}
+
+bool hk_target_lies_low(const struct hk_target *t)
+{
+    struct elf_facts facts = inspect(t->path);
+    if (facts.is_elf)
+        return facts.fixed_address;
+    char *interpreter = interpreter_of(t->path);
+    bool low = interpreter && inspect(interpreter).fixed_address;
+    free(interpreter);
+    return low;
 }
 
 static const char *doubt_on_file(const char *path)

@@ -23,6 +23,10 @@ void hk_target_free(struct hk_target *target);
 /* False if the program's loader would stop or complain at a library for glibc on this machine. */
 bool hk_target_takes_library(const struct hk_target *target);
 
+/* True if the program, or the interpreter that its first line names, is linked for a fixed address: it then lies below
+ * 4 GiB, as Debian's and Ubuntu's Pythons do. */
+bool hk_target_lies_low(const struct hk_target *target);
+
 /* Why nothing, or not all, will be recorded, as far as it shows from outside: set-uid, static,
  * another architecture, another C library, free-threaded, PYTHONMALLOC. Sentences; the caller frees
  * each. At most `max`; returns how many. */
