@@ -237,7 +237,7 @@ def total_in(report, function):
     return sum(site["total_bytes"] for site in sites_in(report, function)[0])
 
 
-def why_not_this_build():
+def build_is_usable():
     """Of a build that cannot be used here, why; one that is not there is an error and no reason to skip."""
     with open(PRELOAD, "rb") as file:
         text = file.read()
@@ -248,7 +248,7 @@ def why_not_this_build():
 
 @pytest.fixture
 def heapkeeper(tmp_path, python):
-    reason = why_not_this_build()
+    reason = build_is_usable()
     if reason:
         pytest.skip(reason)
     directory = tmp_path / "captures"
