@@ -11,14 +11,27 @@ TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build")
 PYTHON = os.environ.get("HEAPKEEPER_TEST_PYTHON") or sys.executable
 PRELOAD = "libheapkeeper-preload.so"
-WHICH = "print([line.split(None, 5)[5].strip() for line in open('/proc/self/maps') if '%s' in line][0])" % PRELOAD
+LOW_PRELOAD = "libheapkeeper-low-preload.so"  # for interpreters that are not position-independent
+WHICH = "print([line for line in open('/proc/self/maps') if 'preload.so' in line][0])"
+
+
+def mapping_of_a_run(command, python=PYTHON, **options):
+    """(address, path) of the library in a Python that the command runs."""
+    done = subprocess.run([command, "run", "-o", "/dev/null", python, "-c", WHICH], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=60, **options)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.rstrip("\n").split(None, 5)
+    return int(words[0].split("-")[0], 16), os.path.realpath(words[5])
 
 
 def library_of_a_run(command, **options):
-    done = subprocess.run([command, "run", "-o", "/dev/null", PYTHON, "-c", WHICH], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=60, **options)
-    assert done.returncode == 0, done.stderr
-    return os.path.realpath(done.stdout.rstrip("\n"))
+    return mapping_of_a_run(command, **options)[1]
+
+
+def is_at_a_fixed_address(program):
+    with open(program, "rb") as file:
+        header = file.read(18)
+    return header[:4] == b"\x7fELF" and header[16] == 2  # ET_EXEC
 
 
 def lay_out(root, library_directory):
@@ -31,7 +44,22 @@ def lay_out(root, library_directory):
 
 
 def test_command_in_the_build_directory_uses_the_library_beside_it():
-    assert library_of_a_run(os.path.join(BUILD, "heapkeeper")) == os.path.realpath(os.path.join(BUILD, PRELOAD))
+    name = LOW_PRELOAD if is_at_a_fixed_address(PYTHON) else PRELOAD
+    assert library_of_a_run(os.path.join(BUILD, "heapkeeper")) == os.path.realpath(os.path.join(BUILD, name))
+
+
+def test_interpreter_at_a_fixed_address_gets_a_library_below_4_gib_and_others_do_not(tmp_path):
+    pythons = [path for path in ("/usr/bin/python3", PYTHON) if os.path.exists(path)]
+    command = os.path.join(BUILD, "heapkeeper")
+    for python in pythons:
+        script = tmp_path / "script"
+        script.write_text("#!%s\n%s\n" % (python, WHICH))
+        script.chmod(0o755)
+        done = subprocess.run([command, "run", "-o", "/dev/null", str(script)], stdout=subprocess.PIPE, check=True,
+                              universal_newlines=True, timeout=60)
+        by_script = int(done.stdout.split("-")[0], 16)
+        for address in (mapping_of_a_run(command, python)[0], by_script):
+            assert (address < 1 << 32) == is_at_a_fixed_address(python), python
 
 
 @pytest.mark.parametrize("directory", ["lib/heapkeeper", "lib/python3.9/site-packages/heapkeeper",
