@@ -1,18 +1,20 @@
 """Contract 6: thread-local storage, late loading, and signal handlers that interrupt the recorder."""
 
+import glob
+import os
 import re
 import subprocess
 
 import pytest
 
-from conftest import LIBRARY, PRELOAD, check_sums, execute, live_in
+from conftest import BUILD, LIBRARY, PRELOAD, check_sums, embedding_flags, execute, live_in
 
 
 def readelf(*words):
     return subprocess.run(["readelf", "-W", *words], stdout=subprocess.PIPE, check=True, universal_newlines=True).stdout
 
 
-@pytest.mark.parametrize("path", [PRELOAD, LIBRARY], ids=["preload", "library"])
+@pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(BUILD, "libheapkeeper*.so"))), ids=os.path.basename)
 def test_thread_local_storage_is_small_and_initial_exec(heapkeeper, path):
     sizes = [int(line.split()[5], 16) for line in readelf("-l", path).splitlines() if line.split()[:1] == ["TLS"]]
     assert sum(sizes) <= 64
@@ -97,8 +99,6 @@ def test_calls_during_start_up_are_served_before_the_constructor_ran(heapkeeper,
 
 
 def test_no_error_of_the_loader_is_left_for_the_program(heapkeeper, compile_c, python):
-    from conftest import embedding_flags
-
     program = compile_c(r"""
         #include <Python.h>
         #include <dlfcn.h>
