@@ -249,6 +249,15 @@ static uint32_t huge_page_discard(struct hk_arena *arena)
     return dirty;
 }
 
+/* Marks the huge page that the arena is a part of against being one, for good. */
+static void huge_page_give_up(struct hk_arena *arena)
+{
+    struct hk_arena *first = arena - (size_t)(arena - hk_region.arenas) % HUGE_ARENAS;
+    for (uint32_t i = 0; i < HUGE_ARENAS; i++)
+        first[i].huge = false;
+    hk_os_huge_pages(arena_start(first), HUGE_PAGE, false);
+}
+
 /* Gives back the arena's dirty pools from the highest down, in runs, until `count` of them are gone. */
 static uint32_t arena_discard(struct hk_arena *arena, uint32_t count)
 {
@@ -256,10 +265,8 @@ static uint32_t arena_discard(struct hk_arena *arena, uint32_t count)
     uint32_t done = 0;
     if (arena->huge && (done = huge_page_discard(arena)) > 0)
         return done;
-    if (arena->huge) {
-        arena->huge = false;
-        hk_os_huge_pages(start, HK_ARENA_SIZE, false);
-    }
+    if (arena->huge)
+        huge_page_give_up(arena);
     while (arena->dirty != 0 && done < count) {
         unsigned high = 63 - (unsigned)__builtin_clzll(arena->dirty);
         unsigned low = high;

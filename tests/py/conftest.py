@@ -25,6 +25,7 @@ TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build"))
 COMMAND = os.path.join(BUILD, "heapkeeper")
 PRELOAD = os.path.join(BUILD, "libheapkeeper-preload.so")
+LOW_PRELOAD = os.path.join(BUILD, "libheapkeeper-low-preload.so")
 LIBRARY = os.path.join(BUILD, "libheapkeeper.so")
 BOUND = 8 << 20
 
@@ -235,6 +236,19 @@ def live_in(report, function):
 
 def total_in(report, function):
     return sum(site["total_bytes"] for site in sites_in(report, function)[0])
+
+
+def is_at_a_fixed_address(program):
+    """Not position-independent: it lies below 4 GiB, and gets a library that does."""
+    with open(program, "rb") as file:
+        header = file.read(18)
+    return header[:4] == b"\x7fELF" and header[16] == 2  # ET_EXEC
+
+
+def library_for(program):
+    """Path of the library that `heapkeeper run` preloads into it."""
+    low = is_at_a_fixed_address(program) and os.path.exists(LOW_PRELOAD)
+    return os.path.realpath(LOW_PRELOAD if low else PRELOAD)
 
 
 def build_is_usable():

@@ -15,7 +15,7 @@ import sys
 import pytest
 
 import capture_writer as cw
-from conftest import COMMAND, PRELOAD, clean_environment, execute
+from conftest import COMMAND, PRELOAD, clean_environment, execute, library_for
 
 PYTHON = os.environ.get("HEAPKEEPER_TEST_PYTHON") or sys.executable
 SHOW = ("import os, sys, json; print(json.dumps({'env': dict(os.environ), 'argv': sys.argv, 'pid': os.getpid(), "
@@ -238,7 +238,7 @@ def test_default_capture_is_private_and_named_after_the_program(script, place):
 
 def test_environment_tells_the_library_what_it_must_know(place):
     env = shown(PYTHON, "-c", SHOW, env=place[1])["env"]
-    assert env["LD_PRELOAD"] == env["HEAPKEEPER_LIBRARY"] == os.path.realpath(PRELOAD)
+    assert env["LD_PRELOAD"] == env["HEAPKEEPER_LIBRARY"] == library_for(PYTHON)
     assert re.fullmatch("[0-9a-f]{32}", env["HEAPKEEPER_RUN"])
     assert (env["HEAPKEEPER_MODE"], env["HEAPKEEPER_SAMPLE"]) == ("sample", "0")
     assert "HEAPKEEPER_OUTPUT" not in env
@@ -251,7 +251,7 @@ def test_environment_tells_the_library_what_it_must_know(place):
 def test_preload_that_is_already_there_is_kept_and_ours_is_there_once(place, compile_c):
     other = compile_c("int other_library_was_here;", shared=True)
     env = shown(PYTHON, "-c", SHOW, env=dict(place[1], LD_PRELOAD=other))["env"]
-    assert env["LD_PRELOAD"] == "%s:%s" % (os.path.realpath(PRELOAD), other)
+    assert env["LD_PRELOAD"] == "%s:%s" % (library_for(PYTHON), other)
     nested = shown(COMMAND, "run", PYTHON, "-c", SHOW, env=dict(place[1], LD_PRELOAD=other))["env"]
     assert nested["LD_PRELOAD"] == env["LD_PRELOAD"]
 

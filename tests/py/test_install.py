@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
+from conftest import is_at_a_fixed_address, library_for
+
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build")
 PYTHON = os.environ.get("HEAPKEEPER_TEST_PYTHON") or sys.executable
 PRELOAD = "libheapkeeper-preload.so"
-LOW_PRELOAD = "libheapkeeper-low-preload.so"  # for interpreters that are not position-independent
 WHICH = "print([line for line in open('/proc/self/maps') if 'preload.so' in line][0])"
 
 
@@ -28,12 +29,6 @@ def library_of_a_run(command, **options):
     return mapping_of_a_run(command, **options)[1]
 
 
-def is_at_a_fixed_address(program):
-    with open(program, "rb") as file:
-        header = file.read(18)
-    return header[:4] == b"\x7fELF" and header[16] == 2  # ET_EXEC
-
-
 def lay_out(root, library_directory):
     command = os.path.join(root, "bin", "heapkeeper")
     library = os.path.join(root, library_directory, PRELOAD)
@@ -44,8 +39,7 @@ def lay_out(root, library_directory):
 
 
 def test_command_in_the_build_directory_uses_the_library_beside_it():
-    name = LOW_PRELOAD if is_at_a_fixed_address(PYTHON) else PRELOAD
-    assert library_of_a_run(os.path.join(BUILD, "heapkeeper")) == os.path.realpath(os.path.join(BUILD, name))
+    assert library_of_a_run(os.path.join(BUILD, "heapkeeper")) == library_for(PYTHON)
 
 
 def test_interpreter_at_a_fixed_address_gets_a_library_below_4_gib_and_others_do_not(tmp_path):
