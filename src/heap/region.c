@@ -10,7 +10,7 @@
  * at once makes programs that build and drop in a loop slower than CPython (1.05, measured); keeping is most
  * of what this heap wins.
  *
- * Huge pages: a heap's first 32 MiB are marked against them (a system may have them on for all, and a small program
+ * Huge pages: a heap's first 16 MiB are marked against them (a system may have them on for all, and a small program
  * would pay 15 MB), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
  * whole where it can be, and stays marked for them; before a part of it is given back it is marked against
  * them for good, or khugepaged fills the hole again.
@@ -23,7 +23,7 @@
 #define DEFAULT_SPAN ((size_t)64 << 30)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define HUGE_ARENAS (uint32_t)(HUGE_PAGE / HK_ARENA_SIZE) /* arenas to a huge page */
-#define FIRST_HUGE_ARENA (uint32_t)(((size_t)32 << 20) / HK_ARENA_SIZE)
+#define FIRST_HUGE_ARENA (uint32_t)(((size_t)16 << 20) / HK_ARENA_SIZE)
 #define KEPT_DIRTY_POOLS (uint32_t)(((size_t)32 << 20) / HK_POOL_SIZE)
 
 struct hk_region hk_region;
