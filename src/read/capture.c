@@ -240,8 +240,11 @@ static void collect_points(struct hk_capture *c)
         c->dropped++;
     }
     if (c->has_now) {
-        while (c->point_count && c->points[c->point_count - 1].time_ns >= c->now.time_ns)
-            c->point_count--;
+        while (c->point_count && c->points[c->point_count - 1].time_ns >= c->now.time_ns) {
+            const struct hk_capture_point *last = &c->points[--c->point_count];
+            if (last->time_ns == c->now.time_ns)
+                c->now.name = last->name; /* the same moment: only the timeline's has its name */
+        }
         c->points[c->point_count++] = c->now;
     }
 }
