@@ -112,11 +112,12 @@ HK_API size_t malloc_usable_size(void *block)
     return next.usable_size(block);
 }
 
-/* Keeps a quarter of the new limit for the heap to grow into; the rest of what it does not use goes back. */
+/* Keeps a sixteenth of the new limit for the heap to grow into (then the C allocator serves it); the rest of what it does
+ * not use goes back. */
 static void address_limit(int resource, const struct rlimit *limit)
 {
     if (resource == RLIMIT_AS && limit != NULL && limit->rlim_cur != RLIM_INFINITY)
-        hk_region_shrink(limit->rlim_cur / 4);
+        hk_region_shrink(limit->rlim_cur / 16);
 }
 
 HK_API int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
