@@ -77,7 +77,7 @@ one() {
     shift 3
     venv=$(environment "$name" "$chroot" "$python") || { echo "no virtual environment with pytest"; return 1; }
     in_place "$chroot" env HEAPKEEPER_BUILD="$here/$build" HEAPKEEPER_TEST_PYTHONS="$venv" \
-        "$venv" -m pytest tests/py -q -ra -p no:cacheprovider "$@" || rc=$?
+        tools/pytest-twice.sh "$logs/$name.cache" "$venv" tests/py -q -ra "$@" || rc=$?
     if [ "${HEAPKEEPER_SUITE:-1}" != 0 ] && [ $# = 0 ]; then
         local place=()
         [ "$chroot" = - ] || place=(--chroot "$chroot")

@@ -33,7 +33,7 @@ c_tests() {
 py_tests() {
     local python
     python=$(tools/bootstrap.sh --pytest-python)
-    HEAPKEEPER_BUILD=$here/$build "$python" -m pytest tests/py -q -ra -p no:cacheprovider "$@"
+    HEAPKEEPER_BUILD=$here/$build tools/pytest-twice.sh "$here/$build/pytest-cache" "$python" tests/py -q -ra "$@"
 }
 
 case $which in
