@@ -4,17 +4,11 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
-#define PR_SET_VMA_ANON_NAME 0
-#endif
 
 static size_t round_up(size_t size)
 {
@@ -82,13 +76,6 @@ void hk_os_huge_pages(void *start, size_t size, bool wanted)
 {
     int saved = errno;
     madvise(start, size, wanted ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-    errno = saved;
-}
-
-void hk_os_name(void *start, size_t size, const char *name)
-{
-    int saved = errno;
-    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, round_up(size), name);
     errno = saved;
 }
 

@@ -19,7 +19,6 @@ void hk_os_unmap(void *start, size_t size);   /* gives address space back; of a 
 void *hk_os_map(size_t size);                 /* reserve and commit in one */
 void hk_os_discard(void *start, size_t size); /* gives pages back; they read as zero again */
 void hk_os_huge_pages(void *start, size_t size, bool wanted);
-void hk_os_name(void *start, size_t size, const char *name); /* in /proc/PID/maps, where the kernel can */
 
 uint64_t hk_os_clock_ns(void);     /* CLOCK_MONOTONIC */
 uint64_t hk_os_physical_memory(void); /* bytes */

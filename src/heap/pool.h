@@ -111,7 +111,6 @@ struct hk_region {
     uint32_t arena_next;  /* never used from here on */
     struct hk_arena *freed;
     hk_lock lock;
-    size_t heap_page_bytes; /* for struct hk_heap */
 };
 
 extern struct hk_region hk_region;

@@ -238,6 +238,21 @@ def total_in(report, function):
     return sum(site["total_bytes"] for site in sites_in(report, function)[0])
 
 
+def read_terminal(master):
+    """All that was written to a pseudo-terminal until its last writer closed it; closes it, too."""
+    output = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        output += part
+    os.close(master)
+    return output.decode().replace("\r\n", "\n")
+
+
 def is_at_a_fixed_address(program):
     """Not position-independent: it lies below 4 GiB, and gets a library that does."""
     with open(program, "rb") as file:

@@ -15,7 +15,7 @@ import sys
 import pytest
 
 import capture_writer as cw
-from conftest import COMMAND, PRELOAD, clean_environment, execute, library_for
+from conftest import COMMAND, PRELOAD, clean_environment, execute, library_for, read_terminal
 
 PYTHON = os.environ.get("HEAPKEEPER_TEST_PYTHON") or sys.executable
 SHOW = ("import os, sys, json; print(json.dumps({'env': dict(os.environ), 'argv': sys.argv, 'pid': os.getpid(), "
@@ -406,18 +406,9 @@ def on_a_terminal(*words, **environment):
     child = subprocess.Popen([COMMAND, *map(str, words)], stdin=slave, stdout=slave, stderr=slave,
                              env=clean_environment(LC_ALL="C.UTF-8", **environment))
     os.close(slave)
-    output = b""
-    while True:
-        try:
-            part = os.read(master, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        output += part
-    os.close(master)
+    output = read_terminal(master)
     child.wait(timeout=60)
-    return output.decode().replace("\r\n", "\n")
+    return output
 
 
 def test_terminal_is_told_in_one_line_where_the_record_goes(place, tmp_path):

@@ -17,7 +17,7 @@ import capture_writer as cw
 
 
 
-from conftest import COMMAND
+from conftest import COMMAND, read_terminal
 
 
 def report(*arguments, **environment):
@@ -530,18 +530,9 @@ def terminal_output(path, **environment):
     clean.update({"LC_ALL": "C.UTF-8", "TERM": "xterm"}, **environment)
     child = subprocess.Popen([COMMAND, "report", str(path)], stdout=slave, env=clean)
     os.close(slave)
-    output = b""
-    while True:
-        try:
-            part = os.read(master, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        output += part
-    os.close(master)
+    output = read_terminal(master)
     assert child.wait(timeout=60) == 0
-    return output.decode().replace("\r\n", "\n")
+    return output
 
 
 def test_colour_is_for_terminals_and_can_be_refused(shop):

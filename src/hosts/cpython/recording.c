@@ -11,7 +11,7 @@
 
 #include "record/record.h"
 
-#define TICKS_PER_WATCH 8 /* of 256 KiB each: whether another hook stands before us */
+#define TICKS_PER_WATCH 8 /* of 128 KiB or less each: whether another hook stands before us */
 
 static bool stacks_on, stacks_tested;
 static bool seen_under_hook;
