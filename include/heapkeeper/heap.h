@@ -49,7 +49,7 @@ typedef struct {
     const char *name; /* borrowed for the heap's life; shown in statistics; NULL: "heap" */
 } hk_heap_options;
 
-/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no address space, or 32 heaps exist. Any thread. */
+/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space. Any thread. */
 HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
 
 /* Ends a heap with all that is allocated in it, in time proportional to its arenas. Large blocks that are still

@@ -18,9 +18,9 @@ uint64_t hk_heap_allocated_bytes(const hk_heap *heap)
 static uint64_t allocated_by_all(void)
 {
     uint64_t total = 0;
-    for (int i = 0; i < HK_MAX_HEAPS; i++)
-        if (hk_heaps[i] != NULL)
-            total += hk_heap_allocated_bytes(hk_heaps[i]);
+    struct hk_heap_cursor cursor = {0};
+    for (const hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
+        total += hk_heap_allocated_bytes(heap);
     return total;
 }
 

@@ -156,9 +156,9 @@ int hk_heap_check(hk_heap *heap)
 {
     if (heap == NULL) {
         int first = 0;
-        for (int i = 0; i < HK_MAX_HEAPS && first == 0; i++)
-            if (hk_heaps[i] != NULL)
-                first = hk_heap_check(hk_heaps[i]);
+        struct hk_heap_cursor cursor = {0};
+        for (hk_heap *each; first == 0 && (each = hk_heap_next(&cursor)) != NULL;)
+            first = hk_heap_check(each);
         return first;
     }
     if (heap->mode == HK_LOCK_OWN)

@@ -11,10 +11,8 @@
 #include <string.h>
 
 struct hk_pool hk_no_pool;
-hk_heap *hk_heaps[HK_MAX_HEAPS];
 struct hk_heap_recorder hk_recorder;
 struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign};
-static hk_lock heaps_lock;
 
 /* Large blocks: the C allocator's, counted by what they can hold. Counters are atomic: any thread frees them.
  *
@@ -443,7 +441,7 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
 {
     if (!hk_region_init())
         return NULL;
-    hk_heap *heap = hk_os_map(sizeof(*heap));
+    hk_heap *heap = hk_heap_new();
     if (heap == NULL)
         return NULL;
     heap->mode = options != NULL ? options->lock : HK_LOCK_OWN;
@@ -451,16 +449,8 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
     heap->domain = HK_DOMAIN_OBJECT;
     for (int i = 0; i < HK_CLASSES; i++)
         heap->current[i] = &hk_no_pool;
-
-    hk_lock_take(&heaps_lock);
-    int slot = 0;
-    while (slot < HK_MAX_HEAPS && hk_heaps[slot] != NULL)
-        slot++;
-    if (slot < HK_MAX_HEAPS)
-        __atomic_store_n(&hk_heaps[slot], heap, __ATOMIC_RELEASE);
-    hk_lock_release(&heaps_lock);
-    if (slot == HK_MAX_HEAPS) {
-        hk_os_unmap(heap, sizeof(*heap));
+    if (!hk_heap_register(heap)) {
+        hk_heap_put_spare(heap);
         return NULL;
     }
     return heap;
@@ -470,13 +460,9 @@ void hk_heap_destroy(hk_heap *heap)
 {
     if (heap == NULL)
         return;
-    hk_lock_take(&heaps_lock);
-    for (int i = 0; i < HK_MAX_HEAPS; i++)
-        if (hk_heaps[i] == heap)
-            hk_heaps[i] = NULL;
-    hk_lock_release(&heaps_lock);
+    hk_heap_unregister(heap);
     hk_arenas_give_up(heap);
-    hk_os_unmap(heap, sizeof(*heap));
+    hk_heap_put_spare(heap);
 }
 
 static __attribute__((noinline)) void *malloc_locking(hk_heap *heap, size_t size)

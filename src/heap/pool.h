@@ -44,7 +44,6 @@
 #define HK_CLASSES 53       /* class 0 is "none" */
 #define HK_CARVE_BYTES 4096u
 #define HK_CURRENT 0x80000000u
-#define HK_MAX_HEAPS 32
 
 enum hk_pool_place { HK_PLACE_NONE, HK_PLACE_EMPTY, HK_PLACE_CURRENT, HK_PLACE_PARTIAL, HK_PLACE_FULL };
 
@@ -115,7 +114,6 @@ struct hk_region {
 
 extern struct hk_region hk_region;
 extern struct hk_pool hk_no_pool;                  /* stands for "no current pool"; never written */
-extern hk_heap *hk_heaps[HK_MAX_HEAPS];            /* NULL: free slot */
 extern const uint8_t hk_class_of_64[HK_BLOCK_MAX / 64 + 1]; /* class for sizes over HK_SMALL_MAX, by (size + 63) / 64 */
 extern const uint16_t hk_class_size[HK_CLASSES];
 
@@ -141,6 +139,19 @@ struct hk_libc {
     int (*memalign)(void **, size_t, size_t);
 };
 extern struct hk_libc hk_libc;
+
+/* heaps.c: all heaps. To go through them, in the order in which they were made unless some have ended:
+ *     struct hk_heap_cursor cursor = {0};
+ *     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) */
+struct hk_heap_cursor {
+    const void *chunk;
+    uint32_t slot;
+};
+hk_heap *hk_heap_next(struct hk_heap_cursor *cursor); /* NULL: that was the last */
+hk_heap *hk_heap_new(void);             /* zeroed; NULL: no memory */
+void hk_heap_put_spare(hk_heap *heap);  /* its structure, when nothing is left in it */
+bool hk_heap_register(hk_heap *heap);   /* false: no memory */
+void hk_heap_unregister(hk_heap *heap);
 
 /* region.c */
 bool hk_region_init(void);

@@ -52,12 +52,12 @@ void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats)
 {
     hk_heap_stats sum = {.size = sizeof(sum)};
     size_t size = stats->size < sizeof(sum) ? stats->size : sizeof(sum);
+    struct hk_heap_cursor cursor = {0};
     if (heap != NULL)
         heap_add(heap, &sum);
     else
-        for (int i = 0; i < HK_MAX_HEAPS; i++)
-            if (hk_heaps[i] != NULL)
-                heap_add(hk_heaps[i], &sum);
+        for (const hk_heap *each; (each = hk_heap_next(&cursor)) != NULL;)
+            heap_add(each, &sum);
     /* Below zero where more blocks of others were freed here than large ones are left (hk_free takes both). */
     if ((int64_t)sum.large_bytes < 0)
         sum.large_bytes = 0;
@@ -135,18 +135,17 @@ static size_t stats_print(char *buffer, size_t capacity, bool json)
         put_text(&out, "all heaps", &stats);
     }
     bool first = true;
-    for (int i = 0; i < HK_MAX_HEAPS; i++) {
-        if (hk_heaps[i] == NULL)
-            continue;
-        hk_heap_get_stats(hk_heaps[i], &stats);
+    struct hk_heap_cursor cursor = {0};
+    for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) {
+        hk_heap_get_stats(heap, &stats);
         if (json) {
             put(&out, "%s{\"name\":", first ? "" : ",");
-            put_json_string(&out, hk_heaps[i]->name);
+            put_json_string(&out, heap->name);
             put(&out, ",");
             put_json(&out, &stats);
             put(&out, "}");
         } else {
-            put_text(&out, hk_heaps[i]->name, &stats);
+            put_text(&out, heap->name, &stats);
         }
         first = false;
     }

@@ -233,10 +233,8 @@ void hk_cpython_attach_recorder(bool samples)
 
 void hk_cpython_fill_point(struct hk_capture_point *point)
 {
-    for (int i = 0; i < HK_MAX_HEAPS; i++) {
-        hk_heap *heap = hk_heaps[i];
-        if (heap == NULL)
-            continue;
+    struct hk_heap_cursor cursor = {0};
+    for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) {
         hk_heap_stats s = {.size = sizeof(s)};
         hk_heap_get_stats(heap, &s);
         point->allocated_bytes += s.allocated_bytes;
