@@ -1,7 +1,8 @@
 """heapkeeper: where every byte of this process went.
 
 A thin face of the C library, by ctypes. Under ``heapkeeper run`` the library is in the process already and answers
-for it; anywhere else ``active()`` is false and ``stats()`` is about a heap that nobody has used yet.
+for it; anywhere else ``active()`` is false, ``stats()`` is about a heap that nobody has used yet, and ``install()`` puts
+what is allocated from then on into it (for notebooks; what is recorded needs ``heapkeeper run``).
 
     >>> import heapkeeper
     >>> heapkeeper.active()
@@ -15,18 +16,32 @@ for it; anywhere else ``active()`` is false and ``stats()`` is about a heap that
 import ctypes
 import json
 import os
+import sys
+import tracemalloc
 
-__all__ = ["active", "library_path", "mark", "recording", "stats", "version"]
+__all__ = [
+    "active",
+    "debugmallocstats",
+    "getallocatedblocks",
+    "install",
+    "library_path",
+    "mark",
+    "recording",
+    "stats",
+    "version",
+]
 
+_WITH_HOSTS = "libheapkeeper-preload.so"  # what `heapkeeper run` preloads; opened later, it keeps still
 _NAME = "libheapkeeper.so"
 
 
 def _candidates():
     """Where the library may lie, likeliest first: the wheel, a source tree's build directory, the system's."""
     here = os.path.dirname(os.path.abspath(__file__))
-    yield os.path.join(here, _NAME)
-    build = os.environ.get("HEAPKEEPER_BUILD") or os.path.join(here, "..", "..", "build")
-    yield os.path.normpath(os.path.join(build, _NAME))
+    build = os.environ.get("HEAPKEEPER_BUILD") or os.path.normpath(os.path.join(here, "..", "..", "build"))
+    for name in _WITH_HOSTS, _NAME:
+        yield os.path.join(here, name)
+        yield os.path.join(build, name)
     yield _NAME
 
 
@@ -55,6 +70,10 @@ def _declare(library):
     library.hk_stats_json.argtypes = [chars, size_t]
     library.hk_mark.restype, library.hk_mark.argtypes = ctypes.c_uint64, [chars]
     library.hk_recording.restype, library.hk_recording.argtypes = ctypes.c_bool, []
+    library.hk_stats_text.restype = size_t
+    library.hk_stats_text.argtypes = [chars, size_t]
+    if hasattr(library, "hk_python_install"):
+        library.hk_python_install.restype, library.hk_python_install.argtypes = chars, []
     return library
 
 
@@ -64,20 +83,65 @@ _declare(_library)
 version = __version__ = _library.hk_version().decode()
 
 
+_installed = False
+
+
 def active():
     """Whether this process runs on heapkeeper's heap."""
-    return _preloaded
+    return _preloaded or _installed
+
+
+def install():
+    """Put the objects that are made from now on into heapkeeper's heap, in a Python that runs already.
+
+    Takes over what the mem and object domains request up to 512 bytes, as Python's own small-object allocator
+    does; anything larger, the raw domain, and blocks from before stay where they are, and each block goes back to
+    its owner. There is no way back. Does nothing if the process is on the heap already.
+
+    RuntimeError, and nothing is changed: under tracemalloc, the debug hooks or another allocator, in a free-threaded or
+    debug build, beside an interpreter with its own GIL, or without address space for the heap.
+    """
+    global _installed
+    if active():
+        return
+    if tracemalloc.is_tracing():
+        raise RuntimeError("heapkeeper.install(): tracemalloc is tracing: call tracemalloc.stop() first")
+    if not hasattr(_library, "hk_python_install"):
+        raise RuntimeError("heapkeeper.install(): %s was not found beside %s" % (_WITH_HOSTS, library_path))
+    problem = _library.hk_python_install()
+    if problem is not None:
+        raise RuntimeError("heapkeeper.install(): " + problem.decode())
+    _installed = True
+
+
+def _text(function):
+    size = 8192
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        needed = function(buffer, size)
+        if needed < size:
+            return buffer.value.decode("utf-8", "replace")
+        size = needed + 1
 
 
 def stats():
     """The heap's statistics at this moment, as a dict; all sizes in bytes. They add up to what is mapped."""
-    size = 8192
-    while True:
-        buffer = ctypes.create_string_buffer(size)
-        needed = _library.hk_stats_json(buffer, size)
-        if needed < size:
-            return json.loads(buffer.value.decode("utf-8", "replace"))
-        size = needed + 1
+    return json.loads(_text(_library.hk_stats_json))
+
+
+def getallocatedblocks():
+    """What sys.getallocatedblocks() is for: the number of blocks that Python has allocated at this moment.
+
+    sys's own counts only what CPython's allocator holds, and stands still on another heap. Here heapkeeper's blocks,
+    large ones included, are added to it; without heapkeeper both are the same.
+    """
+    figures = stats()
+    return sys.getallocatedblocks() + figures["live_blocks"] + figures["large_blocks"] if active() else sys.getallocatedblocks()
+
+
+def debugmallocstats(file=None):
+    """What sys._debugmallocstats() is for: every heap's arenas, pools and blocks, to file (default: sys.stderr)."""
+    print(_text(_library.hk_stats_text), end="", file=sys.stderr if file is None else file)
 
 
 def recording():

@@ -250,7 +250,7 @@ void hk_cpython_fork_release(void)
 
 /* --- installation --- */
 
-static bool python_find(void)
+bool hk_cpython_find(void)
 {
     hk_python.set_allocator = dlsym(RTLD_DEFAULT, "PyMem_SetAllocator");
     hk_python.get_allocator = dlsym(RTLD_DEFAULT, "PyMem_GetAllocator");
@@ -300,7 +300,7 @@ static enum hk_capture_watch refuse(const char **why, const char *text)
 
 enum hk_capture_watch hk_cpython_install(const char **why)
 {
-    if (!python_find())
+    if (!hk_cpython_find())
         return HK_WATCH_NOT_PYTHON;
     if (hk_python.is_initialized != NULL && hk_python.is_initialized())
         return HK_WATCH_NOT_PYTHON; /* opened in a Python that runs already, whose blocks are another allocator's */

@@ -6,10 +6,16 @@
 #include <stdbool.h>
 
 #include "capture/format.h"
+#include "heapkeeper/heap.h"
 
 /* Looks for an interpreter in this process and installs itself. For the library's constructor: before main, one
  * thread. HK_WATCH_OURS, HK_WATCH_NOT_PYTHON, or HK_WATCH_REFUSED with *why (static text). */
 enum hk_capture_watch hk_cpython_install(const char **why);
+
+/* late.c: the same in an interpreter that runs already, for what it allocates from now on; there is no way back. The caller
+ * holds the GIL of the main interpreter (ctypes.PyDLL). NULL: done, now or earlier; else why not (static text). Not in a
+ * hook. */
+HK_API const char *hk_python_install(void);
 
 /* PY_VERSION_HEX and the header's python_flags; 0 without an interpreter. */
 uint32_t hk_cpython_version(uint32_t *flags);

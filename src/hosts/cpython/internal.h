@@ -31,6 +31,9 @@ struct hk_python {
 
 extern struct hk_python hk_python;
 
+/* domains.c: looks the functions up; false: there is no interpreter. */
+bool hk_cpython_find(void);
+
 /* domains.c: the interpreter's table of the domain calls us; false: another allocator or hook stands there. */
 bool hk_cpython_table_is_ours(int domain);
 
