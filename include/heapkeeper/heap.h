@@ -9,6 +9,9 @@
  *   blocks  16 ... 4096 bytes in 52 size classes; a block is untouched (never handed out), free or allocated.
  *   Larger requests go to the C allocator and are counted as large blocks.
  *
+ * This is the default geometry. The library is also built in the one that CPython had until 3.7 (libheapkeeper-guide):
+ * arenas of 256 KiB, pools of 4 KiB, blocks of 8 ... 512 bytes in 64 size classes. hk_get_geometry says which it is.
+ *
  * All that is known of a pool is kept outside of it, so an empty pool is plain pages that can be given back, and
  * whose block a pointer is follows from its address: one subtraction, one comparison and one table entry.
  *
@@ -47,9 +50,11 @@ typedef struct {
     size_t size; /* sizeof(hk_heap_options): lets later versions add fields */
     hk_lock_mode lock;
     const char *name; /* borrowed for the heap's life; shown in statistics; NULL: "heap" */
+    size_t alignment; /* of its blocks: 0 or 16: 16, as malloc's. 8: only blocks whose requested size is a multiple of
+                         16 are aligned to 16, others to 8 at least (which saves memory in the guide's geometry alone) */
 } hk_heap_options;
 
-/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space. Any thread. */
+/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space, or no such alignment. Any thread. */
 HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
 
 /* Ends a heap with all that is allocated in it, in time proportional to its arenas. Large blocks that are still
@@ -57,7 +62,7 @@ HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
  * heaps, may be under way. */
 HK_API void hk_heap_destroy(hk_heap *heap);
 
-/* As in C, but: size 0 gives a block of its own; a block is 16-aligned. realloc may move within or between the
+/* As in C, but: size 0 gives a block of its own; a block is aligned as hk_heap_options says. realloc may move within or between the
  * heap and the C allocator, and leaves the old block as it is when it returns NULL. */
 HK_API void *hk_malloc(hk_heap *heap, size_t size);
 HK_API void *hk_calloc(hk_heap *heap, size_t count, size_t size);
@@ -109,6 +114,22 @@ HK_API void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats);
  * snprintf does. Any thread. hook: yes. */
 HK_API size_t hk_stats_text(char *buffer, size_t capacity);
 HK_API size_t hk_stats_json(char *buffer, size_t capacity);
+
+/* The sizes that the library was built with, the same for all its heaps. */
+typedef struct {
+    size_t size; /* sizeof(hk_geometry), set by the caller */
+    const char *name; /* "default" or "guide"; static */
+    uint32_t arena_bytes, pool_bytes;
+    uint32_t pools_per_arena;
+    uint32_t classes;     /* size classes */
+    uint32_t block_step;  /* small blocks: a class every so many bytes */
+    uint32_t block_max;   /* the largest block of a pool; larger requests go to the C allocator */
+} hk_geometry;
+
+/* Any thread. hook: yes. */
+HK_API void hk_get_geometry(hk_geometry *geometry);
+/* Bytes of a block of this class, 1 ... classes; otherwise 0. Any thread. hook: yes. */
+HK_API size_t hk_class_bytes(uint32_t size_class);
 
 /* Walking a heap. */
 typedef enum { HK_POOL_EMPTY, HK_POOL_USED, HK_POOL_FULL } hk_pool_state;

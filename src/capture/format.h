@@ -135,7 +135,11 @@ struct hk_capture_header {
     uint64_t watch_time_ns;
     uint64_t limit_time_ns;
     uint64_t exit_status_known; /* reserved, 0 */
-    uint64_t reserved[20];
+    uint32_t geometry; /* string: name of the heap's geometry; with it, in bytes: */
+    uint32_t arena_bytes, pool_bytes; /* 0: not known (an older writer) */
+    uint32_t block_step, block_max;   /* small classes are so far apart; larger blocks are the C allocator's */
+    uint32_t alignment;               /* of mem's and object's blocks */
+    uint64_t reserved[17];
     struct hk_capture_section sections[HK_SECTION_KINDS];
 };
 

@@ -15,8 +15,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LIBRARY "libheapkeeper-preload.so"
-#define LOW_LIBRARY "libheapkeeper-low-preload.so"
+/* [guide's geometry][linked for addresses below 4 GiB] */
+static const char *const libraries[2][2] = {
+    {"libheapkeeper-preload.so", "libheapkeeper-low-preload.so"},
+    {"libheapkeeper-guide-preload.so", "libheapkeeper-guide-low-preload.so"},
+};
 
 /* Where the library may lie, seen from the command's directory: the build tree, an installation,
  * the package directories of a Python environment. */
@@ -48,8 +51,9 @@ static void quote(char *to, const char *from)
     *to = 0;
 }
 
-char *hk_library_find(struct hk_error *error)
+char *hk_library_find(bool guide, struct hk_error *error)
 {
+    const char *library = libraries[guide][0];
     char self[4096], quoted[2 * sizeof self], *found = NULL;
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     self[n > 0 ? n : 0] = 0;
@@ -60,7 +64,7 @@ char *hk_library_find(struct hk_error *error)
     for (size_t i = 0; i < sizeof patterns / sizeof patterns[0] && !found; i++) {
         char *pattern = NULL;
         glob_t matches;
-        if (asprintf(&pattern, "%s%s/" LIBRARY, quoted, patterns[i]) < 0)
+        if (asprintf(&pattern, "%s%s/%s", quoted, patterns[i], library) < 0)
             break;
         if (glob(pattern, 0, NULL, &matches) == 0) {
             found = realpath(matches.gl_pathv[0], NULL);
@@ -72,7 +76,7 @@ char *hk_library_find(struct hk_error *error)
         hk_error_set(
             error,
             "%s was not found beside %s or in the usual places; build or install heapkeeper again",
-            LIBRARY, self);
+            library, self);
     return found;
 }
 
@@ -80,7 +84,10 @@ char *hk_library_low(const char *library)
 {
     const char *slash = strrchr(library, '/');
     char *low = NULL;
-    if (!slash || asprintf(&low, "%.*s/" LOW_LIBRARY, (int)(slash - library), library) < 0)
+    if (!slash)
+        return NULL;
+    bool guide = strcmp(slash + 1, libraries[1][0]) == 0;
+    if (asprintf(&low, "%.*s/%s", (int)(slash - library), library, libraries[guide][1]) < 0)
         return NULL;
     if (access(low, R_OK) == 0)
         return low;
@@ -123,6 +130,15 @@ static char *link_to(const struct hk_place *place, const char *library, struct h
     return path;
 }
 
+/* Is this one of ours, wherever it lies? */
+static bool is_library(const char *path, size_t length)
+{
+    bool found = false;
+    for (int i = 0; i < 4; i++)
+        found |= ends_with(path, length, libraries[i / 2][i % 2]);
+    return found;
+}
+
 /* `library` in front of what LD_PRELOAD holds, without an older entry for our library. */
 static bool set_preload(const char *library)
 {
@@ -133,7 +149,7 @@ static bool set_preload(const char *library)
     while (old && *old) {
         size_t length = strcspn(old, " :");
         bool ours = (length == strlen(library) && strncmp(old, library, length) == 0) ||
-                    ends_with(old, length, LIBRARY) || ends_with(old, length, LOW_LIBRARY);
+                    is_library(old, length);
         if (length && !ours) {
             strcat(value, ":");
             strncat(value, old, length);
@@ -182,7 +198,8 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                 set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
                 set("HEAPKEEPER_CAPTURE_DIR", place->directory ? place->directory : "") &&
                 set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
-                set("HEAPKEEPER_SAMPLE", sample);
+                set("HEAPKEEPER_SAMPLE", sample) &&
+                set("HEAPKEEPER_ALIGN", s->align16 ? "16" : NULL);
     if (!done)
         hk_error_set(error, "the environment cannot be set: %s", strerror(errno));
     free(linked);

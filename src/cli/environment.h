@@ -8,11 +8,13 @@
 struct hk_settings {
     const char *mode;      /* none, sample, exact */
     uint64_t sample_bytes; /* 0: chosen by the recorder */
+    bool guide;            /* the guide's geometry */
+    bool align16;          /* in it: every block is aligned to 16 */
 };
 
-/* The library's file, found from where this command lies; the caller frees it. NULL and an error if
- * it is nowhere. */
-char *hk_library_find(struct hk_error *error);
+/* The library's file, of the guide's geometry or the default one, found from where this command
+ * lies; the caller frees it. NULL and an error if it is nowhere. */
+char *hk_library_find(bool guide, struct hk_error *error);
 
 /* The same library, linked for addresses below 4 GiB, if it lies beside `library`; else NULL. The caller frees it. */
 char *hk_library_low(const char *library);

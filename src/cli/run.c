@@ -30,7 +30,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, GEOMETRY };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -55,6 +55,18 @@ static bool parse_bytes(const char *text, uint64_t *bytes)
     return true;
 }
 
+/* NAME or NAME,align=8 or NAME,align=16. The default geometry aligns to 16 and knows nothing else. */
+static bool parse_geometry(const char *text, struct hk_settings *settings)
+{
+    size_t length = strcspn(text, ",");
+    const char *rest = text + length;
+    settings->guide = length == 5 && strncmp(text, "guide", length) == 0;
+    settings->align16 = strcmp(rest, ",align=16") == 0;
+    if (!settings->guide && (length != 7 || strncmp(text, "default", length) != 0))
+        return false;
+    return !*rest || settings->align16 || (settings->guide && strcmp(rest, ",align=8") == 0);
+}
+
 static int take_option(int argc, char **argv, int option, struct options *o)
 {
     switch (option) {
@@ -70,6 +82,13 @@ static int take_option(int argc, char **argv, int option, struct options *o)
                            "run: --exact is not available yet; --sample=16K records finely");
     case NATIVE:
         return hk_cli_fail(HK_EXIT_USAGE, "run: --native is not available yet");
+    case GEOMETRY:
+        if (!parse_geometry(optarg, &o->settings))
+            return hk_cli_fail(HK_EXIT_USAGE,
+                               "run: --geometry=%s is none; there are default, guide, and "
+                               "guide,align=16 (blocks aligned to 16 bytes throughout)",
+                               optarg);
+        return 0;
     case NO_RECORD:
         o->off_given = true;
         o->settings.mode = "none";
@@ -100,6 +119,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"output", required_argument, NULL, 'o'},
         {"force", no_argument, NULL, 'f'},
         {"python", required_argument, NULL, PYTHON},
+        {"geometry", required_argument, NULL, GEOMETRY},
         {"native", no_argument, NULL, NATIVE},
         {NULL, 0, NULL, 0},
     };
@@ -202,7 +222,7 @@ int hk_cli_run(int argc, char **argv)
     struct hk_place place = {0};
     char *library = NULL;
     if (hk_target_find(&target, argv + program, o.python, &error) &&
-        (library = hk_library_find(&error)))
+        (library = hk_library_find(o.settings.guide, &error)))
         start(&o, &target, &place, library, &error);
     free(library);
     hk_place_free(&place);

@@ -9,12 +9,13 @@
  *   6  a CURRENT pool is current[class]; a FULL one has none free but the held; a PARTIAL one some free, some allocated
  *   7  partial lists hold PARTIAL pools of their class, linked both ways, all of them
  *   8  used and dirty pools are counted
+ *   9  a pool's class is one that the heap uses, and a class that it does not use is served by the next that it does
  */
 #include "heap/pool.h"
 
 #include <string.h>
 
-#define BLOCKS_MAX (HK_POOL_SIZE / HK_ALIGNMENT)
+#define BLOCKS_MAX (HK_POOL_SIZE / HK_STEP)
 
 struct block_set {
     uint64_t bits[BLOCKS_MAX / 64];
@@ -99,6 +100,8 @@ static int pool_check(const hk_heap *heap, const struct hk_pool *pool, bool empt
     if (pool->size_class == 0 || pool->size_class >= HK_CLASSES ||
         (uint32_t)count + hk_pool_allocated(pool) != pool->carved / pool->block_size)
         return 5;
+    if (pool->size_class % hk_class_step(heap) != 0 || pool->block_size != hk_class_size[pool->size_class])
+        return 9;
     if ((pool->place == HK_PLACE_CURRENT) != (heap->current[pool->size_class] == pool))
         return 6;
     if (pool->place == HK_PLACE_FULL && (uint32_t)count != pool->held)
@@ -140,8 +143,10 @@ static int heap_check(const hk_heap *heap)
     int broken = arenas_check(heap, &partial);
     if (broken)
         return broken;
-    for (int i = 1; i < HK_CLASSES; i++) {
+    for (unsigned i = 1; i < HK_CLASSES; i++) {
         const struct hk_pool *previous = NULL;
+        if (i % hk_class_step(heap) != 0 && heap->current[i] != heap->current[i + 1])
+            return 9;
         for (const struct hk_pool *pool = heap->partial[i]; pool != NULL; pool = pool->next) {
             if (pool->place != HK_PLACE_PARTIAL || pool->size_class != i || pool->previous != previous || partial == 0)
                 return 7;

@@ -18,6 +18,7 @@ static hk_heap *default_heap(hk_domain domain)
             .size = sizeof(hk_heap_options),
             .lock = domain == HK_DOMAIN_RAW ? HK_LOCK_OWN : HK_LOCK_HOST,
             .name = names[domain],
+            .alignment = domain == HK_DOMAIN_RAW ? 16 : 8,
         });
         if (heap != NULL)
             heap->domain = (int16_t)domain;

@@ -102,12 +102,20 @@ void hk_heap_fold(hk_heap *heap)
             current_fold(heap->current[i]);
 }
 
+/* A class that the heap does not use has the next one's pool, so that the fast path need not know. */
+static void current_set(hk_heap *heap, unsigned size_class, struct hk_pool *pool)
+{
+    heap->current[size_class] = pool;
+    if (hk_class_step(heap) == 2)
+        heap->current[size_class - 1] = pool;
+}
+
 static void current_begin(hk_heap *heap, struct hk_pool *pool, uint32_t allocated)
 {
     pool->used_before = allocated;
     pool->used = HK_CURRENT;
     pool->place = HK_PLACE_CURRENT;
-    heap->current[pool->size_class] = pool;
+    current_set(heap, pool->size_class, pool);
 }
 
 /* All of its blocks are allocated. */
@@ -117,7 +125,7 @@ static void current_end(hk_heap *heap, struct hk_pool *pool)
     heap->class_allocations[pool->size_class] += pool->capacity - pool->used_before;
     pool->used = pool->capacity - 1u;
     pool->place = HK_PLACE_FULL;
-    heap->current[pool->size_class] = &hk_no_pool;
+    current_set(heap, pool->size_class, &hk_no_pool);
 }
 
 uint32_t hk_pool_allocated(const struct hk_pool *pool)
@@ -211,11 +219,7 @@ static void *malloc_charged(hk_heap *heap, size_t size)
 {
     if (size > HK_BLOCK_MAX)
         return large_malloc(heap, size);
-    uint8_t size_class;
-    if (size > HK_SMALL_MAX)
-        size_class = hk_class_of_64[(size + 63) / 64];
-    else
-        size_class = (uint8_t)((size + (size == 0) + HK_ALIGNMENT - 1) / HK_ALIGNMENT);
+    uint8_t size_class = hk_class_for(heap, size);
     struct hk_pool *pool = heap->current[size_class];
     void **list = hk_pool_list(heap, pool), *block = *list;
     if (block == NULL) {
@@ -258,8 +262,9 @@ void *hk_malloc_slow(hk_heap *heap, size_t size)
 {
     if (size > PTRDIFF_MAX)
         return NULL;
-    if (size == 0 && heap->current[1] != &hk_no_pool)
-        current_fold(heap->current[1]); /* costs no bytes, so no expiry would ever do it */
+    struct hk_pool *smallest = heap->current[1];
+    if (size == 0 && smallest != &hk_no_pool)
+        current_fold(smallest); /* costs no bytes, so no expiry would ever do it */
     heap->budget -= (int64_t)size;
     if (heap->budget < 0)
         return hk_malloc_expired(heap, size);
@@ -387,7 +392,7 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
     void *block = hk_malloc_unlocked(heap, total);
     if (block == NULL)
         return NULL;
-    if (total > 4 * HK_ALIGNMENT)
+    if (total > 64)
         return memset(block, 0, total);
     for (uint64_t *word = block, *end = word + (total + 7) / 8; word < end; word++)
         *word = 0; /* sooner done than called */
@@ -403,7 +408,7 @@ static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
         return NULL;
     void *block;
     if (rounded <= HK_BLOCK_MAX) {
-        int i = rounded > HK_SMALL_MAX ? hk_class_of_64[(rounded + 63) / 64] : (int)(rounded / HK_ALIGNMENT);
+        int i = hk_class_for(heap, rounded);
         while (hk_class_size[i] % alignment != 0)
             i++; /* alignment <= rounded, and divides the last */
         block = hk_malloc_unlocked(heap, hk_class_size[i]);
@@ -437,15 +442,28 @@ static void heap_release(hk_heap *heap)
         hk_lock_release(&heap->lock);
 }
 
+/* The options with the defaults of what was not given, by leaving it zero or by an older header. */
+static hk_heap_options options_known(const hk_heap_options *given)
+{
+    hk_heap_options o = {.lock = HK_LOCK_OWN};
+    if (given != NULL)
+        memcpy(&o, given, given->size < sizeof(o) ? given->size : sizeof(o));
+    if (o.alignment == 0 || (o.alignment == 8 && HK_STEP == HK_ALIGNMENT))
+        o.alignment = HK_ALIGNMENT;
+    return o;
+}
+
 hk_heap *hk_heap_create(const hk_heap_options *options)
 {
-    if (!hk_region_init())
+    hk_heap_options o = options_known(options);
+    if ((o.alignment != 8 && o.alignment != 16) || !hk_region_init())
         return NULL;
     hk_heap *heap = hk_heap_new();
     if (heap == NULL)
         return NULL;
-    heap->mode = options != NULL ? options->lock : HK_LOCK_OWN;
-    heap->name = options != NULL && options->name != NULL ? options->name : "heap";
+    heap->mode = o.lock;
+    heap->name = o.name != NULL ? o.name : "heap";
+    heap->alignment = (uint8_t)o.alignment;
     heap->domain = HK_DOMAIN_OBJECT;
     for (int i = 0; i < HK_CLASSES; i++)
         heap->current[i] = &hk_no_pool;
@@ -548,7 +566,8 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
     size_t old;
     if (hk_region_has(block)) {
         old = hk_pool_of(block)->block_size;
-        if (size <= old && size > old - old / 4)
+        bool aligned = HK_STEP == HK_ALIGNMENT || size % HK_ALIGNMENT != 0 || (uintptr_t)block % HK_ALIGNMENT == 0;
+        if (size <= old && size > old - old / 4 && aligned)
             return block; /* CPython's rule: shrink only if a quarter is saved */
     } else {
         if (size > HK_BLOCK_MAX)
@@ -565,9 +584,9 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
 
 void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
 {
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_POOL_SIZE)
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_ALIGNMENT_MAX)
         return NULL;
-    if (alignment <= HK_ALIGNMENT)
+    if (alignment <= heap->alignment)
         return hk_malloc(heap, size);
     heap_take(heap);
     void *block = aligned_unlocked(heap, alignment, size);

@@ -1,9 +1,9 @@
 /* The heap's structures and its fast paths. Read include/heapkeeper/heap.h first.
  *
- *      region   one reservation of addresses for the process, cut into arenas of 1 MiB
+ *      region   one reservation of addresses for the process, cut into arenas of 1 MiB (sizes: geometry.h)
  *      arena    64 pools; belongs to one heap; two bit maps say which pools are empty, and which of those are dirty
  *      pool     16 KiB of blocks of one class; everything known about it is in its descriptor, struct hk_pool,
- *               in a table beside the region: descriptor = region.pools[(address - region.base) >> 14]
+ *               in a table beside the region: descriptor = region.pools[(address - region.base) >> HK_POOL_SHIFT]
  *
  * A pool's life, and which list it is in:
  *
@@ -31,18 +31,9 @@
 #define HK_HEAP_POOL_H
 
 #include "base/os.h"
+#include "heap/geometry.h"
 #include "heapkeeper/heap.h"
 
-/* Pools of 64 KiB measured 1 % faster and cost a small program 1 MB: each class keeps what its pools do not use. */
-#define HK_POOL_SHIFT 14
-#define HK_POOL_SIZE ((size_t)1 << HK_POOL_SHIFT)
-#define HK_ARENA_POOLS 64
-#define HK_ARENA_SIZE (HK_POOL_SIZE * HK_ARENA_POOLS)
-#define HK_ALIGNMENT 16u
-#define HK_SMALL_MAX 512u   /* up to here: a class every 16 bytes */
-#define HK_BLOCK_MAX 4096u  /* up to here: from pools. Programs gain until 2 KiB (regex), memory is lost from 4 KiB */
-#define HK_CLASSES 53       /* class 0 is "none" */
-#define HK_CARVE_BYTES 4096u
 #define HK_CURRENT 0x80000000u
 
 enum hk_pool_place { HK_PLACE_NONE, HK_PLACE_EMPTY, HK_PLACE_CURRENT, HK_PLACE_PARTIAL, HK_PLACE_FULL };
@@ -91,6 +82,7 @@ struct hk_heap {
     uint64_t sample_mean;
     uint64_t allocated_before; /* bytes requested before the budget was last set */
     uint32_t expiries;
+    uint8_t alignment; /* of every block: 16, or 8 (geometry.h) */
 
     struct hk_arena *arenas; /* by address */
     struct hk_arena *maybe_empty; /* no arena before this one has an empty pool */
@@ -173,6 +165,21 @@ void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations o
 bool hk_budget_expire(hk_heap *heap, uint64_t *mean); /* true: the allocation at hand is a sample */
 uint64_t hk_heap_allocated_bytes(const hk_heap *heap);
 
+/* The classes that the heap uses are the multiples of this. */
+static inline unsigned hk_class_step(const hk_heap *heap)
+{
+    return HK_STEP < HK_ALIGNMENT && heap->alignment == HK_ALIGNMENT ? HK_ALIGNMENT / HK_STEP : 1;
+}
+
+/* The smallest class of the heap that holds size <= HK_BLOCK_MAX bytes. */
+static inline uint8_t hk_class_for(const hk_heap *heap, size_t size)
+{
+    if (size > HK_SMALL_MAX)
+        return hk_class_of_64[(size + 63) / 64];
+    unsigned i = (unsigned)(size + (size == 0) + HK_STEP - 1) / HK_STEP, step = hk_class_step(heap);
+    return (uint8_t)((i + step - 1) / step * step);
+}
+
 static inline bool hk_region_has(const void *block)
 {
     return (uintptr_t)block - (uintptr_t)hk_region.base < hk_region.span;
@@ -220,7 +227,7 @@ static inline __attribute__((always_inline)) void *hk_malloc_unlocked(hk_heap *h
 {
     if (__builtin_expect(size > HK_SMALL_MAX, 0))
         return hk_malloc_slow(heap, size);
-    struct hk_pool *pool = heap->current[(size + HK_ALIGNMENT - 1) / HK_ALIGNMENT];
+    struct hk_pool *pool = heap->current[(size + HK_STEP - 1) / HK_STEP];
     void *block = pool->free;
     if (__builtin_expect(block == NULL, 0))
         return hk_malloc_slow(heap, size);

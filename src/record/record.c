@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "heapkeeper/heap.h"
 #include "record/internal.h"
 
 #ifndef MADV_WIPEONFORK
@@ -167,6 +168,18 @@ static void reset_counters(void)
     hk_rec_status()->peak_serial = hk_rec.serial;
 }
 
+static void describe_geometry(struct hk_capture_header *header)
+{
+    hk_geometry geometry = {.size = sizeof geometry};
+    hk_get_geometry(&geometry);
+    header->geometry = hk_rec_text(geometry.name);
+    header->arena_bytes = geometry.arena_bytes;
+    header->pool_bytes = geometry.pool_bytes;
+    header->block_step = geometry.block_step;
+    header->block_max = geometry.block_max;
+    header->alignment = hk_rec.options.alignment;
+}
+
 /* The file is laid out; of a child, its parent's strings, codes and nodes are in it already. */
 bool hk_rec_begin(void)
 {
@@ -194,6 +207,7 @@ bool hk_rec_begin(void)
     if (!reserve_first_entries())
         return false;
     hk_rec_describe_process();
+    describe_geometry(header);
     hk_rec_mark(0, 0);
     if (!hk_rec_make_other_sites())
         return false;

@@ -63,6 +63,7 @@ struct hk_record_options {
     uint32_t exec_count;
     uint32_t forked;
     uint32_t python_version, python_flags;
+    uint32_t alignment; /* of mem's and object's blocks, bytes */
     /* Makes the path for a forked child's capture, into buffer; false: the child records into
      * unnamed memory. */
     bool (*child_path)(char *buffer, size_t capacity, uint32_t attempt);

@@ -505,18 +505,30 @@ static void put_classes(const struct page *p, const struct hk_heap_view *v)
         hk_text_bytes(chunks, (double)at->frame_chunks_bytes));
 }
 
+/* " of 16 KiB"; nothing for 0, which an older writer left there. */
+static const char *of_bytes(char text[40], uint32_t bytes)
+{
+    bool whole = bytes >> 20 && bytes % (1u << 20) == 0;
+    text[0] = 0;
+    if (bytes)
+        snprintf(text, 40, whole ? " of %u MiB" : " of %u KiB", bytes >> (whole ? 20 : 10));
+    return text;
+}
+
 static void put_heap(const struct page *p)
 {
     struct hk_heap_view v = hk_heap_view(p->report->capture);
     const struct hk_capture_point *at = &v.at;
     char arenas[32], pools[32], used[32], full[32], empty[32], blocks[32], live[32], mapped[32],
-        a[32], b[32];
+        a[32], b[32], arena_size[40], pool_size[40];
 
     fputc('\n', p->t->out);
     heading(p, "HEAP", HK_BOLD);
-    say(p, "%s arena%s%s%s pools (%s used, %s full, %s empty)%s%s blocks%s%s live of %s",
-        hk_text_count(arenas, at->arenas), at->arenas == 1 ? "" : "s", p->dot,
-        hk_text_count(pools, v.pools), hk_text_count(used, at->pools_used),
+    say(p, "%s arena%s%s%s%s pools%s (%s used, %s full, %s empty)%s%s blocks%s%s live of %s",
+        hk_text_count(arenas, at->arenas), at->arenas == 1 ? "" : "s",
+        of_bytes(arena_size, p->report->capture->header.arena_bytes), p->dot,
+        hk_text_count(pools, v.pools), of_bytes(pool_size, p->report->capture->header.pool_bytes),
+        hk_text_count(used, at->pools_used),
         hk_text_count(full, at->pools_full), hk_text_count(empty, at->pools_empty), p->dot,
         hk_text_count(blocks, at->live_blocks), p->dot, hk_text_bytes(live, (double)at->live_bytes),
         hk_text_bytes(mapped, (double)v.mapped_bytes));

@@ -140,12 +140,28 @@ static void put_lines(struct hk_json *j, const struct hk_sites *s)
     free(order);
 }
 
+static void put_geometry(struct hk_json *j, const struct hk_capture *c)
+{
+    const struct hk_capture_header *h = &c->header;
+    if (!h->pool_bytes)
+        return; /* an older writer */
+    hk_json_object(j, "geometry", false);
+    hk_json_string(j, "name", hk_capture_string(c, h->geometry));
+    hk_json_unsigned(j, "arena_bytes", h->arena_bytes);
+    hk_json_unsigned(j, "pool_bytes", h->pool_bytes);
+    hk_json_unsigned(j, "block_step", h->block_step);
+    hk_json_unsigned(j, "block_max", h->block_max);
+    hk_json_unsigned(j, "alignment", h->alignment);
+    hk_json_end_object(j);
+}
+
 static void put_heap(struct hk_json *j, const struct hk_capture *c)
 {
     struct hk_heap_view v = hk_heap_view(c);
     const struct hk_capture_point *p = &v.at;
 
     hk_json_object(j, "heap", false);
+    put_geometry(j, c);
     hk_json_unsigned(j, "arenas", p->arenas);
     hk_json_unsigned(j, "pools", v.pools);
     hk_json_unsigned(j, "pools_used", p->pools_used);

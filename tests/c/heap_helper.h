@@ -82,10 +82,21 @@ static inline size_t random_size(uint64_t *state)
 /* A program under test makes a heap, which must be there. */
 static inline hk_heap *heap_new(hk_lock_mode lock)
 {
-    hk_heap *heap = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = lock, .name = "test"});
+    hk_heap *heap = hk_heap_create(&(hk_heap_options){
+        .size = sizeof(hk_heap_options),
+        .lock = lock,
+        .name = "test",
+        .alignment = HK_STEP, /* all of the classes are used */
+    });
     if (heap == NULL)
         abort();
     return heap;
+}
+
+/* What a block of this size from heap_new is aligned to. */
+static inline size_t alignment_of(size_t size)
+{
+    return size > HK_BLOCK_MAX || (size > 0 && size % HK_ALIGNMENT == 0) ? HK_ALIGNMENT : HK_STEP;
 }
 
 /* ---- the shadow model ---- */

@@ -40,12 +40,12 @@ static size_t class_for(size_t size)
 static void test_size_classes_rise_and_the_last_is_the_largest_block(void **state)
 {
     for (int i = 1; i < HK_CLASSES; i++) {
-        assert_int_equal(hk_class_size[i] % HK_ALIGNMENT, 0);
+        assert_int_equal(hk_class_size[i] % HK_STEP, 0);
         assert_true(hk_class_size[i] > hk_class_size[i - 1]);
         if (hk_class_size[i] > HK_SMALL_MAX)
             assert_int_equal(hk_class_size[i] % 64, 0);
         else
-            assert_int_equal(hk_class_size[i], i * HK_ALIGNMENT);
+            assert_int_equal(hk_class_size[i], i * HK_STEP);
     }
     assert_int_equal(hk_class_size[HK_CLASSES - 1], HK_BLOCK_MAX);
 }
@@ -66,7 +66,7 @@ static void test_each_size_comes_from_the_smallest_class_that_holds_it(void **st
 static void test_blocks_of_each_class_fill_their_pools_and_keep_apart(void **state)
 {
     hk_heap *heap = *state;
-    static struct shadow blocks[2 * HK_POOL_SIZE / HK_ALIGNMENT];
+    static struct shadow blocks[2 * HK_POOL_SIZE / HK_STEP];
     for (int i = 1; i < HK_CLASSES; i++) {
         size_t size = hk_class_size[i], count = 2 * (HK_POOL_SIZE / size);
         for (size_t k = 0; k < count; k++)
@@ -90,7 +90,7 @@ static void test_every_size_up_to_20000_is_aligned_and_can_be_written_to_its_end
     for (size_t size = 0; size <= 20000; size++) {
         unsigned char *block = hk_malloc(heap, size);
         assert_non_null(block);
-        assert_int_equal((uintptr_t)block % HK_ALIGNMENT, 0);
+        assert_int_equal((uintptr_t)block % alignment_of(size), 0);
         assert_true(usable(block) >= size);
         memset(block, 0xa5, hk_heap_of(block) != NULL ? usable(block) : size);
         hk_free(heap, block);
@@ -126,7 +126,7 @@ static void test_sizes_that_overflow_give_no_block_and_change_nothing(void **sta
     assert_null(hk_calloc(heap, 1, (size_t)PTRDIFF_MAX + 1));
     assert_null(hk_calloc(heap, SIZE_MAX, 1));
     assert_null(hk_realloc(heap, NULL, SIZE_MAX));
-    for (size_t alignment = 1; alignment <= HK_POOL_SIZE; alignment *= 2)
+    for (size_t alignment = 1; alignment <= HK_ALIGNMENT_MAX; alignment *= 2)
         for (size_t less = 0; less < 40000; less += 4999)
             assert_null(hk_aligned_alloc(heap, alignment, SIZE_MAX - less));
     hk_heap_stats after = stats_of(heap);
@@ -177,7 +177,7 @@ static void test_aligned_blocks_are_aligned_whatever_their_size(void **state)
 {
     hk_heap *heap = *state;
     static const size_t sizes[] = {0, 1, 16, 17, 100, 512, 513, 1000, 2048, 4095, 4096, 4097, 9000, 16384, 70000};
-    for (size_t alignment = 1; alignment <= HK_POOL_SIZE; alignment *= 2) {
+    for (size_t alignment = 1; alignment <= HK_ALIGNMENT_MAX; alignment *= 2) {
         struct shadow blocks[COUNT(sizes) * 8];
         for (size_t i = 0; i < COUNT(blocks); i++) {
             size_t size = sizes[i % COUNT(sizes)];
@@ -197,9 +197,9 @@ static void test_aligned_blocks_are_aligned_whatever_their_size(void **state)
     assert_int_equal(stats_of(heap).large_blocks, 0);
 }
 
-static void test_alignments_that_are_no_power_of_two_or_larger_than_a_pool_are_refused(void **state)
+static void test_alignments_that_are_no_power_of_two_or_too_large_are_refused(void **state)
 {
-    static const size_t alignments[] = {0,   3, 24, 48, 100, HK_POOL_SIZE - 1, HK_POOL_SIZE + 1, 2 * HK_POOL_SIZE,
+    static const size_t alignments[] = {0,   3, 24, 48, 100, HK_ALIGNMENT_MAX - 1, HK_ALIGNMENT_MAX + 1, 2 * HK_ALIGNMENT_MAX,
                                         SIZE_MAX};
     for (size_t i = 0; i < COUNT(alignments); i++)
         assert_null(hk_aligned_alloc(*state, alignments[i], 64));
@@ -264,7 +264,7 @@ static void random_step(hk_heap *heap, struct shadow *s, uint64_t *random)
             assert_int_equal(((unsigned char *)block)[i], 0);
         break;
     case 1: {
-        size_t alignment = (size_t)1 << random_below(random, HK_POOL_SHIFT + 1);
+        size_t alignment = (size_t)1 << random_below(random, 15);
         block = hk_aligned_alloc(heap, alignment, size);
         assert_int_equal((uintptr_t)block % alignment, 0);
         break;
@@ -603,7 +603,7 @@ int main(void)
         BOTH(test_realloc_that_cannot_leaves_the_block_as_it_was),
         BOTH(test_calloc_clears_blocks_that_were_used_before),
         BOTH(test_aligned_blocks_are_aligned_whatever_their_size),
-        BOTH(test_alignments_that_are_no_power_of_two_or_larger_than_a_pool_are_refused),
+        BOTH(test_alignments_that_are_no_power_of_two_or_too_large_are_refused),
         BOTH(test_realloc_keeps_what_fits_across_small_medium_and_large),
         BOTH(test_a_block_that_is_made_much_smaller_moves_to_a_smaller_class),
         BOTH(test_contents_survive_random_programs),

@@ -53,14 +53,14 @@ static int hungry_program(hk_heap *heap, int steps, uint64_t seed)
             hk_free(heap, s->block);
             s->block = NULL;
         }
-        size_t alignment = (size_t)1 << random_below(&random, HK_POOL_SHIFT + 1);
+        size_t alignment = (size_t)1 << random_below(&random, 15);
         block = i % 4 == 0 ? hk_aligned_alloc(heap, alignment, size)
                 : i % 4 == 1 ? hk_calloc(heap, 1, size) : hk_malloc(heap, size);
         if (block == NULL) {
             refused++;
             continue;
         }
-        CHILD_CHECK((uintptr_t)block % (i % 4 ? HK_ALIGNMENT : alignment) == 0);
+        CHILD_CHECK((uintptr_t)block % (i % 4 ? alignment_of(size) : alignment) == 0);
         shadow_fill(s, block, size, tags++);
     }
     for (int i = 0; i < SLOTS; i++)

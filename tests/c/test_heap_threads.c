@@ -258,7 +258,7 @@ static void test_what_is_freed_from_outside_comes_back_at_the_next_slow_path(voi
     for (int i = 0; i < 100; i++)
         assert_true(hk_free_remote(blocks[i]));
     assert_int_equal(stats_of(heap).live_blocks, 100); /* until then they count as live */
-    void *block = hk_malloc(heap, 4000);
+    void *block = hk_malloc(heap, HK_BLOCK_MAX);
     assert_int_equal(stats_of(heap).live_blocks, 1);
     hk_free(heap, block);
     assert_in_order(heap);

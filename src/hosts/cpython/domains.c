@@ -276,12 +276,21 @@ static bool heaps_create(void)
     static const char *const names[] = {"raw", "mem", "object"};
     for (int i = 0; i < HK_DOMAINS; i++) {
         hk_lock_mode mode = i == HK_DOMAIN_RAW || !gil_can_be_known() ? HK_LOCK_OWN : HK_LOCK_HOST;
-        hk_python.heaps[i] = hk_heap_create(&(hk_heap_options){sizeof(hk_heap_options), mode, names[i]});
+        hk_python.heaps[i] = hk_heap_create(&(hk_heap_options){
+            .size = sizeof(hk_heap_options),
+            .lock = mode,
+            .name = names[i],
+            .alignment = i == HK_DOMAIN_RAW ? 0 : hk_python.alignment,
+        });
         if (hk_python.heaps[i] == NULL)
             return false;
         hk_python.heaps[i]->domain = (int16_t)i;
     }
-    hk_python.interpreters = hk_heap_create(&(hk_heap_options){sizeof(hk_heap_options), HK_LOCK_OWN, "interpreters"});
+    hk_python.interpreters = hk_heap_create(&(hk_heap_options){
+        .size = sizeof(hk_heap_options),
+        .name = "interpreters",
+        .alignment = hk_python.alignment,
+    });
     return hk_python.interpreters != NULL;
 }
 
@@ -298,8 +307,9 @@ static enum hk_capture_watch refuse(const char **why, const char *text)
     return HK_WATCH_REFUSED;
 }
 
-enum hk_capture_watch hk_cpython_install(const char **why)
+enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why)
 {
+    hk_python.alignment = alignment;
     if (!hk_cpython_find())
         return HK_WATCH_NOT_PYTHON;
     if (hk_python.is_initialized != NULL && hk_python.is_initialized())

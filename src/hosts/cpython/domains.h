@@ -4,13 +4,15 @@
 #define HK_HOSTS_CPYTHON_DOMAINS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "capture/format.h"
 #include "heapkeeper/heap.h"
 
 /* Looks for an interpreter in this process and installs itself. For the library's constructor: before main, one
- * thread. HK_WATCH_OURS, HK_WATCH_NOT_PYTHON, or HK_WATCH_REFUSED with *why (static text). */
-enum hk_capture_watch hk_cpython_install(const char **why);
+ * thread. HK_WATCH_OURS, HK_WATCH_NOT_PYTHON, or HK_WATCH_REFUSED with *why (static text).
+ * alignment: of MEM's and OBJECT's blocks, as in hk_heap_options; RAW's are always aligned to 16. */
+enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why);
 
 /* late.c: the same in an interpreter that runs already, for what it allocates from now on; there is no way back. The caller
  * holds the GIL of the main interpreter (ctypes.PyDLL). NULL: done, now or earlier; else why not (static text). Not in a

@@ -25,6 +25,7 @@ struct hk_python {
 
     const hk_py_layout *layout; /* NULL: no interpreter */
     hk_heap *heaps[HK_DOMAINS], *watched[HK_DOMAINS], *interpreters;
+    size_t alignment; /* of the heaps other than RAW's */
     bool many; /* interpreters with their own GIL exist or existed */
     int64_t frame_chunk_bytes;
 };

@@ -212,7 +212,11 @@ void hk_cpython_attach_recorder(bool samples)
     hk_record_set_source(&source);
     for (int i = 0; samples && i < HK_DOMAINS; i++) {
         static const char *const names[] = {"raw, sampled", "mem, sampled", "object, sampled"};
-        hk_python.watched[i] = hk_heap_create(&(hk_heap_options){sizeof(hk_heap_options), HK_LOCK_OWN, names[i]});
+        hk_python.watched[i] = hk_heap_create(&(hk_heap_options){
+            .size = sizeof(hk_heap_options),
+            .name = names[i],
+            .alignment = i == HK_DOMAIN_RAW ? 0 : hk_python.alignment,
+        });
         if (hk_python.watched[i] == NULL)
             continue;
         hk_python.watched[i]->is_watched = true;

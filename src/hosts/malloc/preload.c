@@ -12,6 +12,7 @@
  *   HEAPKEEPER_CAPTURE_ID  its "device:inode:pid"; only that pid may take it, and only once
  *   HEAPKEEPER_OUTPUT      -o's argument: further processes write OUTPUT.PID; /dev/null: all record into memory
  *   HEAPKEEPER_CAPTURE_DIR else: further processes write DIR/NAME.PID.SECONDS.N.hkc
+ *   HEAPKEEPER_ALIGN       16: mem's and object's blocks are aligned to 16 in the guide's geometry, too
  *   HEAPKEEPER_SEED        of the sampler, for tests
  *
  * Nothing is printed: what there is to say goes into the capture. */
@@ -110,6 +111,13 @@ static bool take_handed_file(struct hk_record_options *options)
     return true;
 }
 
+/* What the blocks of the mem and object domains are aligned to, as in hk_heap_options. */
+static size_t alignment(void)
+{
+    const char *text = secure_getenv("HEAPKEEPER_ALIGN");
+    return text != NULL && strcmp(text, "16") == 0 ? 16 : 8;
+}
+
 static bool record_start(void)
 {
     static char path[4096];
@@ -120,6 +128,7 @@ static bool record_start(void)
     struct hk_record_options options = {
         .mode = strcmp(mode, "sample") == 0 ? HK_MODE_SAMPLE : HK_MODE_NONE,
         .sample_bytes = sample != NULL ? strtoull(sample, NULL, 10) : 0,
+        .alignment = (uint32_t)alignment(),
         .child_path = child_path,
         .fill_point = hk_cpython_fill_point,
         .trim = hk_cpython_trim,
@@ -187,7 +196,7 @@ __attribute__((constructor)) static void preload(void)
     const char *why = NULL;
     int saved = errno;
     hk_interpose_init();
-    enum hk_capture_watch watch = hk_cpython_install(&why);
+    enum hk_capture_watch watch = hk_cpython_install(alignment(), &why);
     if (watch != HK_WATCH_NOT_PYTHON && record_start()) {
         hk_interpose_at_exit = at_exit;
         if (watch == HK_WATCH_REFUSED)
