@@ -16,9 +16,11 @@
  * whose block a pointer is follows from its address: one subtraction, one comparison and one table entry.
  *
  * Unless a comment says otherwise: sizes are bytes; NULL means "no memory" and nothing was changed (errno is as the
- * C allocator left it); functions may be called from any thread if the heap was made with HK_LOCK_OWN, and by one
- * thread at a time (whoever holds the program's own lock) if it was made with HK_LOCK_HOST. A program with threads that
- * forks must hold them off the heaps meanwhile. No function may be called from inside an allocation hook of the same
+ * C allocator left it); functions may be called from any thread if the heap was made with HK_LOCK_OWN or
+ * HK_LOCK_THREADS, and by one thread at a time (whoever holds the program's own lock) if it was made with HK_LOCK_HOST.
+ * A program with threads that forks must hold them off its heaps meanwhile, unless one of them was made with
+ * HK_LOCK_THREADS: then those with a lock of their own may be in use, and the child may go on with them (what threads
+ * that it does not have were using of a heap under HK_LOCK_THREADS stays valid, but is not used again). No function may be called from inside an allocation hook of the same
  * heap, except where "hook: yes" stands. */
 #ifndef HEAPKEEPER_HEAP_H
 #define HEAPKEEPER_HEAP_H
@@ -44,6 +46,9 @@ typedef enum {
     HK_LOCK_OWN = 0,  /* the heap locks itself: any thread may allocate and free */
     HK_LOCK_HOST = 1, /* a lock of the program protects the heap (a GIL; or there is one thread). Only frees
                          through hk_free_remote may come from outside that lock */
+    HK_LOCK_THREADS = 2, /* any thread may allocate and free, each from pools of its own without a lock; blocks may
+                         be freed by any thread. For programs whose threads allocate at the same time. Costs
+                         a thread 2 KiB, and up to one pool for each size class that it uses */
 } hk_lock_mode;
 
 typedef struct {

@@ -5,14 +5,22 @@
  * Distances between samples are exponential and so without memory: cutting one at a tick and going on with the rest
  * changes nothing. The bytes requested since the start fall out exactly, without a counter of their own.
  */
-#include "heap/pool.h"
+#include "heap/threads.h"
 
 #define TICK (128 * 1024)
 #define FOLD_EVERY 4096 /* expiries; frees in a current pool are counted in 31 bits */
 
-uint64_t hk_heap_allocated_bytes(const hk_heap *heap)
+static uint64_t allocated_bytes(const hk_heap *heap)
 {
     return heap->allocated_before + (uint64_t)(heap->budget_start - heap->budget);
+}
+
+uint64_t hk_heap_allocated_bytes(const hk_heap *heap)
+{
+    uint64_t total = allocated_bytes(heap);
+    for (const hk_heap *member = hk_threads_members(heap); member != NULL; member = member->next_member)
+        total += allocated_bytes(member);
+    return total;
 }
 
 static uint64_t allocated_by_all(void)

@@ -11,7 +11,7 @@
  *   8  used and dirty pools are counted
  *   9  a pool's class is one that the heap uses, and a class that it does not use is served by the next that it does
  */
-#include "heap/pool.h"
+#include "heap/threads.h"
 
 #include <string.h>
 
@@ -63,7 +63,7 @@ static void pool_visit(struct hk_pool *pool, const hk_pool_info *info, hk_visito
 
 void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
 {
-    if (heap->mode == HK_LOCK_OWN)
+    if (heap->mode != HK_LOCK_HOST)
         hk_lock_take(&heap->lock);
     for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
         struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
@@ -81,13 +81,29 @@ void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
                 pool_visit(pool, &info, visitor, argument);
         }
     }
-    if (heap->mode == HK_LOCK_OWN)
+    if (heap->mode != HK_LOCK_HOST)
         hk_lock_release(&heap->lock);
 }
 
-static int pool_check(const hk_heap *heap, const struct hk_pool *pool, bool empty)
+static bool is_frozen(const hk_heap *heap)
 {
-    if (pool->heap != heap || (pool->place == HK_PLACE_EMPTY) != empty)
+    return heap->mode == HK_LOCK_MEMBER && heap->state == HK_MEMBER_FROZEN;
+}
+
+/* The heap of a pool with blocks is the heap that has its arena, or a thread's member of that. */
+static bool is_part_of(const hk_heap *heap, const hk_heap *whole)
+{
+    return whole->mode == HK_LOCK_THREADS ? heap->facade == whole : heap == whole;
+}
+
+static int pool_check(const hk_heap *whole, const struct hk_pool *pool, bool empty)
+{
+    const hk_heap *heap = pool->heap;
+    if (empty ? heap != whole : !is_part_of(heap, whole))
+        return 2;
+    if (is_frozen(heap)) /* in the midst of a change, perhaps */
+        return 0;
+    if ((pool->place == HK_PLACE_EMPTY) != empty)
         return 2;
     if (empty)
         return pool->free != NULL || pool->other_free != NULL || pool->carved != 0 || pool->used != 0 ? 3 : 0;
@@ -126,7 +142,7 @@ static int arenas_check(const hk_heap *heap, uint32_t *partial)
             int broken = pool_check(heap, &pools[i], arena->empty >> i & 1);
             if (broken)
                 return broken;
-            *partial += pools[i].place == HK_PLACE_PARTIAL;
+            *partial += pools[i].place == HK_PLACE_PARTIAL && !is_frozen(pools[i].heap);
         }
         arenas++;
         used += HK_ARENA_POOLS - (uint32_t)__builtin_popcountll(arena->empty);
@@ -137,23 +153,35 @@ static int arenas_check(const hk_heap *heap, uint32_t *partial)
     return used != heap->used_pools || dirty != heap->dirty_pools ? 8 : 0;
 }
 
-static int heap_check(const hk_heap *heap)
+/* Counts the pools in the heap's lists off `partial`. */
+static int lists_check(const hk_heap *heap, uint32_t *partial)
 {
-    uint32_t partial = 0;
-    int broken = arenas_check(heap, &partial);
-    if (broken)
-        return broken;
     for (unsigned i = 1; i < HK_CLASSES; i++) {
         const struct hk_pool *previous = NULL;
         if (i % hk_class_step(heap) != 0 && heap->current[i] != heap->current[i + 1])
             return 9;
         for (const struct hk_pool *pool = heap->partial[i]; pool != NULL; pool = pool->next) {
-            if (pool->place != HK_PLACE_PARTIAL || pool->size_class != i || pool->previous != previous || partial == 0)
+            if (pool->place != HK_PLACE_PARTIAL || pool->size_class != i || pool->previous != previous ||
+                pool->heap != heap || *partial == 0)
                 return 7;
             previous = pool;
-            partial--;
+            --*partial;
         }
     }
+    return 0;
+}
+
+static int heap_check(const hk_heap *heap)
+{
+    uint32_t partial = 0;
+    int broken = arenas_check(heap, &partial);
+    if (broken == 0)
+        broken = lists_check(heap, &partial);
+    for (const hk_heap *member = hk_threads_members(heap); member != NULL && broken == 0; member = member->next_member)
+        if (!is_frozen(member))
+            broken = lists_check(member, &partial);
+    if (broken)
+        return broken;
     return partial != 0 ? 7 : 0;
 }
 
@@ -166,10 +194,10 @@ int hk_heap_check(hk_heap *heap)
             first = hk_heap_check(each);
         return first;
     }
-    if (heap->mode == HK_LOCK_OWN)
+    if (heap->mode != HK_LOCK_HOST)
         hk_lock_take(&heap->lock);
     int broken = heap_check(heap);
-    if (heap->mode == HK_LOCK_OWN)
+    if (heap->mode != HK_LOCK_HOST)
         hk_lock_release(&heap->lock);
     return broken;
 }

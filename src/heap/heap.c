@@ -5,6 +5,7 @@
  * fast path's is one of: a block of a pool that had none free, a block of another heap, or no block of ours.
  */
 #include "heap/pool.h"
+#include "heap/threads.h"
 
 #include <malloc.h>
 #include <stdlib.h>
@@ -14,7 +15,8 @@ struct hk_pool hk_no_pool;
 struct hk_heap_recorder hk_recorder;
 struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign};
 
-/* Large blocks: the C allocator's, counted by what they can hold. Counters are atomic: any thread frees them.
+/* Large blocks: the C allocator's, counted by what they can hold. Counters of a heap that any thread may use without
+ * a lock for it are atomic; a heap under the host's lock, and a thread's member, pay only plain stores.
  *
  * A block of the C allocator that was never ours may come to be freed here, too (a program that mixes malloc and
  * PyMem_Free). Where it is smaller than any of ours it is known for what it is, and not counted. */
@@ -26,12 +28,22 @@ static bool is_foreign(size_t usable)
     return usable <= HK_BLOCK_MAX && !__atomic_load_n(&small_ones_exist, __ATOMIC_RELAXED);
 }
 
+static void large_add(hk_heap *heap, int64_t bytes, int64_t blocks)
+{
+    if (heap->mode == HK_LOCK_HOST || heap->mode == HK_LOCK_MEMBER) {
+        __atomic_store_n(&heap->large_bytes, heap->large_bytes + bytes, __ATOMIC_RELAXED);
+        __atomic_store_n(&heap->large_blocks, heap->large_blocks + blocks, __ATOMIC_RELAXED);
+    } else {
+        __atomic_add_fetch(&heap->large_bytes, bytes, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&heap->large_blocks, blocks, __ATOMIC_RELAXED);
+    }
+}
+
 static void large_count(hk_heap *heap, size_t usable, int sign)
 {
     if (usable <= HK_BLOCK_MAX)
         __atomic_store_n(&small_ones_exist, true, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&heap->large_bytes, sign * (int64_t)usable, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&heap->large_blocks, sign, __ATOMIC_RELAXED);
+    large_add(heap, sign * (int64_t)usable, sign);
 }
 
 static void *large_malloc(hk_heap *heap, size_t size)
@@ -143,10 +155,19 @@ uint32_t hk_pool_allocated(const struct hk_pool *pool)
     return handed_out - count;
 }
 
+static void put_empty(hk_heap *heap, struct hk_pool *pool)
+{
+    if (heap->mode == HK_LOCK_MEMBER)
+        hk_threads_put_empty(pool);
+    else
+        hk_pool_put_empty(pool);
+}
+
 void hk_pool_emptied(struct hk_pool *pool)
 {
-    partial_unlink(pool->heap, pool);
-    hk_pool_put_empty(pool);
+    hk_heap *heap = pool->heap;
+    partial_unlink(heap, pool);
+    put_empty(heap, pool);
 }
 
 static void pool_init(struct hk_pool *pool, uint8_t size_class)
@@ -173,6 +194,26 @@ static void pool_carve(hk_heap *heap, struct hk_pool *pool)
     pool->carved = to;
 }
 
+/* The pool is CURRENT no longer, however many of its blocks are allocated. */
+static void current_retire(hk_heap *heap, struct hk_pool *pool)
+{
+    uint32_t allocated = hk_pool_allocated(pool);
+    current_fold(pool);
+    heap->class_allocations[pool->size_class] += (uint64_t)((int64_t)allocated - pool->used_before);
+    current_set(heap, pool->size_class, &hk_no_pool);
+    if (allocated == 0) {
+        put_empty(heap, pool);
+        return;
+    }
+    pool->used = allocated - 1;
+    pool->place = HK_PLACE_FULL;
+    if (allocated == pool->capacity)
+        return;
+    if (*hk_pool_list(heap, pool) == NULL)
+        pool_carve(heap, pool);
+    partial_push(heap, pool);
+}
+
 static void free_into(hk_heap *heap, void *block);
 
 static void remote_drain(hk_heap *heap)
@@ -183,6 +224,15 @@ static void remote_drain(hk_heap *heap)
         free_into(heap, block);
         block = next;
     }
+}
+
+void hk_heap_retire(hk_heap *heap)
+{
+    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
+        remote_drain(heap);
+    for (int i = 1; i < HK_CLASSES; i++)
+        if (heap->current[i] != &hk_no_pool)
+            current_retire(heap, heap->current[i]);
 }
 
 /* The class's current pool, with a free block in it; NULL: no memory. */
@@ -205,7 +255,7 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
         partial_unlink(heap, pool);
         current_begin(heap, pool, pool->used + 1);
     } else {
-        pool = hk_pool_take_empty(heap);
+        pool = heap->mode == HK_LOCK_MEMBER ? hk_threads_take_empty(heap) : hk_pool_take_empty(heap);
         if (pool == NULL)
             return NULL;
         pool_init(pool, size_class);
@@ -294,6 +344,8 @@ static void current_relieve(hk_heap *heap, struct hk_pool *pool)
 static bool hold_back(hk_heap *heap, struct hk_pool *pool, void *block)
 {
     uint32_t enough = pool->capacity / 16 < 16 ? pool->capacity / 16 : 16;
+    if (heap->mode == HK_LOCK_MEMBER)
+        return false;
     if (hk_recorder.pool_reopened != NULL)
         hk_recorder.pool_reopened(); /* before anything changes */
     if (heap->mode == HK_LOCK_OWN)
@@ -328,12 +380,19 @@ static void free_into(hk_heap *heap, void *block)
         hk_pool_emptied(pool);
 }
 
-static void remote_push(hk_heap *heap, void *block)
+void hk_remote_push(hk_heap *heap, void *block)
 {
     void *head = __atomic_load_n(&heap->remote, __ATOMIC_RELAXED);
     do
         *(void **)block = head;
     while (!__atomic_compare_exchange_n(&heap->remote, &head, block, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+}
+
+void hk_free_own(hk_heap *heap, void *block)
+{
+    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
+        remote_drain(heap);
+    free_into(heap, block);
 }
 
 /* A block of a heap that locks itself. */
@@ -346,33 +405,49 @@ static void free_locked(hk_heap *owner, void *block)
     hk_lock_release(&owner->lock);
 }
 
+/* A block of a heap whose protection is not held. */
+static void free_from_outside(hk_heap *owner, void *block)
+{
+    if (owner->mode == HK_LOCK_OWN)
+        free_locked(owner, block);
+    else if (owner->mode == HK_LOCK_MEMBER)
+        hk_threads_free_foreign(owner, block);
+    else
+        hk_remote_push(owner, block);
+}
+
+/* The heap that the block's pool belongs to, which another thread may be changing. */
+static hk_heap *owner_of(const void *block)
+{
+    return __atomic_load_n(&hk_pool_of(block)->heap, __ATOMIC_RELAXED);
+}
+
 void hk_free_slow(hk_heap *heap, void *block)
 {
     if (!hk_region_has(block)) {
         large_free(heap, block);
         return;
     }
-    hk_heap *owner = hk_pool_of(block)->heap;
+    hk_heap *owner = owner_of(block);
     if (owner == heap)
         free_into(heap, block);
-    else if (owner->mode == HK_LOCK_OWN)
-        free_locked(owner, block);
-    else if (heap->mode == HK_LOCK_HOST)
+    else if (owner->mode == HK_LOCK_HOST && heap->mode == HK_LOCK_HOST)
         free_into(owner, block); /* both are under the same host's lock */
     else
-        remote_push(owner, block);
+        free_from_outside(owner, block);
 }
 
 bool hk_free_remote(void *block)
 {
     if (!hk_region_has(block))
         return false;
-    hk_heap *owner = hk_pool_of(block)->heap;
-    if (owner->mode == HK_LOCK_OWN)
-        free_locked(owner, block);
-    else
-        remote_push(owner, block);
+    free_from_outside(owner_of(block), block);
     return true;
+}
+
+static inline void *malloc_entered(hk_heap *heap, size_t size)
+{
+    return heap->mode == HK_LOCK_HOST ? hk_malloc_unlocked(heap, size) : hk_member_malloc(heap, size);
 }
 
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
@@ -389,7 +464,7 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
         }
         return block;
     }
-    void *block = hk_malloc_unlocked(heap, total);
+    void *block = malloc_entered(heap, total);
     if (block == NULL)
         return NULL;
     if (total > 64)
@@ -411,7 +486,7 @@ static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
         int i = hk_class_for(heap, rounded);
         while (hk_class_size[i] % alignment != 0)
             i++; /* alignment <= rounded, and divides the last */
-        block = hk_malloc_unlocked(heap, hk_class_size[i]);
+        block = malloc_entered(heap, hk_class_size[i]);
         if ((uintptr_t)block % alignment == 0)
             return block;
         large_free(heap, block); /* no addresses were left, and the C allocator knew nothing of the alignment */
@@ -430,16 +505,31 @@ static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
 
 /* Public. */
 
-static void heap_take(hk_heap *heap)
+/* The heap to work on, with what protects it held: the heap itself, or this thread's member of it. */
+static hk_heap *heap_enter(hk_heap *heap)
 {
+    if (heap->mode == HK_LOCK_THREADS)
+        return hk_threads_enter(heap);
     if (heap->mode == HK_LOCK_OWN)
         hk_lock_take(&heap->lock);
+    return heap;
 }
 
-static void heap_release(hk_heap *heap)
+static void heap_leave(hk_heap *entered)
 {
-    if (heap->mode == HK_LOCK_OWN)
-        hk_lock_release(&heap->lock);
+    if (entered->mode == HK_LOCK_MEMBER)
+        hk_threads_leave(entered);
+    else if (entered->mode == HK_LOCK_OWN)
+        hk_lock_release(&entered->lock);
+}
+
+static void heap_give_up(hk_heap *heap)
+{
+    hk_arenas_give_up(heap);
+    if (heap->mode == HK_LOCK_THREADS)
+        hk_threads_put_spare(heap);
+    else
+        hk_heap_put_spare(heap);
 }
 
 /* The options with the defaults of what was not given, by leaving it zero or by an older header. */
@@ -458,17 +548,19 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
     hk_heap_options o = options_known(options);
     if ((o.alignment != 8 && o.alignment != 16) || !hk_region_init())
         return NULL;
-    hk_heap *heap = hk_heap_new();
+    hk_heap *heap = o.lock == HK_LOCK_THREADS ? hk_threads_create() : hk_heap_new();
     if (heap == NULL)
         return NULL;
-    heap->mode = o.lock;
+    heap->mode = (uint8_t)o.lock;
     heap->name = o.name != NULL ? o.name : "heap";
     heap->alignment = (uint8_t)o.alignment;
     heap->domain = HK_DOMAIN_OBJECT;
     for (int i = 0; i < HK_CLASSES; i++)
         heap->current[i] = &hk_no_pool;
+    if (o.lock == HK_LOCK_THREADS)
+        hk_threads_inherit(heap);
     if (!hk_heap_register(heap)) {
-        hk_heap_put_spare(heap);
+        heap_give_up(heap);
         return NULL;
     }
     return heap;
@@ -479,57 +571,62 @@ void hk_heap_destroy(hk_heap *heap)
     if (heap == NULL)
         return;
     hk_heap_unregister(heap);
-    hk_arenas_give_up(heap);
-    hk_heap_put_spare(heap);
+    heap_give_up(heap);
 }
 
-static __attribute__((noinline)) void *malloc_locking(hk_heap *heap, size_t size)
+static __attribute__((noinline)) void *malloc_entering(hk_heap *heap, size_t size)
 {
-    hk_lock_take(&heap->lock);
-    void *block = hk_malloc_slow(heap, size);
-    hk_lock_release(&heap->lock);
+    hk_heap *entered = heap_enter(heap);
+    void *block = hk_malloc_slow(entered, size);
+    heap_leave(entered);
     return block;
 }
 
 /* Only the owner's lock is taken, so that heaps never wait for each other in a circle. */
-static __attribute__((noinline)) void free_locking(hk_heap *heap, void *block)
+static __attribute__((noinline)) void free_entering(hk_heap *heap, void *block)
 {
-    if (!hk_free_remote(block))
+    hk_heap *member = heap->mode == HK_LOCK_THREADS ? hk_threads_known(heap) : NULL;
+    if (member != NULL)
+        hk_free_slow(member, block);
+    else if (!hk_free_remote(block))
         large_free(heap, block);
 }
 
 void *hk_malloc(hk_heap *heap, size_t size)
 {
-    if (__builtin_expect(heap->mode == HK_LOCK_OWN, 0))
-        return malloc_locking(heap, size);
-    return hk_malloc_unlocked(heap, size);
+    if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
+        return hk_malloc_unlocked(heap, size);
+    if (__builtin_expect(heap == hk_mine.facade, 1))
+        return hk_member_malloc(hk_mine.member, size);
+    return malloc_entering(heap, size);
 }
 
 void hk_free(hk_heap *heap, void *block)
 {
-    if (__builtin_expect(heap->mode == HK_LOCK_OWN, 0)) {
-        free_locking(heap, block);
-        return;
-    }
-    hk_free_unlocked(heap, block);
+    if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
+        hk_free_unlocked(heap, block);
+    else if (__builtin_expect(heap == hk_mine.facade, 1))
+        hk_member_free(hk_mine.member, block);
+    else
+        free_entering(heap, block);
 }
 
 void *hk_calloc(hk_heap *heap, size_t count, size_t size)
 {
-    heap_take(heap);
-    void *block = hk_calloc_unlocked(heap, count, size);
-    heap_release(heap);
+    hk_heap *entered = heap_enter(heap);
+    void *block = hk_calloc_unlocked(entered, count, size);
+    heap_leave(entered);
     return block;
 }
 
 /* Charges the heap for size bytes; true: they are a sample. */
 static bool charge(hk_heap *heap, size_t size, uint64_t *mean)
 {
-    heap_take(heap);
-    heap->budget -= (int64_t)size;
-    bool sampled = heap->budget < 0 && hk_budget_expire(heap, mean);
-    heap->large_allocations++;
-    heap_release(heap);
+    hk_heap *entered = heap_enter(heap);
+    entered->budget -= (int64_t)size;
+    bool sampled = entered->budget < 0 && hk_budget_expire(entered, mean);
+    entered->large_allocations++;
+    heap_leave(entered);
     return sampled;
 }
 
@@ -549,11 +646,10 @@ static void *large_realloc(hk_heap *heap, void *block, size_t size)
         return NULL;
     int64_t after = (int64_t)hk_libc.usable_size(moved);
     if (foreign) { /* it becomes ours */
-        __atomic_add_fetch(&heap->large_blocks, 1, __ATOMIC_RELAXED);
         if (hk_recorder.foreign != NULL)
             hk_recorder.foreign();
     }
-    __atomic_add_fetch(&heap->large_bytes, after - before, __ATOMIC_RELAXED);
+    large_add(heap, after - before, foreign);
     if (sampled)
         hk_recorder.allocation(moved, size, mean, heap->domain);
     return moved;
@@ -588,9 +684,9 @@ void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
         return NULL;
     if (alignment <= heap->alignment)
         return hk_malloc(heap, size);
-    heap_take(heap);
-    void *block = aligned_unlocked(heap, alignment, size);
-    heap_release(heap);
+    hk_heap *entered = heap_enter(heap);
+    void *block = aligned_unlocked(entered, alignment, size);
+    heap_leave(entered);
     return block;
 }
 
@@ -601,16 +697,23 @@ size_t hk_usable_size(const void *block)
 
 hk_heap *hk_heap_of(const void *block)
 {
-    return hk_region_has(block) ? hk_pool_of(block)->heap : NULL;
+    if (!hk_region_has(block))
+        return NULL;
+    hk_heap *owner = owner_of(block);
+    return owner != NULL && owner->mode == HK_LOCK_MEMBER ? owner->facade : owner;
 }
 
 size_t hk_heap_trim(hk_heap *heap)
 {
-    heap_take(heap);
+    if (heap->mode == HK_LOCK_THREADS)
+        hk_threads_settle(heap);
+    if (heap->mode != HK_LOCK_HOST)
+        hk_lock_take(&heap->lock);
     if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
         remote_drain(heap);
     size_t bytes = hk_heap_discard(heap, 0);
-    heap_release(heap);
+    if (heap->mode != HK_LOCK_HOST)
+        hk_lock_release(&heap->lock);
     malloc_trim(0);
     return bytes;
 }

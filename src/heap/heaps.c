@@ -25,7 +25,7 @@ _Static_assert(sizeof(struct later_slots) <= 4096, "one page");
 static hk_heap *first_heaps[32];
 static struct slots first_slots = {NULL, sizeof(first_heaps) / sizeof(first_heaps[0]), first_heaps};
 static hk_heap *spare; /* ended heaps, linked through `watched` */
-static hk_lock lock;
+hk_lock hk_heaps_lock;
 
 hk_heap *hk_heap_next(struct hk_heap_cursor *cursor)
 {
@@ -66,11 +66,11 @@ static hk_heap **slot_find(void)
 
 hk_heap *hk_heap_new(void)
 {
-    hk_lock_take(&lock);
+    hk_lock_take(&hk_heaps_lock);
     hk_heap *heap = spare;
     if (heap != NULL)
         spare = heap->watched;
-    hk_lock_release(&lock);
+    hk_lock_release(&hk_heaps_lock);
     if (heap == NULL)
         return hk_os_map(sizeof(*heap));
     memset(heap, 0, sizeof(*heap));
@@ -79,28 +79,28 @@ hk_heap *hk_heap_new(void)
 
 void hk_heap_put_spare(hk_heap *heap)
 {
-    hk_lock_take(&lock);
+    hk_lock_take(&hk_heaps_lock);
     heap->watched = spare;
     spare = heap;
-    hk_lock_release(&lock);
+    hk_lock_release(&hk_heaps_lock);
 }
 
 bool hk_heap_register(hk_heap *heap)
 {
-    hk_lock_take(&lock);
+    hk_lock_take(&hk_heaps_lock);
     hk_heap **slot = slot_find();
     if (slot != NULL)
         __atomic_store_n(slot, heap, __ATOMIC_RELEASE);
-    hk_lock_release(&lock);
+    hk_lock_release(&hk_heaps_lock);
     return slot != NULL;
 }
 
 void hk_heap_unregister(hk_heap *heap)
 {
-    hk_lock_take(&lock);
+    hk_lock_take(&hk_heaps_lock);
     for (struct slots *chunk = &first_slots; chunk != NULL; chunk = chunk->next)
         for (uint32_t i = 0; i < chunk->count; i++)
             if (chunk->heaps[i] == heap)
                 __atomic_store_n(&chunk->heaps[i], NULL, __ATOMIC_RELEASE);
-    hk_lock_release(&lock);
+    hk_lock_release(&hk_heaps_lock);
 }

@@ -35,6 +35,7 @@
 #include "heapkeeper/heap.h"
 
 #define HK_CURRENT 0x80000000u
+#define HK_LOCK_MEMBER ((hk_lock_mode)3) /* one thread's part of a heap under HK_LOCK_THREADS: see threads.h */
 
 enum hk_pool_place { HK_PLACE_NONE, HK_PLACE_EMPTY, HK_PLACE_CURRENT, HK_PLACE_PARTIAL, HK_PLACE_FULL };
 
@@ -50,7 +51,7 @@ struct hk_pool {
     uint8_t size_class;
     uint8_t place; /* enum hk_pool_place */
     uint32_t held;  /* blocks in other_free, of a heap under the host's lock */
-    void *other_free; /* of a heap with a lock of its own: its free blocks. Otherwise: blocks held back while FULL */
+    void *other_free; /* of a heap that is not under the host's lock: its free blocks. Otherwise: blocks held back while FULL */
 };
 _Static_assert(sizeof(struct hk_pool) == 64, "64 descriptors, those of an arena, are one page");
 
@@ -69,8 +70,7 @@ struct hk_heap {
     struct hk_pool *partial[HK_CLASSES]; /* heads */
     uint64_t class_allocations[HK_CLASSES];
 
-    void *remote; /* blocks freed from outside the host's lock, linked; atomic */
-    hk_lock lock; /* for HK_LOCK_OWN */
+    hk_lock lock; /* for HK_LOCK_OWN, and of a facade (threads.h) */
     uint8_t mode; /* hk_lock_mode */
     bool is_watched; /* holds the blocks that the recorder knows */
     int16_t domain;  /* of blocks allocated here, as the recorder numbers them */
@@ -89,8 +89,15 @@ struct hk_heap {
     uint32_t arena_count;
     uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory */
 
-    int64_t large_bytes, large_blocks; /* live; atomic */
+    int64_t large_bytes, large_blocks; /* live; atomic, unless one thread at a time counts them */
     uint64_t large_allocations;
+
+    hk_heap *facade; /* of a member, see threads.h; else NULL */
+    hk_heap *next_member, *next_idle;
+
+    /* On a cache line of their own: what other threads look at and write. */
+    _Alignas(64) void *remote; /* blocks freed from outside the host's lock, or by another thread, linked; atomic */
+    uint8_t state;             /* of a member: enum hk_member_state; atomic */
 };
 
 struct hk_region {
@@ -135,6 +142,7 @@ extern struct hk_libc hk_libc;
 /* heaps.c: all heaps. To go through them, in the order in which they were made unless some have ended:
  *     struct hk_heap_cursor cursor = {0};
  *     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) */
+extern hk_lock hk_heaps_lock; /* nothing is added or ends while it is held */
 struct hk_heap_cursor {
     const void *chunk;
     uint32_t slot;
@@ -159,6 +167,9 @@ void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget 
 void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
 void hk_pool_emptied(struct hk_pool *pool);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
+void hk_heap_retire(hk_heap *heap); /* takes back remote frees; no pool stays CURRENT */
+void hk_free_own(hk_heap *heap, void *block); /* a block of this heap, whose protection is held */
+void hk_remote_push(hk_heap *heap, void *block);
 void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations of their class */
 
 /* budget.c */
@@ -200,11 +211,11 @@ static inline struct hk_arena *hk_arena_of(const struct hk_pool *pool)
     return &hk_region.arenas[(size_t)(pool - hk_region.pools) / HK_ARENA_POOLS];
 }
 
-/* The pool's list of free blocks. A heap that locks itself keeps it in another field, so that the fast path, which
+/* The pool's list of free blocks. A heap that locks itself, or that belongs to a thread, keeps it in another field, so that the fast path, which
  * takes no lock, finds such a pool without free blocks and goes the slow way: that is its only check of the owner. */
 static inline void **hk_pool_list(const hk_heap *heap, struct hk_pool *pool)
 {
-    return heap->mode == HK_LOCK_OWN ? &pool->other_free : &pool->free;
+    return heap->mode == HK_LOCK_HOST ? &pool->free : &pool->other_free;
 }
 
 /* The pool's allocated blocks; of a current one counted from its free list. May be called while another thread

@@ -1,6 +1,6 @@
 /* Statistics: every mapped byte in exactly one class, the classes summed from the pools' descriptors. Nothing is
  * locked: a number read while somebody allocates is off by what happened meanwhile. */
-#include "heap/pool.h"
+#include "heap/threads.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -22,9 +22,20 @@ static void pool_add(const struct hk_pool *pool, hk_heap_stats *stats, uint64_t 
         *allocations += (uint64_t)((int64_t)(HK_CURRENT - pool->used) + allocated - pool->used_before);
 }
 
+/* What a heap, or a thread's member of one, counts itself. */
+static void counters_add(const hk_heap *heap, hk_heap_stats *stats)
+{
+    stats->allocated_blocks += heap->large_allocations;
+    for (int i = 1; i < HK_CLASSES; i++)
+        stats->allocated_blocks += heap->class_allocations[i];
+    stats->metadata_bytes += sizeof(*heap);
+    stats->large_bytes += (uint64_t)__atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED);
+    stats->large_blocks += (uint64_t)__atomic_load_n(&heap->large_blocks, __ATOMIC_RELAXED);
+}
+
 static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
 {
-    uint64_t allocations = heap->large_allocations;
+    uint64_t allocations = 0;
     for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
         const struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
         uint64_t empty = arena->empty, dirty = arena->dirty & empty;
@@ -37,13 +48,11 @@ static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
         stats->metadata_bytes += HK_ARENA_POOLS * sizeof(struct hk_pool) + sizeof(*arena);
         stats->arenas++;
     }
-    for (int i = 1; i < HK_CLASSES; i++)
-        allocations += heap->class_allocations[i];
-    stats->metadata_bytes += sizeof(*heap);
     stats->allocated_blocks += allocations;
     stats->allocated_bytes += hk_heap_allocated_bytes(heap);
-    stats->large_bytes += (uint64_t)__atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED);
-    stats->large_blocks += (uint64_t)__atomic_load_n(&heap->large_blocks, __ATOMIC_RELAXED);
+    counters_add(heap, stats);
+    for (const hk_heap *member = hk_threads_members(heap); member != NULL; member = member->next_member)
+        counters_add(member, stats);
     stats->mapped_bytes = stats->live_bytes + stats->free_bytes + stats->untouched_bytes + stats->tail_bytes +
                           stats->empty_bytes + stats->metadata_bytes;
 }

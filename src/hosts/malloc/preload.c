@@ -26,7 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "heap/pool.h"
+#include "heap/threads.h"
 #include "hosts/cpython/domains.h"
 #include "hosts/malloc/interpose.h"
 #include "record/record.h"
@@ -155,6 +155,7 @@ static bool record_start(void)
 
 static void fork_prepare(void)
 {
+    hk_threads_fork_prepare();
     hk_cpython_fork_prepare();
     hk_record_fork_prepare();
 }
@@ -163,6 +164,7 @@ static void fork_parent(void)
 {
     hk_record_fork_parent();
     hk_cpython_fork_release();
+    hk_threads_fork_parent();
 }
 
 static void fork_child(void)
@@ -170,6 +172,7 @@ static void fork_child(void)
     naming.first = false;
     hk_record_fork_child();
     hk_cpython_fork_release();
+    hk_threads_fork_child();
 }
 
 /* True for one process of a run whose own has recorded nothing (a shell, timeout, make): it stands for the run. */
@@ -195,6 +198,7 @@ __attribute__((constructor)) static void preload(void)
 {
     const char *why = NULL;
     int saved = errno;
+    hk_threads_host_forks = true; /* see fork_prepare */
     hk_interpose_init();
     enum hk_capture_watch watch = hk_cpython_install(alignment(), &why);
     if (watch != HK_WATCH_NOT_PYTHON && record_start()) {

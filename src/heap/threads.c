@@ -1,0 +1,420 @@
+/* Facades and their members: who belongs to which thread, and what happens at its end and at a fork. The model is in
+ * threads.h; slow paths of malloc and free are heap.c's, the same for members as for other heaps.
+ *
+ * A thread knows its members by a record, struct hk_thread, which a key of pthreads hands to thread_end when the thread
+ * ends. pthread_setspecific may itself call malloc; the record is in place before it does.
+ */
+#include "heap/threads.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#define CHUNK_SIZE ((size_t)32 << 10) /* members and records are cut from chunks; pages not used cost nothing */
+#define CACHE_LINE 64
+#define THREAD_ENTRIES 31 /* facades that a thread has a member of; more are used through their shared member */
+
+struct hk_thread {
+    struct hk_thread *next; /* of the free ones */
+    uint32_t count;
+    struct hk_mine entries[THREAD_ENTRIES];
+};
+
+hk_heap hk_no_member = {.current = {[0 ... HK_CLASSES - 1] = &hk_no_pool}, .mode = HK_LOCK_MEMBER};
+hk_heap *hk_process_heap;
+bool hk_threads_host_forks;
+__thread struct hk_mine hk_mine;
+__thread hk_heap *hk_process_member = &hk_no_member;
+
+static struct hk_thread ended; /* stands for "has none, and gets none any more" */
+static __thread struct hk_thread *this_thread;
+
+static struct {
+    hk_lock lock;
+    struct hk_facade *facades;
+    struct hk_thread *free_records;
+    char *chunk;
+    size_t chunk_left;
+    pthread_key_t key;
+    bool is_ready, has_key;
+} threads;
+
+/* Memory for good. The lock that protects the chunk is held. */
+static void *cut(char **chunk, size_t *left, size_t size)
+{
+    size = (size + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1);
+    if (*left < size) {
+        *chunk = hk_os_map(CHUNK_SIZE);
+        *left = *chunk != NULL ? CHUNK_SIZE : 0;
+        if (*chunk == NULL)
+            return NULL;
+    }
+    char *start = *chunk;
+    *chunk += size;
+    *left -= size;
+    return start;
+}
+
+static void member_inherit(hk_heap *member)
+{
+    const hk_heap *facade = member->facade;
+    member->name = facade->name;
+    member->alignment = facade->alignment;
+    member->domain = facade->domain;
+    member->watched = facade->watched;
+}
+
+static void member_reset(hk_heap *member)
+{
+    struct hk_facade *facade = hk_facade_of(member);
+    uint8_t state = member->state;
+    hk_heap *next_member = member->next_member, *next_idle = member->next_idle;
+    memset(member, 0, sizeof(*member));
+    for (int i = 0; i < HK_CLASSES; i++)
+        member->current[i] = &hk_no_pool;
+    member->mode = HK_LOCK_MEMBER;
+    member->facade = &facade->heap;
+    member_inherit(member);
+    member->state = state;
+    member->next_member = next_member;
+    member->next_idle = next_idle;
+}
+
+static hk_heap *member_make(struct hk_facade *facade, enum hk_member_state state)
+{
+    hk_lock_take(&facade->heap.lock);
+    hk_heap *member = cut(&facade->chunk, &facade->chunk_left, sizeof(*member));
+    if (member != NULL) {
+        member->facade = &facade->heap;
+        member->state = state;
+        member->next_member = facade->members;
+        member_reset(member);
+        __atomic_store_n(&facade->members, member, __ATOMIC_RELEASE);
+    }
+    hk_lock_release(&facade->heap.lock);
+    return member;
+}
+
+/* For a thread that has none: one whose thread has ended, or a new one. */
+static hk_heap *member_take(struct hk_facade *facade)
+{
+    hk_lock_take(&facade->idle_lock);
+    hk_heap *member = facade->idle;
+    if (member != NULL) {
+        facade->idle = member->next_idle;
+        __atomic_store_n(&member->state, HK_MEMBER_LIVE, __ATOMIC_RELEASE);
+    }
+    hk_lock_release(&facade->idle_lock);
+    return member != NULL ? member : member_make(facade, HK_MEMBER_LIVE);
+}
+
+/* The thread has ended. */
+static void member_put(hk_heap *member)
+{
+    struct hk_facade *facade = hk_facade_of(member);
+    hk_lock_take(&facade->idle_lock);
+    hk_heap_retire(member);
+    __atomic_store_n(&member->state, HK_MEMBER_IDLE, __ATOMIC_RELEASE);
+    member->next_idle = facade->idle;
+    facade->idle = member;
+    hk_lock_release(&facade->idle_lock);
+}
+
+/* Threads. */
+
+static void record_free(struct hk_thread *thread)
+{
+    thread->count = 0;
+    hk_lock_take(&threads.lock);
+    thread->next = threads.free_records;
+    threads.free_records = thread;
+    hk_lock_release(&threads.lock);
+}
+
+static void thread_end(void *argument)
+{
+    struct hk_thread *thread = argument;
+    this_thread = &ended;
+    hk_mine = (struct hk_mine){NULL, NULL};
+    hk_process_member = &hk_no_member;
+    for (uint32_t i = 0; i < thread->count; i++)
+        member_put(thread->entries[i].member);
+    record_free(thread);
+}
+
+static struct hk_thread *thread_begin(void)
+{
+    if (!threads.has_key)
+        return this_thread = &ended;
+    hk_lock_take(&threads.lock);
+    struct hk_thread *thread = threads.free_records;
+    if (thread != NULL)
+        threads.free_records = thread->next;
+    else
+        thread = cut(&threads.chunk, &threads.chunk_left, sizeof(*thread));
+    hk_lock_release(&threads.lock);
+    if (thread == NULL)
+        return &ended;
+    this_thread = thread;
+    if (pthread_setspecific(threads.key, thread) != 0)
+        thread_end(thread); /* nobody would tell us of its end */
+    return this_thread;
+}
+
+static hk_heap *use_now(hk_heap *facade, hk_heap *member)
+{
+    hk_mine = (struct hk_mine){facade, member};
+    if (facade == hk_process_heap)
+        hk_process_member = member;
+    return member;
+}
+
+hk_heap *hk_threads_known(hk_heap *facade)
+{
+    for (uint32_t i = 0; this_thread != NULL && i < this_thread->count; i++)
+        if (this_thread->entries[i].facade == facade)
+            return use_now(facade, this_thread->entries[i].member);
+    return NULL;
+}
+
+/* This thread's member of the facade; NULL: it has none and gets none. */
+static hk_heap *member_of_this_thread(hk_heap *facade)
+{
+    struct hk_thread *thread = this_thread != NULL ? this_thread : thread_begin();
+    hk_heap *member = hk_threads_known(facade);
+    if (member != NULL)
+        return member;
+    if (thread == &ended || thread->count == THREAD_ENTRIES)
+        return NULL;
+    member = member_take(hk_facade_of(facade));
+    if (member == NULL)
+        return NULL;
+    thread->entries[thread->count++] = (struct hk_mine){facade, member};
+    return use_now(facade, member);
+}
+
+hk_heap *hk_threads_enter(hk_heap *facade)
+{
+    if (hk_mine.facade == facade)
+        return hk_mine.member;
+    int saved = errno;
+    hk_heap *member = member_of_this_thread(facade);
+    errno = saved;
+    if (member != NULL)
+        return member;
+    hk_lock_take(&hk_facade_of(facade)->idle_lock);
+    return hk_facade_of(facade)->shared;
+}
+
+void hk_threads_leave(hk_heap *member)
+{
+    if (member->state == HK_MEMBER_SHARED)
+        hk_lock_release(&hk_facade_of(member)->idle_lock);
+}
+
+/* Blocks and pools. */
+
+void hk_threads_free_foreign(hk_heap *owner, void *block)
+{
+    struct hk_facade *facade = hk_facade_of(owner);
+    uint8_t state = __atomic_load_n(&owner->state, __ATOMIC_ACQUIRE);
+    if (state == HK_MEMBER_IDLE || state == HK_MEMBER_SHARED) {
+        hk_lock_take(&facade->idle_lock);
+        if (owner->state != HK_MEMBER_LIVE) { /* nobody took it over meanwhile */
+            hk_free_own(owner, block);
+            hk_lock_release(&facade->idle_lock);
+            return;
+        }
+        hk_lock_release(&facade->idle_lock);
+    }
+    hk_remote_push(owner, block);
+}
+
+struct hk_pool *hk_threads_take_empty(hk_heap *member)
+{
+    hk_heap *facade = member->facade;
+    hk_lock_take(&facade->lock);
+    struct hk_pool *pool = hk_pool_take_empty(facade);
+    if (pool != NULL)
+        __atomic_store_n(&pool->heap, member, __ATOMIC_RELAXED);
+    hk_lock_release(&facade->lock);
+    return pool;
+}
+
+void hk_threads_put_empty(struct hk_pool *pool)
+{
+    hk_heap *facade = pool->heap->facade;
+    hk_lock_take(&facade->lock);
+    __atomic_store_n(&pool->heap, facade, __ATOMIC_RELAXED);
+    hk_pool_put_empty(pool);
+    hk_lock_release(&facade->lock);
+}
+
+void hk_threads_settle(hk_heap *heap)
+{
+    struct hk_facade *facade = hk_facade_of(heap);
+    if (hk_mine.facade == heap)
+        hk_heap_retire(hk_mine.member);
+    hk_lock_take(&facade->idle_lock);
+    for (hk_heap *member = facade->idle; member != NULL; member = member->next_idle)
+        hk_heap_retire(member);
+    hk_heap_retire(facade->shared);
+    hk_lock_release(&facade->idle_lock);
+}
+
+void *hk_member_malloc_slow(hk_heap *member, size_t size)
+{
+    if (member != &hk_no_member)
+        return hk_malloc_slow(member, size);
+    if (hk_process_heap == NULL)
+        return NULL;
+    member = hk_threads_enter(hk_process_heap);
+    void *block = hk_malloc_slow(member, size);
+    hk_threads_leave(member);
+    return block;
+}
+
+void hk_member_free_slow(hk_heap *member, void *block)
+{
+    hk_free_slow(member != &hk_no_member ? member : hk_process_heap, block);
+}
+
+/* Facades. */
+
+static void own_fork_prepare(void)
+{
+    hk_lock_take(&hk_heaps_lock);
+    hk_threads_fork_prepare();
+    struct hk_heap_cursor cursor = {0};
+    for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
+        if (heap->mode == HK_LOCK_OWN)
+            hk_lock_take(&heap->lock);
+    hk_lock_take(&hk_region.lock);
+}
+
+static void own_fork_release(void)
+{
+    hk_lock_release(&hk_region.lock);
+    struct hk_heap_cursor cursor = {0};
+    for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
+        if (heap->mode == HK_LOCK_OWN)
+            hk_lock_release(&heap->lock);
+    hk_lock_release(&hk_heaps_lock);
+}
+
+static void own_fork_parent(void)
+{
+    hk_threads_fork_parent();
+    own_fork_release();
+}
+
+static void own_fork_child(void)
+{
+    hk_threads_fork_child();
+    own_fork_release();
+}
+
+static void threads_prepare(void)
+{
+    hk_lock_take(&threads.lock);
+    bool first = !threads.is_ready;
+    threads.is_ready = true;
+    if (first)
+        threads.has_key = pthread_key_create(&threads.key, thread_end) == 0;
+    hk_lock_release(&threads.lock);
+    if (first && !hk_threads_host_forks) /* may call malloc */
+        pthread_atfork(own_fork_prepare, own_fork_parent, own_fork_child);
+}
+
+hk_heap *hk_threads_create(void)
+{
+    threads_prepare();
+    hk_lock_take(&threads.lock);
+    struct hk_facade *facade = threads.facades;
+    while (facade != NULL && !facade->is_spare)
+        facade = facade->next;
+    if (facade != NULL)
+        facade->is_spare = false;
+    hk_lock_release(&threads.lock);
+    if (facade != NULL)
+        return &facade->heap;
+
+    facade = hk_os_map(sizeof(*facade));
+    if (facade == NULL)
+        return NULL;
+    facade->heap.mode = HK_LOCK_THREADS;
+    facade->shared = member_make(facade, HK_MEMBER_SHARED);
+    if (facade->shared == NULL) {
+        hk_os_unmap(facade, sizeof(*facade));
+        return NULL;
+    }
+    hk_lock_take(&threads.lock);
+    facade->next = threads.facades;
+    threads.facades = facade;
+    hk_lock_release(&threads.lock);
+    return &facade->heap;
+}
+
+void hk_threads_put_spare(hk_heap *heap)
+{
+    struct hk_facade *facade = hk_facade_of(heap);
+    for (hk_heap *member = facade->members; member != NULL; member = member->next_member)
+        member_reset(member);
+    hk_lock lock = heap->lock;
+    memset(heap, 0, sizeof(*heap));
+    heap->mode = HK_LOCK_THREADS;
+    heap->lock = lock;
+    hk_lock_take(&threads.lock);
+    facade->is_spare = true;
+    hk_lock_release(&threads.lock);
+}
+
+hk_heap *hk_threads_process(const char *name)
+{
+    if (hk_process_heap == NULL)
+        hk_process_heap = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_THREADS, .name = name});
+    return hk_process_heap;
+}
+
+void hk_threads_inherit(hk_heap *heap)
+{
+    for (hk_heap *member = hk_threads_members(heap); member != NULL; member = member->next_member)
+        member_inherit(member);
+}
+
+/* Fork. */
+
+void hk_threads_fork_prepare(void)
+{
+    hk_lock_take(&threads.lock);
+    for (struct hk_facade *facade = threads.facades; facade != NULL; facade = facade->next) {
+        hk_lock_take(&facade->idle_lock);
+        hk_lock_take(&facade->heap.lock);
+    }
+}
+
+void hk_threads_fork_parent(void)
+{
+    for (struct hk_facade *facade = threads.facades; facade != NULL; facade = facade->next) {
+        hk_lock_release(&facade->heap.lock);
+        hk_lock_release(&facade->idle_lock);
+    }
+    hk_lock_release(&threads.lock);
+}
+
+static bool is_of_this_thread(const hk_heap *member)
+{
+    for (uint32_t i = 0; this_thread != NULL && i < this_thread->count; i++)
+        if (this_thread->entries[i].member == member)
+            return true;
+    return false;
+}
+
+void hk_threads_fork_child(void)
+{
+    for (struct hk_facade *facade = threads.facades; facade != NULL; facade = facade->next)
+        for (hk_heap *member = facade->members; member != NULL; member = member->next_member)
+            if (member->state == HK_MEMBER_LIVE && !is_of_this_thread(member))
+                __atomic_store_n(&member->state, HK_MEMBER_FROZEN, __ATOMIC_RELEASE);
+    hk_threads_fork_parent();
+}

@@ -1,0 +1,164 @@
+/* Heaps for threads: HK_LOCK_THREADS. Read pool.h first.
+ *
+ * What the user holds is a facade. It owns the arenas, and the pools that are empty; each thread that allocates has a
+ * member of its own, a heap without arenas, which takes empty pools from the facade and gives them back as soon as
+ * they are empty again. So a thread's malloc and its frees of its own blocks take no lock and use no atomic
+ * instruction; the facade's lock is taken once for each 16 KiB; and no memory is stranded in threads that sleep,
+ * but for what is free in the pools that they have in use.
+ *
+ *      who frees a block            what happens
+ *      the owner's thread           onto the pool's free list
+ *      another thread               pushed, atomically, onto the owner's list of remote frees; the owner takes them
+ *                                   back at its next slow path, before it asks for another pool
+ *      anybody; owner without       freed into the pool under the facade's idle_lock
+ *      a thread (IDLE, SHARED)
+ *
+ * A member's life:
+ *
+ *      LIVE    belongs to one thread.
+ *      IDLE    its thread has ended. It has no current pools (they became partial, full, or were given back), its
+ *              blocks are freed under idle_lock, and the next new thread takes it over as it is.
+ *      SHARED  one to a facade, for those who have no member of their own: threads that run the destructors of other
+ *              keys after ours, or for which there was no memory. Used by anybody under idle_lock.
+ *      FROZEN  after a fork, in the child: its thread does not exist there, and may have been in the midst of a
+ *              change while the kernel copied page after page. Nothing in it is ever looked at again: its
+ *              blocks stay valid, and what is freed of them is lost until the child execs or ends. (This is what other
+ *              allocators do, too; only a lock on the fast path would do better.)
+ *
+ * The free list of a member's pool is in `other_free`, so that the fast path of a heap under the host's lock, which
+ * checks no owner, finds such a pool without free blocks and goes the slow way.
+ *
+ * A destroyed facade is kept with all of its members for the next one that is made, so that what threads remember of
+ * facades (struct hk_thread) is true for ever.
+ *
+ * The malloc of a whole process is a facade, too, which hk_threads_process makes: hk_threads_malloc and
+ * hk_threads_free below, to be inlined into malloc and free, are the fastest way into it.
+ *
+ * Locks are taken in this order: idle_lock, the facade's lock, the region's. */
+#ifndef HK_HEAP_THREADS_H
+#define HK_HEAP_THREADS_H
+
+#include "heap/pool.h"
+
+enum hk_member_state { HK_MEMBER_LIVE, HK_MEMBER_IDLE, HK_MEMBER_SHARED, HK_MEMBER_FROZEN };
+
+struct hk_facade {
+    hk_heap heap; /* its lock protects arenas, empty pools and the list of members */
+    hk_lock idle_lock; /* protects members that are IDLE or SHARED, and their list */
+    hk_heap *members; /* all, by next_member; only grows */
+    hk_heap *idle;    /* by next_idle */
+    hk_heap *shared;
+    struct hk_facade *next; /* all facades, also those that were destroyed */
+    bool is_spare;          /* destroyed */
+    char *chunk;            /* where the next member is made */
+    size_t chunk_left;
+};
+
+/* What a thread used last by hk_malloc(heap, ...). */
+struct hk_mine {
+    hk_heap *facade, *member;
+};
+extern __thread struct hk_mine hk_mine;
+
+/* This thread's member of the process's facade; &hk_no_member until it has one, and after it has ended. */
+extern __thread hk_heap *hk_process_member;
+extern hk_heap hk_no_member;     /* has no blocks; never written */
+extern hk_heap *hk_process_heap; /* NULL: not made yet */
+
+/* Makes the facade that is the malloc of this process, or returns it; NULL: no memory. In the constructor or at the
+ * first malloc, before there are threads. It calls pthread_key_create and pthread_atfork (unless
+ * hk_threads_host_forks is set), of which the latter may call malloc where there are many handlers. */
+hk_heap *hk_threads_process(const char *name);
+
+hk_heap *hk_threads_create(void); /* a facade; the caller fills in what is in hk_heap_options */
+void hk_threads_put_spare(hk_heap *facade); /* nothing is left in it */
+void hk_threads_inherit(hk_heap *facade); /* its members take on the settings that the facade has now */
+
+/* The heap to use for a call of this thread: its member, or the shared one with the lock held, which hk_threads_leave
+ * gives back. */
+hk_heap *hk_threads_enter(hk_heap *facade);
+void hk_threads_leave(hk_heap *member);
+hk_heap *hk_threads_known(hk_heap *facade); /* the member that this thread already has; NULL: none */
+
+/* A block of a member, freed by a thread that is not known to be its owner. */
+void hk_threads_free_foreign(hk_heap *owner, void *block);
+
+struct hk_pool *hk_threads_take_empty(hk_heap *member);
+void hk_threads_put_empty(struct hk_pool *pool);
+
+
+/* All that can be given back without waiting for a thread becomes empty pools. */
+void hk_threads_settle(hk_heap *facade);
+
+/* Around fork: every lock of every facade is held while the child is made. A host that has handlers of its own sets
+ * hk_threads_host_forks before the first facade is made and calls these, prepare before it takes any lock of heaps
+ * and of the region. */
+extern bool hk_threads_host_forks;
+void hk_threads_fork_prepare(void);
+void hk_threads_fork_parent(void);
+void hk_threads_fork_child(void);
+
+/* Slow paths of the inline functions; member may be &hk_no_member, which stands for the process's facade. */
+void *hk_member_malloc_slow(hk_heap *member, size_t size);
+void hk_member_free_slow(hk_heap *member, void *block);
+
+static inline struct hk_facade *hk_facade_of(hk_heap *heap)
+{
+    return (struct hk_facade *)(heap->facade != NULL ? heap->facade : heap);
+}
+
+/* The first of a heap's members; the others follow by next_member. NULL: the heap is not a facade. */
+static inline hk_heap *hk_threads_members(const hk_heap *heap)
+{
+    return heap->mode == HK_LOCK_THREADS ? __atomic_load_n(&((const struct hk_facade *)heap)->members, __ATOMIC_ACQUIRE) : NULL;
+}
+
+static inline __attribute__((always_inline)) void *hk_member_malloc(hk_heap *member, size_t size)
+{
+    if (__builtin_expect(size > HK_SMALL_MAX, 0))
+        return hk_member_malloc_slow(member, size);
+    struct hk_pool *pool = member->current[(size + HK_STEP - 1) / HK_STEP];
+    void *block = pool->other_free;
+    if (__builtin_expect(block == NULL, 0))
+        return hk_member_malloc_slow(member, size);
+    if (__builtin_expect((member->budget -= (int64_t)size) < 0, 0))
+        return hk_malloc_expired(member, size);
+    pool->other_free = *(void **)block;
+    return block;
+}
+
+static inline __attribute__((always_inline)) void hk_member_free(hk_heap *member, void *block)
+{
+    uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
+    if (__builtin_expect(distance >= hk_region.span, 0)) {
+        hk_member_free_slow(member, block);
+        return;
+    }
+    struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
+    if (__builtin_expect(__atomic_load_n(&pool->heap, __ATOMIC_RELAXED) != member, 0)) {
+        hk_member_free_slow(member, block);
+        return;
+    }
+    void *next = pool->other_free;
+    if (__builtin_expect(next == NULL, 0)) {
+        hk_member_free_slow(member, block);
+        return;
+    }
+    *(void **)block = next;
+    pool->other_free = block;
+    if (__builtin_expect(hk_take_one(&pool->used), 0))
+        hk_pool_emptied(pool);
+}
+
+/* malloc and free of the process. */
+static inline __attribute__((always_inline)) void *hk_threads_malloc(size_t size)
+{
+    return hk_member_malloc(hk_process_member, size);
+}
+
+static inline __attribute__((always_inline)) void hk_threads_free(void *block)
+{
+    hk_member_free(hk_process_member, block);
+}
+
+#endif
