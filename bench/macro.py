@@ -16,6 +16,7 @@ Modes:
     again       stock once more: how far from 1.00 this is, is the machine's noise
     heapkeeper  heapkeeper run --no-record
     recording   heapkeeper run --sample -o /dev/null
+    guide       heapkeeper run --no-record --geometry guide: arenas of 256 KiB, pools of 4 KiB, classes every 8 bytes
     mimalloc, jemalloc, tcmalloc, glibc    PYTHONMALLOC=malloc, the library preloaded
     hook        stock behind functions that only delegate: the floor for any replacement (PEP 445)
     tracemalloc stock with -X tracemalloc=25
@@ -34,8 +35,12 @@ from common import Failed, Ratios
 from workloads import WORKLOADS
 
 DEFAULT_MODES = ("stock", "again", "heapkeeper", "recording", "mimalloc", "jemalloc")
-OTHER_MODES = ("tcmalloc", "glibc", "hook", "tracemalloc")
-OURS = ("heapkeeper", "recording")
+OTHER_MODES = ("guide", "tcmalloc", "glibc", "hook", "tracemalloc")
+OPTIONS = {  # of heapkeeper run
+    "heapkeeper": ["--no-record"],
+    "recording": ["--sample", "-o", "/dev/null"],
+    "guide": ["--no-record", "--geometry", "guide"],
+}
 SLOWER = 1.03  # a row of ours whose whole interval lies above this is flagged
 GOALS = {"heapkeeper": 0.95, "recording": 1.00}
 LARGE_KIB = 64 * 1024  # from this peak on a workload's memory is judged by ratio, below it by difference
@@ -57,12 +62,11 @@ class Mode:
         self.front = []
         self.flags = []
         self.problem = None  # why the mode cannot run here
-        if name in OURS:
+        if name in OPTIONS:
             command = common.heapkeeper()
             if command is None:
                 self.problem = "%s/heapkeeper does not exist; run make" % common.build_dir()
-            options = ["--no-record"] if name == "heapkeeper" else ["--sample", "-o", "/dev/null"]
-            self.front = [command or "", "run", *options]
+            self.front = [command or "", "run", *OPTIONS[name]]
         elif name == "tracemalloc":
             self.flags = ["-X", "tracemalloc=25"]
         elif name == "hook":
@@ -96,7 +100,7 @@ class Mode:
 
     def check(self, result):
         """Says why the allocator in charge is not the one this mode is named after, or None."""
-        wanted = {"heapkeeper": "heapkeeper", "recording": "heapkeeper"}.get(self.name, self.name)
+        wanted = "heapkeeper" if self.name in OPTIONS else self.name
         if wanted in common.PEERS or wanted == "heapkeeper":
             if result["preloads"] != [wanted]:
                 return "the library is not mapped into the interpreter (mapped: %s)" % result["preloads"]
@@ -212,7 +216,7 @@ def report_times(results, modes):
             slow = interval[0] > SLOWER and table.count(label) >= 3  # an interval of fewer says nothing
             line += cell(median, interval, " !" if slow else "")
             figures[name]["rows"][label] = {"median": median, "interval": interval}
-            if slow and name in OURS:
+            if slow and name in GOALS:
                 missed.append("%s: %s is slower than stock, 95 %% interval [%.3f, %.3f]" % (name, label, *interval))
         print(line.rstrip())
     for title, key in (("geomean", "loop"), ("  best call", "best"), ("  process", "process"), ("  peak RSS", "peak_kib")):
@@ -223,7 +227,7 @@ def report_times(results, modes):
             figures[name][key] = {"geomean": middle, "interval": interval}
             line += cell(middle, interval)
         print(line.rstrip())
-    for name in OURS:
+    for name in GOALS:
         if name not in figures:
             continue
         reached = figures[name]["loop"]["geomean"]

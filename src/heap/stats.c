@@ -106,6 +106,12 @@ static void put_json_string(struct writer *out, const char *text)
     put(out, "\"");
 }
 
+static void put_json_geometry(struct writer *out)
+{
+    put(out, "{\"name\":\"%s\",\"arena_bytes\":%zu,\"pool_bytes\":%zu,\"block_step\":%u,\"block_max\":%u}",
+        HK_GEOMETRY_NAME, HK_ARENA_SIZE, HK_POOL_SIZE, HK_STEP, HK_BLOCK_MAX);
+}
+
 static void put_json(struct writer *out, const hk_heap_stats *s)
 {
     put(out, "\"mapped_bytes\":%" PRIu64 ",\"live_bytes\":%" PRIu64 ",\"free_bytes\":%" PRIu64
@@ -137,7 +143,9 @@ static size_t stats_print(char *buffer, size_t capacity, bool json)
     hk_heap_stats stats = {.size = sizeof(stats)};
     hk_heap_get_stats(NULL, &stats);
     if (json) {
-        put(&out, "{");
+        put(&out, "{\"geometry\":");
+        put_json_geometry(&out);
+        put(&out, ",");
         put_json(&out, &stats);
         put(&out, ",\"heaps\":[");
     } else {
