@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that what the build and the tests need is here: a C compiler, Meson, Ninja, pkg-config, cmocka and a
-# Python with pytest. Silent when all of it is. Otherwise it installs what is missing with the system's package
+# Python with pytest. elfutils' libdw, which gives native code its names, is installed too where that asks nobody
+# anything; the build goes without it. Silent when all of it is there. Otherwise it installs what is missing with the system's package
 # manager (as root, or by sudo where that asks for no password) and says so; where it may not, it prints the exact
 # command and exits with 2.
 #
@@ -58,16 +59,19 @@ packages() {
         apt:headers) echo libc6-dev ;;
         apt:ninja) echo ninja-build ;;
         apt:cmocka) echo libcmocka-dev ;;
+        apt:libdw) echo libdw-dev ;;
         apt:pytest) echo python3-pytest ;;
         dnf:compiler) echo gcc glibc-devel ;;
         dnf:headers) echo glibc-devel ;;
         dnf:ninja) echo ninja-build ;;
         dnf:pkg-config) echo pkgconf-pkg-config ;;
         dnf:cmocka) echo libcmocka-devel ;;
+        dnf:libdw) echo elfutils-devel ;;
         dnf:pytest) echo python3-pytest ;;
         pacman:compiler) echo gcc ;;
         pacman:headers) echo glibc ;;
         pacman:pkg-config) echo pkgconf ;;
+        pacman:libdw) echo elfutils ;;
         pacman:pytest) echo python-pytest ;;
         *) echo "$thing" ;;
         esac
@@ -118,8 +122,15 @@ esac
 
 PATH=$tools:$PATH
 lacking=$(missing | tr '\n' ' ')
-[ -n "$lacking" ] || exit 0
+# Wished for, and tried once.
+wish=
+if ! pkg-config --exists libdw 2>/dev/null && [ ! -e "$here/build/without-libdw" ] && [ -n "$(as_root)" ] &&
+    { have apt-get || have dnf || have pacman; }; then
+    wish=libdw
+fi
+[ -n "$lacking$wish" ] || exit 0
 if [ "${1:-}" = --check ]; then
+    [ -n "$lacking" ] || exit 0
     echo "heapkeeper: missing: $lacking" >&2
     exit 2
 fi
@@ -152,13 +163,18 @@ if [ -z "$root" ]; then
 fi
 
 mkdir -p "$here/build"
-echo "heapkeeper: installing what the build needs: $wanted" >&2
+echo "heapkeeper: installing for the build: $wanted${wish:+ libdw (optional: names of native code)}" >&2
 status=0
 if [ -n "$refresh" ]; then
     # An unreachable extra source must not stop us: what counts is whether the install works.
     $root DEBIAN_FRONTEND=noninteractive $refresh >"$log" 2>&1 </dev/null || true
 fi
-$root DEBIAN_FRONTEND=noninteractive $install $wanted >>"$log" 2>&1 </dev/null || status=$?
+[ -z "$wanted" ] || $root DEBIAN_FRONTEND=noninteractive $install $wanted >>"$log" 2>&1 </dev/null || status=$?
+if [ -n "$wish" ]; then
+    # shellcheck disable=SC2046
+    $root DEBIAN_FRONTEND=noninteractive $install $(packages $family $wish) >>"$log" 2>&1 </dev/null || true
+    pkg-config --exists libdw 2>/dev/null || touch "$here/build/without-libdw"
+fi
 
 left=$(missing | tr '\n' ' ')
 pip_names=

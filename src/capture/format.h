@@ -10,8 +10,8 @@
  *                   | marks                    |  the instants at which sites keep their live bytes
  *                   | timeline                 |  points over time, thinned by two when full
  *                   | events                   |  what happened: fork, allocator replaced, ...
- *                   | modules                  |  native modules and their build ids
- *                   | codes                    |  one entry per code object seen
+ *                   | modules                  |  native modules: where they lay, and their build ids
+ *                   | codes                    |  one entry per code object and per native module seen
  *                   | nodes                    |  the call tree: (parent, code, instruction offset)
  *                   | strings                  |  names, line tables; NUL terminated, offsets into it
  *                   | sites                    |  counters per (node, domain)
@@ -41,7 +41,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 0
+#define HK_CAPTURE_MINOR 1
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 
@@ -234,7 +234,7 @@ struct hk_capture_mark {
  */
 struct hk_capture_site {
     uint32_t node;  /* innermost frame; 0: no stack */
-    uint8_t domain; /* 0 raw, 1 mem, 2 object, 3 malloc */
+    uint8_t domain; /* 0 raw, 1 mem, 2 object, 3 native: the C library's malloc and its family */
     uint8_t flags;  /* HK_SITE_* */
     uint16_t thread; /* reserved, 0 */
     uint64_t live_bytes, live_blocks;
@@ -258,6 +258,9 @@ enum hk_site_flag {
     HK_SITE_BLIND = 8, /* no Python thread state: native code without the interpreter's lock */
 };
 
+/* A frame of Python has a code object for its code; one of machine code has a module (HK_CODE_NATIVE), and its offset,
+ * read as unsigned, is that of a return address from the module's load base: the call is just before it. On a path,
+ * machine code that Python called stands inside the frame that called it. */
 struct hk_capture_node {
     uint32_t parent; /* the caller's node, always a lower index; 0: outermost */
     uint32_t code;
@@ -269,16 +272,28 @@ struct hk_capture_code {
     uint32_t file, name, qualified_name; /* strings; qualified_name 0 before Python 3.11 */
     uint32_t line_table, line_table_size; /* string offset and bytes; 0: missing */
     int32_t first_line;
-    uint32_t flags; /* 1: interpreter's internal trampoline: not to be shown */
-    uint32_t reserved;
+    uint32_t flags;  /* HK_CODE_* */
+    uint32_t module; /* since 1.1; of HK_CODE_NATIVE: index of its entry in the modules + 1, 0: in no module. Only
+                        `file`, the module's path, is filled in then */
 };
 
+enum hk_code_flag {
+    HK_CODE_TRAMPOLINE = 1, /* interpreter's internal trampoline: not to be shown */
+    HK_CODE_NATIVE = 2,     /* since 1.1; machine code of one module */
+};
+
+/* A mapping with executable code, as it was when first seen: modules come and go. A file that has several shares
+ * `path` and `base` among them. */
 struct hk_capture_module {
     uint64_t start, end; /* addresses */
     uint64_t offset;     /* in the file, of start */
-    uint32_t path;       /* string */
+    uint32_t path;       /* string; 0: code that was made at run time, in no file */
     uint32_t build_id_size;
     uint8_t build_id[32];
+    /* since 1.1; 0 before */
+    uint64_t base;       /* address of the file's first mapping: the load base; 0: not known, then start - offset */
+    uint64_t base_vaddr; /* the same place in the file's own numbering (p_vaddr); symbols are at address - base + this */
+    uint64_t image_size; /* bytes from the load base to the end of its last segment */
 };
 
 enum hk_event_kind {

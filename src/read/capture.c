@@ -298,6 +298,7 @@ static struct hk_capture *check(uint8_t *bytes, size_t size, const char *path, e
     c->path = hk_must_strdup(path);
     c->bytes = bytes;
     c->size = size;
+    c->from_memory = !ask;
     if (size == 0) {
         c->life = HK_LIFE_EMPTY;
         return c;

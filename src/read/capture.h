@@ -66,6 +66,7 @@ struct hk_capture {
     unsigned mark_count;
 
     enum hk_life life;
+    bool from_memory; /* of no file: nothing is asked of this system about it */
     uint64_t duration_ns;
     uint64_t dropped; /* records that were torn or pointed outside the file */
 };

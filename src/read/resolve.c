@@ -3,7 +3,8 @@
  * A node's parent has a lower index, so one pass in order knows for each node its nearest caller
  * that is to be shown, and a walk upwards always ends. A line is found by running through the
  * code's line table: a hostile capture could point a million nodes at a table of megabytes, so the
- * bytes run through are limited; after that only first lines are known.
+ * bytes run through are limited; after that only first lines are known. Frames of machine code are
+ * looked up by native.c.
  */
 #include "read/resolve.h"
 
@@ -11,15 +12,16 @@
 #include <string.h>
 
 #include "read/lines.h"
+#include "read/native.h"
 
-#define LINE_UNKNOWN    INT32_MIN
-#define LINE_WORK_MAX   ((uint64_t)1 << 30) /* bytes of line tables; a second or two */
-#define CODE_TRAMPOLINE 1u
+#define LINE_UNKNOWN  INT32_MIN
+#define LINE_WORK_MAX ((uint64_t)1 << 30) /* bytes of line tables; a second or two */
 
 struct code {
     const char *file, *name, *qualified_name;
     uint32_t function;
-    bool hidden;
+    uint32_t module; /* as struct hk_capture_code has it */
+    bool hidden, native;
 };
 
 struct hk_resolver {
@@ -29,6 +31,9 @@ struct hk_resolver {
     uint32_t *shown;   /* per node: itself or its nearest shown caller */
     uint32_t *parents; /* per node */
     uint32_t *node_codes;
+    uint32_t *python; /* per node: itself or its nearest caller that is a Python frame to be shown */
+    uint32_t *native; /* per node: see hk_resolver_owners */
+    struct hk_native *machine;
     int32_t *lines; /* per node, LINE_UNKNOWN until asked for */
     size_t node_count;
     size_t function_count;
@@ -87,15 +92,35 @@ static void read_codes(struct hk_resolver *r)
         code->file = hk_capture_string(c, entry.file);
         code->name = hk_capture_string(c, entry.name);
         code->qualified_name = hk_capture_string(c, entry.qualified_name);
+        code->native = entry.flags & HK_CODE_NATIVE;
+        code->module = entry.module;
         if (!*code->name)
             code->name = "(name unknown)";
         if (!*code->qualified_name)
             code->qualified_name = code->name;
         /* The interpreter's own shim for calling __init__ has that for a file, and no lines. */
-        code->hidden = (entry.flags & CODE_TRAMPOLINE) ||
-                       (entry.line_table_size == 0 && strcmp(code->name, "__init__") == 0 &&
+        code->hidden = (entry.flags & HK_CODE_TRAMPOLINE) ||
+                       (!code->native && entry.line_table_size == 0 && strcmp(code->name, "__init__") == 0 &&
                         strcmp(code->file, "__init__") == 0);
     }
+}
+
+/* Callers have lower numbers: what is known of them serves here. */
+static void find_owners(struct hk_resolver *r, uint32_t node)
+{
+    const struct code *code = &r->codes[r->node_codes[node]];
+    uint32_t caller = r->shown[r->parents[node]], owner = r->native[caller];
+
+    if (r->shown[node] != node) {
+        r->python[node] = r->python[r->parents[node]];
+        return;
+    }
+    r->python[node] = code->native ? r->python[caller] : node;
+    if (!code->native)
+        return;
+    bool caller_is_better = hk_native_is_system(r->machine, code->module) && owner &&
+                            !hk_native_is_system(r->machine, r->codes[r->node_codes[owner]].module);
+    r->native[node] = caller_is_better ? owner : node;
 }
 
 static void read_nodes(struct hk_resolver *r)
@@ -104,6 +129,8 @@ static void read_nodes(struct hk_resolver *r)
     r->shown = hk_must_calloc(r->node_count, sizeof *r->shown);
     r->parents = hk_must_calloc(r->node_count, sizeof *r->parents);
     r->node_codes = hk_must_calloc(r->node_count, sizeof *r->node_codes);
+    r->python = hk_must_calloc(r->node_count, sizeof *r->python);
+    r->native = hk_must_calloc(r->node_count, sizeof *r->native);
     r->lines = hk_must_calloc(r->node_count, sizeof *r->lines);
     for (size_t i = 1; i < r->node_count; i++) {
         struct hk_capture_node node;
@@ -114,6 +141,7 @@ static void read_nodes(struct hk_resolver *r)
         r->node_codes[i] = known ? node.code : 0;
         r->shown[i] = known && !r->codes[node.code].hidden ? (uint32_t)i : r->shown[parent];
         r->lines[i] = LINE_UNKNOWN;
+        find_owners(r, (uint32_t)i);
     }
 }
 
@@ -122,6 +150,7 @@ struct hk_resolver *hk_resolver_new(const struct hk_capture *capture)
     struct hk_resolver *r = hk_must_calloc(1, sizeof *r);
     r->capture = capture;
     r->minor = (int)(capture->header.python_version >> 16 & 0xff);
+    r->machine = hk_native_new(capture);
     read_codes(r);
     number_functions(r);
     read_nodes(r);
@@ -136,7 +165,10 @@ void hk_resolver_free(struct hk_resolver *r)
     free(r->shown);
     free(r->parents);
     free(r->node_codes);
+    free(r->python);
+    free(r->native);
     free(r->lines);
+    hk_native_free(r->machine);
     free(r);
 }
 
@@ -150,14 +182,39 @@ uint32_t hk_resolver_parent(const struct hk_resolver *r, uint32_t node)
     return node < r->node_count ? hk_resolver_shown(r, r->parents[node]) : 0;
 }
 
-uint32_t hk_resolver_function(const struct hk_resolver *r, uint32_t node)
+void hk_resolver_owners(const struct hk_resolver *r, uint32_t node, uint32_t *python, uint32_t *native)
 {
-    return node < r->node_count && r->node_codes[node] ? r->codes[r->node_codes[node]].function : 0;
+    *python = node < r->node_count ? r->python[node] : 0;
+    *native = node < r->node_count ? r->native[node] : 0;
+}
+
+const char *hk_resolver_problem(const struct hk_resolver *r, enum hk_symbols_state state, size_t *at)
+{
+    return hk_native_problem(r->machine, state, at);
+}
+
+/* NULL for a Python frame. */
+static const struct hk_native_place *place_of(struct hk_resolver *r, uint32_t node)
+{
+    const struct code *code = &r->codes[r->node_codes[node]];
+    struct hk_capture_node entry;
+    if (!code->native)
+        return NULL;
+    hk_capture_entry(r->capture, HK_SECTION_NODES, node, &entry, sizeof entry);
+    return hk_native_place(r->machine, code->module, (uint32_t)entry.offset);
+}
+
+uint32_t hk_resolver_function(struct hk_resolver *r, uint32_t node)
+{
+    if (node >= r->node_count || !r->node_codes[node])
+        return 0;
+    const struct hk_native_place *place = place_of(r, node);
+    return place ? (uint32_t)r->function_count + place->number : r->codes[r->node_codes[node]].function;
 }
 
 size_t hk_resolver_function_count(const struct hk_resolver *r)
 {
-    return r->function_count;
+    return r->function_count + hk_native_function_count(r->machine);
 }
 
 static int32_t find_line(struct hk_resolver *r, uint32_t index)
@@ -181,8 +238,14 @@ bool hk_resolver_frame(struct hk_resolver *r, uint32_t node, struct hk_source_fr
     if (node == 0 || node >= r->node_count || r->node_codes[node] == 0)
         return false;
     const struct code *code = &r->codes[r->node_codes[node]];
+    const struct hk_native_place *place = place_of(r, node);
+    if (place) {
+        *frame = (struct hk_source_frame){place->function, place->qualified_name, place->file, place->line,
+                                          place->module,   place->address,        NULL};
+        return true;
+    }
     if (r->lines[node] == LINE_UNKNOWN)
         r->lines[node] = find_line(r, node);
-    *frame = (struct hk_source_frame){code->name, code->qualified_name, code->file, r->lines[node]};
+    *frame = (struct hk_source_frame){code->name, code->qualified_name, code->file, r->lines[node], NULL, 0, NULL};
     return true;
 }

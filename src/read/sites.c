@@ -25,7 +25,7 @@ enum special_line { SPECIAL_NONE = 0, SPECIAL_OTHER = 1, SPECIAL_BLIND = 2, SPEC
 
 const char *hk_domain_name(unsigned domain)
 {
-    static const char *const names[] = {"raw", "mem", "object", "malloc"};
+    static const char *const names[] = {"raw", "mem", "object", "native"};
     return domain < 4 ? names[domain] : "unknown";
 }
 
@@ -38,9 +38,30 @@ static enum special_line special(const struct hk_sites *s, const struct hk_site 
     return site->flags & HK_SITE_BLIND ? SPECIAL_BLIND : SPECIAL_START;
 }
 
+/* The node whose frame is named for the site's memory; 0 for special lines. */
+static uint32_t named_node(const struct hk_sites *s, const struct hk_site *site)
+{
+    uint32_t python, native;
+    hk_resolver_owners(s->resolver, hk_resolver_shown(s->resolver, site->node), &python, &native);
+    return python ? python : native;
+}
+
+bool hk_sites_native(const struct hk_sites *s, const struct hk_site *site, struct hk_source_frame *frame)
+{
+    uint32_t python, native;
+    hk_resolver_owners(s->resolver, hk_resolver_shown(s->resolver, site->node), &python, &native);
+    return native && hk_resolver_frame(s->resolver, native, frame);
+}
+
+const char *hk_sites_unread_module(const struct hk_sites *s, enum hk_symbols_state state, size_t *at)
+{
+    return hk_resolver_problem(s->resolver, state, at);
+}
+
 struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_site *site)
 {
-    struct hk_source_frame frame = {"", "", "", 0};
+    struct hk_source_frame frame = {"", "", "", 0, NULL, 0, NULL}, native;
+    bool has_python = s->capture->header.python_version != 0;
     switch (special(s, site)) {
     case SPECIAL_OTHER:
         frame.function = "(other)";
@@ -49,10 +70,12 @@ struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_
         frame.function = "(native code)";
         break;
     case SPECIAL_START:
-        frame.function = "(no Python frame)";
+        frame.function = has_python ? "(no Python frame)" : "(no frame)";
         break;
     case SPECIAL_NONE:
-        hk_resolver_frame(s->resolver, hk_resolver_shown(s->resolver, site->node), &frame);
+        hk_resolver_frame(s->resolver, named_node(s, site), &frame);
+        if (!frame.module && hk_sites_native(s, site, &native))
+            frame.through = native.module;
         return frame;
     }
     frame.qualified_name = frame.function;
@@ -157,6 +180,11 @@ static struct hk_line *new_line(struct hk_sites *s, struct line_table *t, uint32
     return line;
 }
 
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
 static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_t site_index)
 {
     const struct hk_site *site = &s->sites[site_index];
@@ -165,13 +193,14 @@ static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_
     uint32_t function =
         kind != SPECIAL_NONE
             ? UINT32_MAX - (uint32_t)kind
-            : hk_resolver_function(s->resolver, hk_resolver_shown(s->resolver, site->node));
+            : hk_resolver_function(s->resolver, named_node(s, site));
     uint64_t hash = ((uint64_t)function << 32 | (uint32_t)frame.line) * 0x9e3779b97f4a7c15u;
     size_t at = (size_t)(hash >> 20) & (t->size - 1);
 
     for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
         uint32_t index = t->slots[at] - 1;
-        if (t->functions[index] == function && s->lines[index].frame.line == frame.line)
+        const struct hk_source_frame *known = &s->lines[index].frame;
+        if (t->functions[index] == function && known->line == frame.line && same_text(known->through, frame.through))
             return &s->lines[index];
     }
     struct hk_line *line = new_line(s, t, function, frame, site_index);

@@ -9,13 +9,17 @@
 
 #include "read/capture.h"
 #include "read/growth.h"
+#include "read/symbols.h"
 
-/* Strings are borrowed from the capture; line 0: unknown. */
+/* Strings are borrowed from the capture and from its resolver; line 0: unknown. */
 struct hk_source_frame {
-    const char *function;       /* "remember_order" */
+    const char *function;       /* "remember_order"; of machine code without a name "libshop.so.1+0x1234" */
     const char *qualified_name; /* "Shop.remember_order"; the plain name before Python 3.11 */
-    const char *file;           /* as the code object has it; "" for none */
+    const char *file;           /* as the code object or the debug information has it; "" for none */
     int line;
+    const char *module;  /* of machine code: the file name of its module; NULL: a Python frame */
+    uint64_t address;    /* of machine code: the return address, as its module counts */
+    const char *through; /* of a Python frame: the module of the machine code that asked on its behalf; or NULL */
 };
 
 /* One call path in one domain. */
@@ -71,14 +75,21 @@ void hk_sites_free(struct hk_sites *sites);
 size_t hk_sites_stack(const struct hk_sites *sites, uint32_t node, struct hk_source_frame *frames,
                       size_t max, bool *cut);
 
-/* Where a site's bytes were asked for: its innermost frame, or "(no Python frame)", "(other)". */
+/* Where a site's bytes were asked for: its innermost frame, or "(no Python frame)", "(other)". Of machine code, the
+ * innermost Python frame beneath it; without one, the innermost frame outside the C and C++ libraries. */
 struct hk_source_frame hk_sites_where(const struct hk_sites *sites, const struct hk_site *site);
+
+/* The frame of machine code that a site's memory was asked from; false if there is none. */
+bool hk_sites_native(const struct hk_sites *sites, const struct hk_site *site, struct hk_source_frame *frame);
+
+/* Paths of modules whose functions could not be looked up for the reason `state`; NULL after the last. *at: 0. */
+const char *hk_sites_unread_module(const struct hk_sites *sites, enum hk_symbols_state state, size_t *at);
 
 /* Bytes that a sample stands for, for the variance of a sum of samples. The recorder may have moved
  * the mean during the run and the header has the largest; what these samples weighed tells more. 0:
  * exact. */
 double hk_sites_mean(const struct hk_sites *sites, uint64_t total_bytes, uint64_t samples);
 
-const char *hk_domain_name(unsigned domain); /* "raw", "mem", "object", "malloc" */
+const char *hk_domain_name(unsigned domain); /* "raw", "mem", "object", "native" */
 
 #endif

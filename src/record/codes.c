@@ -79,8 +79,7 @@ static void read_line_table(const void *address, struct hk_capture_code *code)
     code->line_table_size = code->line_table ? (uint32_t)size : 0;
 }
 
-/* The entry with this content, old or new; 0: no room. */
-static uint32_t code_by_content(const struct hk_capture_code *content)
+uint32_t hk_rec_code_by_content(const struct hk_capture_code *content)
 {
     struct hk_rec_index *index = &hk_rec.codes;
     struct hk_rec_section *codes = &hk_rec.section[HK_SECTION_CODES];
@@ -113,10 +112,12 @@ static uint32_t read_code(const void *address, const struct hk_code_identity *id
     code.name = read_name(address, 1);
     code.qualified_name = read_name(address, 2);
     read_line_table(address, &code);
-    code.flags = hk_rec.source.is_trampoline && hk_rec.source.is_trampoline(address) ? 1 : 0;
+    code.flags = hk_rec.source.is_trampoline && hk_rec.source.is_trampoline(address) 
+                     ? HK_CODE_TRAMPOLINE
+                     : 0;
     if (hk_rec.stage != HK_REC_ON)
         return 0;
-    return code_by_content(&code);
+    return hk_rec_code_by_content(&code);
 }
 
 static struct hk_rec_code_slot *find_address(struct hk_rec_code_slot *slots, uint32_t capacity,

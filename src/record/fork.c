@@ -9,7 +9,7 @@
  *               tells. If another thread was inside the recorder at that moment, private memory
  *               cannot be trusted: start empty.
  *
- * At its first recorded event a detached child makes its own file, copies strings, codes and
+ * At its first recorded event a detached child makes its own file, copies strings, modules, codes and
  * nodes as far as they were complete at the fork, and those sites that have live blocks; these
  * get new numbers, and are the child's inheritance. Totals start at 0. The parent's mapping is
  * left then.
@@ -147,7 +147,7 @@ bool hk_rec_adopt(void)
     struct hk_rec_section parent[HK_SECTION_KINDS];
     uint8_t *parent_map = hk_rec.map;
     uint64_t parent_bound = hk_rec.bound;
-    static const int copied[] = {HK_SECTION_STRINGS, HK_SECTION_CODES, HK_SECTION_NODES};
+    static const int copied[] = {HK_SECTION_STRINGS, HK_SECTION_MODULES, HK_SECTION_CODES, HK_SECTION_NODES};
     bool good;
 
     memcpy(parent, hk_rec.section, sizeof parent);

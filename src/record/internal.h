@@ -2,7 +2,8 @@
  *
  *   record.c    what the heap and the hosts call: start, allocation, free, facts, exit
  *   file.c      the capture file: created or taken over, mapped once, grown without a descriptor
- *   process.c   facts about the process for the header; native modules
+ *   process.c   facts about the process for the header
+ *   modules.c   the map of native modules; return addresses to modules and offsets
  *   index.c     hash indexes in anonymous memory: hash -> number of an entry in the file
  *   codes.c     strings and code objects
  *   sites.c     the call tree and its sites, and what happens when they no longer fit
@@ -32,6 +33,7 @@
 #define HK_REC_PENDING 64u   /* frees by signal handlers that interrupted the recorder */
 #define HK_REC_NONE    UINT32_MAX
 #define HK_REC_DOMAINS 4
+#define HK_REC_MODULES 1024u /* that are looked up; the file has room for fewer */
 
 #define HK_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define HK_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -117,6 +119,11 @@ struct hk_recorder {
     struct hk_rec_index strings, codes, nodes, sites;
     struct hk_rec_code_slot *addresses;
     uint32_t address_capacity, address_used;
+    uint8_t module_loaded[HK_REC_MODULES]; /* 1: was in the map when it was read last */
+    uint32_t last_module;
+    uint32_t modules_changed; /* atomic: the map is to be read again */
+    uint32_t module_reads;
+    uint64_t modules_read_ns;
     struct hk_rec_sample *samples;
     uint32_t sample_capacity;
 
@@ -187,10 +194,16 @@ void hk_rec_unmap(void *memory, size_t bytes);
 
 /* process.c */
 void hk_rec_describe_process(void);
-void hk_rec_read_modules(void);
 void hk_rec_read_rss(bool peak_too);
 uint64_t hk_rec_clock(void);        /* monotonic, ns */
 uint64_t hk_rec_coarse_clock(void); /* the same, some ms late, cheaper */
+uint64_t hk_rec_parse_number(const char **at, int base);
+
+/* modules.c */
+void hk_rec_read_modules(void);
+/* The code of the module with this return address, and the address' offset from its load base; 0: no room. Uses
+ * hk_rec.buffer. */
+uint32_t hk_rec_native_code(uintptr_t address, int32_t *offset);
 
 /* index.c */
 uint32_t hk_rec_hash(uint64_t a, uint64_t b);
@@ -202,6 +215,8 @@ void hk_rec_index_clear(struct hk_rec_index *index);
 uint32_t hk_rec_string(const void *text, size_t size); /* 0 when empty or no room */
 uint32_t hk_rec_text(const char *text);                /* the same for a C string; NULL gives 0 */
 uint32_t hk_rec_code(const void *address);             /* 0: no room */
+/* The entry with this content, old or new; 0: no room. */
+uint32_t hk_rec_code_by_content(const struct hk_capture_code *content);
 
 /* sites.c */
 uint32_t hk_rec_site_here(int domain); /* walks the stack; HK_REC_NONE: cannot write */

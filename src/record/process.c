@@ -1,16 +1,10 @@
-/* Facts about the process, from /proc: for the header, its memory, and the native modules in it.
+/* Facts about the process, from /proc: for the header, and its memory.
  *
  * Files are read through a small buffer of the recorder, opened and closed at once. A fact that
- * cannot be read (no /proc in a chroot, no descriptors left) stays 0. Build ids are read from
- * the modules' memory by process_vm_readv on ourselves: it answers EFAULT where a load would
- * kill if the module is unloaded just now, and needs none of the loader's locks, so that modules
- * can be read inside an allocation hook.
+ * cannot be read (no /proc in a chroot, no descriptors left) stays 0.
  */
-#include <elf.h>
 #include <fcntl.h>
-#include <link.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,7 +47,7 @@ static size_t read_file(const char *path, char *buffer, size_t capacity)
     return size;
 }
 
-static uint64_t parse_number(const char **at, int base)
+uint64_t hk_rec_parse_number(const char **at, int base)
 {
     uint64_t value = 0;
 
@@ -81,7 +75,7 @@ static void read_boot_id(uint8_t id[16])
         memcpy(pair, at, 2);
         at += 2;
         const char *digits = pair;
-        id[i] = (uint8_t)parse_number(&digits, 16);
+        id[i] = (uint8_t)hk_rec_parse_number(&digits, 16);
     }
 }
 
@@ -98,7 +92,7 @@ static uint64_t read_start_ticks(void)
     if (!at)
         return 0;
     at++;
-    return parse_number(&at, 10);
+    return hk_rec_parse_number(&at, 10);
 }
 
 static uint32_t read_command_line(void)
@@ -137,7 +131,7 @@ void hk_rec_read_rss(bool peak_too)
         at = strchr(text, ' ');
         if (at) {
             at++;
-            hk_rec.rss = parse_number(&at, 10) * hk_rec.page;
+            hk_rec.rss = hk_rec_parse_number(&at, 10) * hk_rec.page;
         }
     }
     if (peak_too && read_file("/proc/self/status", text, sizeof text) > 0 &&
@@ -145,128 +139,10 @@ void hk_rec_read_rss(bool peak_too)
         at += strlen("VmHWM:");
         while (*at == ' ' || *at == '\t')
             at++;
-        uint64_t peak = parse_number(&at, 10) << 10;
+        uint64_t peak = hk_rec_parse_number(&at, 10) << 10;
         if (peak > hk_rec.peak_rss)
             hk_rec.peak_rss = peak;
     }
     if (hk_rec.rss > hk_rec.peak_rss)
         hk_rec.peak_rss = hk_rec.rss;
-}
-
-static bool read_memory(uintptr_t address, void *out, size_t size)
-{
-    struct iovec here = {out, size}, there = {(void *)address, size};
-
-    return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == (ssize_t)size;
-}
-
-static void read_build_id(uintptr_t base, struct hk_capture_module *module)
-{
-    ElfW(Ehdr) elf;
-    ElfW(Phdr) segment;
-    uint8_t notes[512];
-
-    if (!read_memory(base, &elf, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
-        elf.e_phentsize != sizeof segment)
-        return;
-    for (unsigned i = 0; i < elf.e_phnum && i < 64; i++) {
-        if (!read_memory(base + elf.e_phoff + i * sizeof segment, &segment, sizeof segment))
-            return;
-        if (segment.p_type != PT_NOTE)
-            continue;
-        size_t size = segment.p_filesz < sizeof notes ? segment.p_filesz : sizeof notes;
-        if (!read_memory(base + segment.p_offset, notes, size))
-            continue;
-        for (size_t at = 0; at + sizeof(ElfW(Nhdr)) <= size;) {
-            ElfW(Nhdr) note;
-            memcpy(&note, notes + at, sizeof note);
-            size_t text = at + sizeof note + (note.n_namesz + UINT64_C(3)) / 4 * 4;
-            size_t next = text + (note.n_descsz + UINT64_C(3)) / 4 * 4;
-            if (next > size || next <= at)
-                break;
-            if (note.n_type == NT_GNU_BUILD_ID && note.n_descsz <= sizeof module->build_id) {
-                memcpy(module->build_id, notes + text, note.n_descsz);
-                module->build_id_size = note.n_descsz;
-                return;
-            }
-            at = next;
-        }
-    }
-}
-
-static bool known_module(const struct hk_capture_module *module)
-{
-    const struct hk_rec_section *section = &hk_rec.section[HK_SECTION_MODULES];
-    const struct hk_capture_module *modules = (const struct hk_capture_module *)section->data;
-
-    for (uint64_t i = 0; i < section->count; i++)
-        if (modules[i].start == module->start && modules[i].end == module->end &&
-            modules[i].path == module->path)
-            return true;
-    return false;
-}
-
-struct map_state {
-    uintptr_t base; /* where the file that was mapped last begins */
-    uint32_t path;
-};
-
-/* One line: "start-end rwxp offset major:minor inode   path". */
-static void read_map_line(const char *line, struct map_state *state)
-{
-    struct hk_capture_module module = {0}, *place;
-    const char *at = line, *path = strchr(line, '/');
-
-    module.start = parse_number(&at, 16);
-    if (*at++ != '-' || !path)
-        return;
-    module.end = parse_number(&at, 16);
-    if (strlen(at) < 6)
-        return;
-    bool executable = at[3] == 'x';
-    at += 6;
-    module.offset = parse_number(&at, 16);
-    if (module.offset == 0)
-        state->base = module.start;
-    if (!executable)
-        return;
-    module.path = hk_rec_text(path);
-    if (known_module(&module))
-        return;
-    if (module.start - state->base == module.offset)
-        read_build_id(state->base, &module);
-    place = hk_rec_append(HK_SECTION_MODULES, 1);
-    if (!place)
-        return;
-    *place = module;
-    hk_rec_publish(HK_SECTION_MODULES, 1);
-}
-
-void hk_rec_read_modules(void)
-{
-    struct map_state state = {0};
-    char *buffer = hk_rec.buffer;
-    size_t filled = 0;
-    int fd = hk_rec_open("/proc/self/maps", O_RDONLY, 0);
-
-    if (fd < 0)
-        return;
-    for (;;) {
-        long got = hk_rec_read(fd, buffer + filled, sizeof hk_rec.buffer - 1 - filled);
-        if (got <= 0)
-            break;
-        filled += (size_t)got;
-        buffer[filled] = '\0';
-        char *line = buffer, *end;
-        while ((end = strchr(line, '\n')) != NULL) {
-            *end = '\0';
-            read_map_line(line, &state);
-            line = end + 1;
-        }
-        filled -= (size_t)(line - buffer);
-        if (filled == sizeof hk_rec.buffer - 1)
-            break; /* a line without an end: not a maps file we know */
-        memmove(buffer, line, filled);
-    }
-    hk_rec_close(fd);
 }

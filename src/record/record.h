@@ -4,7 +4,8 @@
  * host knows *where* the program is (a stack of frames). The recorder keeps the tree of call
  * sites, their counters, the exact peak, the marks and the timeline, in the mapped capture file
  * (src/capture/format.h), valid at every instant. It knows nothing of Python: frames are (code,
- * offset) pairs, and a code can be asked to describe itself.
+ * offset) pairs, and a code can be asked to describe itself, or return addresses, which it turns
+ * into modules and offsets.
  *
  * Threads: every function may be called from any thread, with any lock of the program's held.
  * One internal lock (a futex; never held while calling the program or the system allocator)
@@ -26,6 +27,9 @@ struct hk_frame {
     const void *code;
     int32_t offset; /* bytes into the code's instructions; < 0 before the first */
 };
+
+/* In `offset`: a frame of machine code, whose `code` is a return address. */
+#define HK_FRAME_NATIVE INT32_MIN
 
 /* What a code object is at this moment, cheap to get: if any field differs from what was seen
  * under the same address before, another code lives there now. */
@@ -109,6 +113,10 @@ uint32_t hk_record_table_size(void);
 void hk_record_tick(uint64_t allocated_bytes);
 /* A full point now; name may be NULL. Returns its allocated_bytes, or 0. */
 uint64_t hk_record_point(const char *name);
+
+/* A native module was unloaded, or may have been: another may come to lie at its addresses. One
+ * store; the map is read again when the next return address is looked up. */
+void hk_record_modules_changed(void);
 
 void hk_record_event(enum hk_event_kind kind, uint64_t value, const char *text);
 void hk_record_set_watch(enum hk_capture_watch watch, const char *name);

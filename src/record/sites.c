@@ -183,6 +183,13 @@ static uint32_t walk(int domain, uint8_t *flags)
     if (depth > HK_REC_FRAMES)
         depth = HK_REC_FRAMES;
     for (uint32_t i = 0; i < depth; i++) {
+        if (hk_rec.frames[i].offset == HK_FRAME_NATIVE) {
+            hk_rec.frame_codes[i] = hk_rec_native_code((uintptr_t)hk_rec.frames[i].code, &hk_rec.frames[i].offset);
+            if (hk_rec.frame_codes[i] != 0)
+                continue;
+            *flags |= HK_SITE_CUT;
+            return i;
+        }
         bool repeated = i > 0 && hk_rec.frames[i].code == hk_rec.frames[i - 1].code; /* recursion */
         hk_rec.frame_codes[i] =
             repeated ? hk_rec.frame_codes[i - 1] : hk_rec_code(hk_rec.frames[i].code);

@@ -106,25 +106,36 @@ static const char *directory_of_run(const struct page *p)
 static void place(const struct page *p, char *to, size_t size, const struct hk_source_frame *f,
                   size_t columns)
 {
-    char file[NAME], name[NAME], line[16] = "";
+    char file[NAME], name[NAME], line[16] = "", through[140] = "";
+    const char *asked = f->through ? f->through : f->module && !*f->file ? f->module : NULL;
     hk_text_clean(p->t, name, sizeof name, f->qualified_name);
+    if (asked && strncmp(f->function, asked, strlen(asked)) != 0) { /* else the name is "libshop.so.1+0x1234" */
+        char module[128];
+        snprintf(through, sizeof through, " [%s]", hk_text_clean(p->t, module, sizeof module, asked));
+    }
     if (!*f->file) {
-        snprintf(to, size, "%s", name);
+        snprintf(to, size, "%s%s", name, through);
+        hk_text_keep_end(p->t, to, columns);
         return;
     }
     if (f->line)
         snprintf(line, sizeof line, ":%d", f->line);
-    size_t rest = hk_text_columns(name) + strlen(line) + 4;
+    size_t rest = hk_text_columns(name) + strlen(line) + hk_text_columns(through) + 4;
     hk_text_clean(p->t, file, sizeof file, f->file);
     hk_text_shorten_path(file, directory_of_run(p));
     hk_text_keep_end(p->t, file, rest + 16 < columns ? columns - rest : 16);
-    snprintf(to, size, "%s%s in %s", file, line, name);
+    snprintf(to, size, "%s%s in %s%s", file, line, name, through);
     hk_text_keep_start(p->t, to, size, columns);
 }
 
-/* The import machinery stands between a module and what it imports, and says nothing. */
+/* The import machinery stands between a module and what it imports, and says nothing; what the C library runs before
+ * main and before a thread's function neither. */
 static bool is_machinery(const struct hk_source_frame *f)
 {
+    if (f->module)
+        return strcmp(f->function, "_start") == 0 || strncmp(f->function, "__libc_start", 12) == 0 ||
+               strcmp(f->function, "start_thread") == 0 || strncmp(f->function, "__clone", 7) == 0 ||
+               strcmp(f->function, "clone") == 0 || strcmp(f->function, "clone3") == 0;
     return strncmp(f->file, "<frozen importlib", 17) == 0 ||
            strcmp(f->file, "<frozen runpy>") == 0 ||
            strcmp(f->function, "_run_module_as_main") == 0 || strcmp(f->function, "_run_code") == 0;
@@ -238,8 +249,10 @@ static void put_process(const struct page *p, const struct hk_process *process)
             hk_text_bytes(d, (double)process->allocated_bytes), name,
             process->forked ? " (forked)" : "", shown ? hk_style(p->t, HK_PLAIN) : "");
     if (process->growing && !shown) {
-        struct hk_source_frame frame = {process->growing_function, process->growing_function,
-                                        process->growing_file, process->growing_line};
+        struct hk_source_frame frame = {.function = process->growing_function,
+                                        .qualified_name = process->growing_function,
+                                        .file = process->growing_file,
+                                        .line = process->growing_line};
         char where[2 * NAME + 32];
         place(p, where, sizeof where, &frame, width(p) - MARGIN - 36);
         margin(p);

@@ -15,6 +15,12 @@ static void put_frame(struct hk_json *j, const struct hk_source_frame *f)
     hk_json_string(j, "qualified_name", f->qualified_name);
     hk_json_string(j, "file", f->file);
     hk_json_signed(j, "line", f->line);
+    if (f->module) {
+        hk_json_string(j, "module", f->module);
+        hk_json_unsigned(j, "address", f->address);
+    }
+    if (f->through)
+        hk_json_string(j, "through", f->through);
 }
 
 static void put_growth(struct hk_json *j, const struct hk_growth *g)
@@ -75,7 +81,7 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
     hk_json_array(j, "sites", false);
     for (size_t i = 0; i < s->site_count; i++) {
         const struct hk_site *site = &s->sites[order[i]];
-        struct hk_source_frame where = hk_sites_where(s, site);
+        struct hk_source_frame where = hk_sites_where(s, site), native;
         hk_json_object(j, NULL, true);
         put_frame(j, &where);
         hk_json_string(j, "domain", hk_domain_name(site->domain));
@@ -94,6 +100,11 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
         hk_json_bool(j, "jit", site->flags & HK_SITE_JIT);
         put_kib(j, "at_mark", site->at_mark, s->capture->mark_count);
         put_kib(j, "born_in", site->born_in, s->capture->mark_count);
+        if (where.through && hk_sites_native(s, site, &native)) {
+            hk_json_object(j, "native", true);
+            put_frame(j, &native);
+            hk_json_end_object(j);
+        }
         put_stack(j, s, site, &frames_left);
         hk_json_end_object(j);
     }

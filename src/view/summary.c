@@ -156,6 +156,35 @@ static void note_stacks(struct hk_notes *n, const struct hk_report *r)
         note(n, "Too short a run, or too uneven, to tell what grows.");
 }
 
+/* Why native code has no names: one sentence a reason. */
+static void note_modules(struct hk_notes *n, const struct hk_report *r)
+{
+    static const struct {
+        enum hk_symbols_state state;
+        const char *one, *many;
+    } reasons[] = {
+        {HK_SYMBOLS_ANOTHER_FILE, "%s is now another file than the one that ran",
+         "%s and %zu more are now other files than those that ran"},
+        {HK_SYMBOLS_NO_FILE, "%s is not on this system", "%s and %zu more are not on this system"},
+        {HK_SYMBOLS_DAMAGED, "%s cannot be read as a program", "%s and %zu more cannot be read as programs"},
+        {HK_SYMBOLS_NOT_BUILT, "libdw of elfutils is not there to read %s", "libdw of elfutils is not there to read %s and %zu more"},
+    };
+    for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++) {
+        size_t at = 0, others = 0;
+        char what[600];
+        const char *path = hk_sites_unread_module(r->sites, reasons[i].state, &at);
+        if (!path)
+            continue;
+        while (hk_sites_unread_module(r->sites, reasons[i].state, &at))
+            others++;
+        if (others)
+            snprintf(what, sizeof what, reasons[i].many, path, others);
+        else
+            snprintf(what, sizeof what, reasons[i].one, path);
+        note(n, "Native code is given as module+offset: %s.", what);
+    }
+}
+
 static void note_limits(struct hk_notes *n, const struct hk_report *r)
 {
     const struct hk_capture *c = r->capture;
@@ -264,6 +293,7 @@ struct hk_notes hk_notes(const struct hk_report *r)
     struct hk_notes n = {NULL, 0};
     note_watch(&n, r->capture);
     note_stacks(&n, r);
+    note_modules(&n, r);
     note_limits(&n, r);
     note_events(&n, r->capture);
     note_oddities(&n, r);

@@ -48,6 +48,14 @@ void *hk_py_this_thread_state(const hk_py_layout *layout)
     return state;
 }
 
+void *hk_py_own_thread_state(const hk_py_layout *layout)
+{
+    void *state = hk_py_this_thread_state(layout);
+    if (!state && layout->stacks && layout->thread_state_of_thread)
+        state = layout->thread_state_of_thread();
+    return state;
+}
+
 bool hk_py_in_jit(const hk_py_layout *layout, const void *thread_state)
 {
     return layout->stacks && thread_state && layout->thread_executor >= 0 &&

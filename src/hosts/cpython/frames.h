@@ -25,6 +25,12 @@ typedef struct hk_frame hk_py_frame;
  * 3.9-3.11 gets NULL. */
 void *hk_py_this_thread_state(const hk_py_layout *layout);
 
+/* This thread's own state, also while it has given the interpreter's lock away: nobody else changes its frames
+ * then. NULL for a thread that has none. Not while the interpreter is finalising: it frees the states of other
+ * threads. A thread that is in a sub-interpreter without the lock may get its state in the main interpreter, with the
+ * frames up to the call into the other. */
+void *hk_py_own_thread_state(const hk_py_layout *layout);
+
 /* The same for a caller that holds the interpreter's lock for certain (MEM and OBJ hooks): no
  * check. */
 static inline void *hk_py_locked_thread_state(const hk_py_layout *layout)

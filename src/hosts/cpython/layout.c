@@ -299,8 +299,7 @@ static bool find_addresses(hk_py_layout *l)
     l->thread_state = function_named("PyThreadState_GetUnchecked"); /* 3.13 on */
     if (!l->thread_state)
         l->thread_state = function_named("_PyThreadState_UncheckedGet");
-    if (!l->raw_may_walk)
-        l->thread_state_of_thread = function_named("PyGILState_GetThisThreadState");
+    l->thread_state_of_thread = function_named("PyGILState_GetThisThreadState");
     return l->code_type && l->unicode_type && l->bytes_type && l->thread_state &&
            (l->raw_may_walk || l->thread_state_of_thread);
 }

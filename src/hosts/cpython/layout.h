@@ -48,7 +48,7 @@ typedef struct hk_py_layout {
     const void *code_type, *unicode_type, *bytes_type;
     const void *init_cleanup; /* code of the __init__ trampoline where exported (3.14 on) or NULL */
     void *(*thread_state)(void); /* 3.12 on: this thread's own; before: the lock holder's */
-    void *(*thread_state_of_thread)(void); /* PyGILState_GetThisThreadState; NULL from 3.12 on */
+    void *(*thread_state_of_thread)(void); /* PyGILState_GetThisThreadState: with or without the lock */
 
     /* Thread state and interpreter. From 3.11 to 3.12 the thread state's frame pointer leads to a
      * structure that holds the innermost frame at cframe_current; else that is -1. */

@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "hosts/native/stack.h"
 #include "record/record.h"
 
 #define TICKS_PER_WATCH 8 /* of 128 KiB or less each: whether another hook stands before us */
@@ -19,8 +20,18 @@ static bool finalizing;    /* of the interpreter, as our hooks saw it last */
 static unsigned lives = 1; /* it was initialised so often; only the first is recorded */
 static __thread hk_heap *ticking;
 
+static bool is_finalizing(void)
+{
+    return hk_python.is_finalizing != NULL && hk_python.is_finalizing();
+}
+
+/* Memory from malloc's names is asked for with and without the interpreter's lock: sqlite works without it, on behalf
+ * of a Python line that waits for it. The frames of a thread's own state stand still then. At finalisation the states
+ * of other threads are freed, and they may be at work still. */
 static void *thread_state_for(int domain)
 {
+    if (domain >= HK_DOMAINS)
+        return is_finalizing() ? NULL : hk_py_own_thread_state(hk_python.layout);
     if (domain == HK_DOMAIN_RAW || hk_python.many)
         return hk_py_this_thread_state(hk_python.layout);
     return hk_py_locked_thread_state(hk_python.layout);
@@ -29,12 +40,13 @@ static void *thread_state_for(int domain)
 static int source_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags)
 {
     void *state = stacks_on ? thread_state_for(domain) : NULL;
+    int native = domain >= HK_DOMAINS ? hk_native_stack(state != NULL, frames, max, flags) : 0;
     if (state == NULL) {
         *flags |= HK_SITE_BLIND;
-        return 0;
+        return native;
     }
     bool truncated = false;
-    int count = hk_py_walk(hk_python.layout, state, frames, max, &truncated);
+    int count = native + hk_py_walk(hk_python.layout, state, frames + native, max - native, &truncated);
     if (truncated)
         *flags |= HK_SITE_CUT;
     if (hk_py_in_jit(hk_python.layout, state))
@@ -161,7 +173,7 @@ static void self_test(int domain)
 /* Finalisation frees what the program left: its figures are those from before. It shows in the first events. */
 static void freeze_if_finalizing(void)
 {
-    bool now = hk_python.is_finalizing != NULL && hk_python.is_finalizing();
+    bool now = is_finalizing();
     if (__builtin_expect(now == finalizing, 1))
         return;
     finalizing = now;

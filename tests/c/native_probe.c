@@ -1,0 +1,52 @@
+/* Preloaded into native_program by test_native: malloc, free and dlclose's notice, recorded exactly, with nothing else of
+ * heapkeeper around. NATIVE_CAPTURE names the capture, NATIVE_WHOLE asks for whole stacks, NATIVE_NO_TABLES makes
+ * as if there were no unwinder. */
+#include <dlfcn.h>
+#include <stdlib.h>
+
+#include "hosts/native/stack.h"
+#include "record/record.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+extern void *__libc_malloc(size_t size);
+extern void __libc_free(void *block);
+
+static bool ready;
+
+EXPORT void *malloc(size_t size)
+{
+    void *block = __libc_malloc(size);
+    if (ready)
+        hk_record_allocation(block, size, 0, 3);
+    return block;
+}
+
+EXPORT void free(void *block)
+{
+    if (ready && block != NULL)
+        hk_record_free(block);
+    __libc_free(block);
+}
+
+static void finish(void)
+{
+    ready = false;
+    hk_record_exit(NULL);
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    const char *why = NULL, *path = getenv("NATIVE_CAPTURE");
+    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = path, .path_is_new = true};
+    if (path == NULL || !hk_record_start(&options, &why))
+        return;
+    hk_native_no_unwinder = getenv("NATIVE_NO_TABLES") != NULL;
+    why = hk_native_init(getenv("NATIVE_WHOLE") != NULL, NULL);
+    if (why != NULL)
+        hk_record_event(HK_EVENT_NOTE, 0, why);
+    hk_record_set_source(&hk_native_source);
+    unsetenv("LD_PRELOAD");
+    atexit(finish);
+    ready = true;
+}

@@ -1,0 +1,218 @@
+/* Machine code in captures: programs that ask malloc for memory, recorded by native_probe, and read again. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "read/sites.h"
+
+static char directory[64], capture_path[128];
+
+static int setup(void **state)
+{
+    strcpy(directory, "/tmp/hk-native-XXXXXX");
+    if (!mkdtemp(directory))
+        return -1;
+    snprintf(capture_path, sizeof capture_path, "%s/capture", directory);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", directory);
+    return system(command) ? -1 : 0;
+}
+
+struct run {
+    struct hk_capture *capture;
+    struct hk_sites *sites;
+};
+
+static struct run read_back(void)
+{
+    struct hk_error error;
+    struct run run = {hk_capture_open(capture_path, HK_OPEN_WHOLE, &error), NULL};
+    if (!run.capture)
+        fail_msg("%s", error.text);
+    run.sites = hk_sites_read(run.capture);
+    return run;
+}
+
+static void run_done(struct run *run)
+{
+    hk_sites_free(run->sites);
+    hk_capture_close(run->capture);
+    unlink(capture_path);
+}
+
+static struct run record(const char *environment, const char *program, const char *argument)
+{
+    char command[4096];
+    snprintf(command, sizeof command, "LD_PRELOAD='%s' NATIVE_CAPTURE='%s' %s '%s' %s", NATIVE_PROBE, capture_path, environment,
+             program, argument);
+    assert_int_equal(system(command), 0);
+    return read_back();
+}
+
+/* The site whose stack is, from the inside, `functions`; what comes behind them does not matter. */
+static const struct hk_site *find(const struct run *run, const char *const *functions, struct hk_source_frame *innermost)
+{
+    for (size_t i = 0; i < run->sites->site_count; i++) {
+        struct hk_source_frame frames[64];
+        bool cut;
+        size_t count = hk_sites_stack(run->sites, run->sites->sites[i].node, frames, 64, &cut), matched = 0;
+        while (functions[matched] && matched < count && strcmp(frames[count - 1 - matched].function, functions[matched]) == 0)
+            matched++;
+        if (count && !functions[matched]) {
+            *innermost = frames[count - 1];
+            return &run->sites->sites[i];
+        }
+    }
+    return NULL;
+}
+
+static int line_with(const char *text)
+{
+    char line[512];
+    int number = 0;
+    FILE *source = fopen(NATIVE_SOURCE, "r");
+    assert_non_null(source);
+    for (int at = 1; fgets(line, sizeof line, source); at++)
+        if (strstr(line, text) && !number)
+            number = at;
+    fclose(source);
+    assert_true(number > 0);
+    return number;
+}
+
+static const char *const take[] = {"take", NULL}, *const forget[] = {"forget", NULL};
+static const char *const whole[] = {"take", "remember", "main", NULL};
+static const char *const plugin[] = {"plugin_make", NULL};
+
+static void expect_lines(struct hk_source_frame frame, const char *text)
+{
+#ifdef HK_HAVE_LIBDW
+    assert_string_equal(strrchr(frame.file, '/'), "/native_program.c");
+    assert_int_equal(frame.line, line_with(text));
+#endif
+}
+
+static void test_the_caller_of_malloc_is_named_with_its_line(void **state)
+{
+    struct run run = record("", NATIVE_PROGRAM, "");
+    struct hk_source_frame frame;
+    const struct hk_site *site = find(&run, take, &frame);
+    assert_non_null(site);
+    assert_int_equal(site->domain, 3);
+    assert_int_equal(site->live_bytes, 20 * 1000);
+    assert_int_equal(site->total_blocks, 20);
+    assert_string_equal(frame.module, strrchr(NATIVE_PROGRAM, '/') + 1);
+    expect_lines(frame, "void *block = malloc(size);");
+    site = find(&run, forget, &frame);
+    assert_non_null(site);
+    assert_int_equal(site->live_bytes, 0);
+    assert_int_equal(site->total_bytes, 30 * 500);
+    expect_lines(frame, "malloc(500)");
+    assert_null(find(&run, whole, &frame));
+    run_done(&run);
+}
+
+static void expect_whole_stack(const char *environment, const char *program)
+{
+    struct run run = record(environment, program, "");
+    struct hk_source_frame frame;
+    const struct hk_site *site = find(&run, whole, &frame);
+    if (!site)
+        fail_msg("no whole stack with %s", environment);
+    assert_int_equal(site->live_bytes, 20 * 1000);
+    run_done(&run);
+}
+
+static void test_whole_stacks_are_unwound_without_frame_pointers(void **state)
+{
+    expect_whole_stack("NATIVE_WHOLE=1", NATIVE_PROGRAM_BARE);
+}
+
+static void test_whole_stacks_are_followed_by_frame_pointers_where_there_is_no_unwinder(void **state)
+{
+    expect_whole_stack("NATIVE_WHOLE=1 NATIVE_NO_TABLES=1", NATIVE_PROGRAM);
+}
+
+static void test_a_library_that_is_loaded_later_is_known(void **state)
+{
+    struct run run = record("", NATIVE_PROGRAM, NATIVE_PLUGIN);
+    struct hk_source_frame frame;
+    const struct hk_site *site = find(&run, plugin, &frame);
+    assert_non_null(site);
+    assert_int_equal(site->live_bytes, 7000);
+    assert_string_equal(frame.module, strrchr(NATIVE_PLUGIN, '/') + 1);
+    run_done(&run);
+}
+
+static void copy(const char *from, const char *to)
+{
+    char command[4096];
+    snprintf(command, sizeof command, "cp '%s' '%s'", from, to);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_a_program_that_was_replaced_gets_no_wrong_names(void **state)
+{
+    char program[128];
+    snprintf(program, sizeof program, "%s/program", directory);
+    copy(NATIVE_PROGRAM, program);
+    struct run run = record("", program, "");
+    run_done(&run);
+    run = record("", program, "");
+    hk_sites_free(run.sites);
+    copy(NATIVE_PROGRAM_BARE, program);
+    run.sites = hk_sites_read(run.capture);
+    struct hk_source_frame frame;
+    assert_null(find(&run, take, &frame));
+    size_t at = 0;
+#ifdef HK_HAVE_LIBDW
+    assert_string_equal(hk_sites_unread_module(run.sites, HK_SYMBOLS_ANOTHER_FILE, &at), program);
+#endif
+    bool found = false;
+    for (size_t i = 0; i < run.sites->line_count; i++)
+        found |= strncmp(run.sites->lines[i].frame.function, "program+0x", 10) == 0 && run.sites->lines[i].live_bytes == 20000;
+    assert_true(found);
+    unlink(program);
+    run_done(&run);
+}
+
+static void test_a_capture_from_another_machine_gives_modules_and_offsets(void **state)
+{
+    char program[128];
+    snprintf(program, sizeof program, "%s/gone", directory);
+    copy(NATIVE_PROGRAM, program);
+    struct run run = record("", program, "");
+    hk_sites_free(run.sites);
+    unlink(program);
+    run.sites = hk_sites_read(run.capture);
+    size_t at = 0;
+    assert_string_equal(hk_sites_unread_module(run.sites, HK_SYMBOLS_NO_FILE, &at), program);
+    run_done(&run);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_caller_of_malloc_is_named_with_its_line),
+        cmocka_unit_test(test_whole_stacks_are_unwound_without_frame_pointers),
+        cmocka_unit_test(test_whole_stacks_are_followed_by_frame_pointers_where_there_is_no_unwinder),
+        cmocka_unit_test(test_a_library_that_is_loaded_later_is_known),
+        cmocka_unit_test(test_a_program_that_was_replaced_gets_no_wrong_names),
+        cmocka_unit_test(test_a_capture_from_another_machine_gives_modules_and_offsets),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
