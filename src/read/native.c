@@ -9,6 +9,8 @@
 #define LOOKUPS_MAX 100000u
 #define DELETED     " (deleted)" /* what the kernel puts behind the path of a file that is gone */
 
+#define INLINED_MAX 16u /* functions that one address may be in */
+
 struct module {
     char *path;       /* without DELETED */
     const char *name; /* its last part */
@@ -45,6 +47,28 @@ static bool is_system_name(const char *name)
         if (strncmp(name, names[i], strlen(names[i])) == 0)
             return true;
     return false;
+}
+
+/* Functions that allocate for whoever calls them: to name them says nothing. Of C++ and Rust their standard libraries,
+ * which become part of every program. */
+static bool is_wrapper(const struct hk_native_place *p)
+{
+    static const char *const names[] = {
+        "xmalloc", "xcalloc", "xrealloc", "xzalloc", "xstrdup", "xstrndup", "xmemdup", "xmemdupz", "g_malloc", "g_malloc0",
+        "g_malloc_n", "g_malloc0_n", "g_realloc", "g_realloc_n", "g_try_malloc", "g_strdup", "g_strndup", "g_memdup2",
+        "g_slice_alloc", "zmalloc", "zcalloc", "zrealloc", "ztrymalloc", "ztrymalloc_usable", "zmalloc_usable", "sqlite3MemMalloc", "sqlite3MemRealloc",
+        "mallocWithAlarm", "sqlite3Malloc", "sqlite3MallocZero", "sqlite3Realloc", "sqlite3_malloc", "sqlite3_malloc64", "sqlite3_realloc64",
+        "CRYPTO_malloc", "CRYPTO_zalloc", "CRYPTO_realloc", "CRYPTO_strdup", "av_malloc", "av_mallocz", "av_realloc",
+    };
+    static const char *const beginnings[] = {"std::", "__gnu_cxx::", "alloc::", "<alloc::", "core::", "<core::", "hashbrown::", "operator new", "__rust_", "__rdl_"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(p->function, names[i]) == 0)
+            return true;
+    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++)
+        if (strncmp(p->qualified_name, beginnings[i], strlen(beginnings[i])) == 0)
+            return true;
+    /* Of a template the result stands before the name: "void std::vector<...>::_M_realloc_insert<...>(...)". */
+    return strncmp(p->qualified_name, "void std::", 10) == 0 || strncmp(p->qualified_name, "decltype (", 10) == 0;
 }
 
 static void read_modules(struct hk_native *n)
@@ -162,32 +186,51 @@ static void open_symbols(struct hk_native *n, uint32_t index)
     module->symbols = hk_symbols_open(module->path, m.build_id, size, n->capture->header.start_realtime_ns, &module->state);
 }
 
+static void name_place(struct hk_native *n, struct hk_native_place *p, const struct hk_symbol *symbol)
+{
+    char text[512];
+    if (symbol->file && symbol->line) {
+        p->file = symbol->file;
+        p->line = symbol->line;
+    }
+    if (symbol->function && *symbol->function) {
+        char *plain = hk_demangle(symbol->function);
+        p->function = symbol->function;
+        p->qualified_name = plain ? keep(n, plain) : symbol->function;
+    } else {
+        snprintf(text, sizeof text, "%s+0x%llx", p->module, (unsigned long long)p->address);
+        p->function = p->qualified_name = keep(n, hk_must_strdup(text));
+    }
+    p->is_wrapper = is_wrapper(p);
+}
+
 static void fill_place(struct hk_native *n, struct hk_native_place *p, uint32_t index, uint32_t offset)
 {
     struct module *module = &n->modules[index];
-    char text[512];
+    struct hk_symbol symbols[INLINED_MAX] = {{NULL, NULL, 0}};
+    size_t count = 1;
     *p = (struct hk_native_place){.file = "", .module = module->name, .address = module->base_vaddr + offset};
     if (!module->name[0]) {
         p->function = p->qualified_name = "(code made at run time)";
+        number_function(n, p);
         return;
     }
     if (!module->tried)
         open_symbols(n, index);
-    struct hk_symbol symbol = {NULL, NULL, 0};
-    if (module->symbols && n->lookups++ < LOOKUPS_MAX)
-        symbol = hk_symbols_find(module->symbols, p->address - 1); /* the call, not what it returns to */
-    if (symbol.file && symbol.line) {
-        p->file = symbol.file;
-        p->line = symbol.line;
+    if (module->symbols && n->lookups++ < LOOKUPS_MAX) /* the call, not what it returns to */
+        count = hk_symbols_find(module->symbols, p->address - 1, symbols, INLINED_MAX);
+    for (size_t i = 0; i < count; i++) {
+        struct hk_native_place *outer = NULL;
+        name_place(n, p, &symbols[i]);
+        if (i + 1 < count) {
+            outer = hk_must_calloc(1, sizeof *outer);
+            *outer = (struct hk_native_place){.file = "", .module = p->module, .address = p->address};
+            p->inlined_in = outer;
+            keep(n, (char *)outer); /* freed as the texts are */
+        }
+        number_function(n, p);
+        p = outer;
     }
-    if (symbol.function && *symbol.function) {
-        char *plain = hk_demangle(symbol.function);
-        p->function = symbol.function;
-        p->qualified_name = plain ? keep(n, plain) : symbol.function;
-        return;
-    }
-    snprintf(text, sizeof text, "%s+0x%llx", module->name, (unsigned long long)p->address);
-    p->function = p->qualified_name = keep(n, hk_must_strdup(text));
 }
 
 static size_t entry_slot(const struct hk_native *n, uint32_t module, uint32_t offset)
@@ -218,7 +261,6 @@ const struct hk_native_place *hk_native_place(struct hk_native *n, uint32_t modu
         *entry = (struct entry){module, offset, hk_must_calloc(1, sizeof *entry->place)};
         n->used++;
         fill_place(n, entry->place, module, offset);
-        number_function(n, entry->place);
     }
     return entry->place;
 }

@@ -13,12 +13,14 @@ struct hk_native_place {
     int line;                   /* 0: unknown */
     uint64_t address;           /* of the return address, in the module's own numbering, as addr2line takes it */
     uint32_t number;            /* of the function, from 0: equal for equal name, file and module */
+    bool is_wrapper;            /* allocates for its callers: xmalloc, std::vector, ... */
+    const struct hk_native_place *inlined_in; /* where the compiler put this function into; NULL: it stands alone */
 };
 
 struct hk_native *hk_native_new(const struct hk_capture *capture); /* borrows the capture */
 void hk_native_free(struct hk_native *native);
 
-/* The place of a return address; `module` as struct hk_capture_code has it. Never NULL; lives as long as `native`.
+/* The place of a return address, innermost; `module` as struct hk_capture_code has it. Never NULL; lives as long as `native`.
  * A capture that was read from memory is resolved without a look at files. */
 const struct hk_native_place *hk_native_place(struct hk_native *native, uint32_t module, uint32_t offset);
 

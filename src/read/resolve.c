@@ -16,6 +16,7 @@
 
 #define LINE_UNKNOWN  INT32_MIN
 #define LINE_WORK_MAX ((uint64_t)1 << 30) /* bytes of line tables; a second or two */
+#define WRAPPERS_MAX  24                  /* frames that are looked at for one that is no wrapper */
 
 struct code {
     const char *file, *name, *qualified_name;
@@ -32,7 +33,7 @@ struct hk_resolver {
     uint32_t *parents; /* per node */
     uint32_t *node_codes;
     uint32_t *python; /* per node: itself or its nearest caller that is a Python frame to be shown */
-    uint32_t *native; /* per node: see hk_resolver_owners */
+    uint32_t *native; /* per node of machine code: itself, or from a system library its caller outside of these */
     struct hk_native *machine;
     int32_t *lines; /* per node, LINE_UNKNOWN until asked for */
     size_t node_count;
@@ -182,12 +183,6 @@ uint32_t hk_resolver_parent(const struct hk_resolver *r, uint32_t node)
     return node < r->node_count ? hk_resolver_shown(r, r->parents[node]) : 0;
 }
 
-void hk_resolver_owners(const struct hk_resolver *r, uint32_t node, uint32_t *python, uint32_t *native)
-{
-    *python = node < r->node_count ? r->python[node] : 0;
-    *native = node < r->node_count ? r->native[node] : 0;
-}
-
 const char *hk_resolver_problem(const struct hk_resolver *r, enum hk_symbols_state state, size_t *at)
 {
     return hk_native_problem(r->machine, state, at);
@@ -202,14 +197,6 @@ static const struct hk_native_place *place_of(struct hk_resolver *r, uint32_t no
         return NULL;
     hk_capture_entry(r->capture, HK_SECTION_NODES, node, &entry, sizeof entry);
     return hk_native_place(r->machine, code->module, (uint32_t)entry.offset);
-}
-
-uint32_t hk_resolver_function(struct hk_resolver *r, uint32_t node)
-{
-    if (node >= r->node_count || !r->node_codes[node])
-        return 0;
-    const struct hk_native_place *place = place_of(r, node);
-    return place ? (uint32_t)r->function_count + place->number : r->codes[r->node_codes[node]].function;
 }
 
 size_t hk_resolver_function_count(const struct hk_resolver *r)
@@ -233,19 +220,65 @@ static int32_t find_line(struct hk_resolver *r, uint32_t index)
     return line > 0 ? line : first;
 }
 
-bool hk_resolver_frame(struct hk_resolver *r, uint32_t node, struct hk_source_frame *frame)
+static struct hk_source_frame frame_of_place(const struct hk_native_place *place)
 {
-    if (node == 0 || node >= r->node_count || r->node_codes[node] == 0)
-        return false;
+    return (struct hk_source_frame){place->function, place->qualified_name, place->file, place->line,
+                                    place->module,   place->address,        NULL};
+}
+
+size_t hk_resolver_frames(struct hk_resolver *r, uint32_t node, struct hk_source_frame *frames, size_t max)
+{
+    if (node == 0 || node >= r->node_count || r->node_codes[node] == 0 || max == 0)
+        return 0;
     const struct code *code = &r->codes[r->node_codes[node]];
     const struct hk_native_place *place = place_of(r, node);
     if (place) {
-        *frame = (struct hk_source_frame){place->function, place->qualified_name, place->file, place->line,
-                                          place->module,   place->address,        NULL};
-        return true;
+        size_t count = 0;
+        for (; place && count < max; place = place->inlined_in)
+            frames[count++] = frame_of_place(place);
+        return count;
     }
     if (r->lines[node] == LINE_UNKNOWN)
         r->lines[node] = find_line(r, node);
-    *frame = (struct hk_source_frame){code->name, code->qualified_name, code->file, r->lines[node], NULL, 0, NULL};
+    frames[0] = (struct hk_source_frame){code->name, code->qualified_name, code->file, r->lines[node], NULL, 0, NULL};
+    return 1;
+}
+
+/* Looks at a few frames: a stack of nothing but wrappers is named by its innermost. */
+static const struct hk_native_place *named_place(struct hk_resolver *r, uint32_t node)
+{
+    uint32_t owner = node < r->node_count ? r->native[node] : 0, at = owner;
+    for (int i = 0; i < WRAPPERS_MAX && at; i++, at = hk_resolver_parent(r, at)) {
+        const struct hk_native_place *place = place_of(r, at);
+        if (!place)
+            break; /* a Python frame */
+        for (; place; place = place->inlined_in)
+            if (!place->is_wrapper)
+                return place;
+    }
+    return owner ? place_of(r, owner) : NULL;
+}
+
+bool hk_resolver_native(struct hk_resolver *r, uint32_t node, struct hk_source_frame *frame)
+{
+    const struct hk_native_place *place = named_place(r, node);
+    if (place)
+        *frame = frame_of_place(place);
+    return place != NULL;
+}
+
+bool hk_resolver_named(struct hk_resolver *r, uint32_t node, struct hk_source_frame *frame, uint32_t *function)
+{
+    uint32_t python = node < r->node_count ? r->python[node] : 0;
+    const struct hk_native_place *place = python ? NULL : named_place(r, node);
+    *function = 0;
+    if (place) {
+        *frame = frame_of_place(place);
+        *function = (uint32_t)r->function_count + place->number;
+        return true;
+    }
+    if (!hk_resolver_frames(r, python, frame, 1))
+        return false;
+    *function = r->codes[r->node_codes[python]].function;
     return true;
 }

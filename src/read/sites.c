@@ -38,19 +38,9 @@ static enum special_line special(const struct hk_sites *s, const struct hk_site 
     return site->flags & HK_SITE_BLIND ? SPECIAL_BLIND : SPECIAL_START;
 }
 
-/* The node whose frame is named for the site's memory; 0 for special lines. */
-static uint32_t named_node(const struct hk_sites *s, const struct hk_site *site)
-{
-    uint32_t python, native;
-    hk_resolver_owners(s->resolver, hk_resolver_shown(s->resolver, site->node), &python, &native);
-    return python ? python : native;
-}
-
 bool hk_sites_native(const struct hk_sites *s, const struct hk_site *site, struct hk_source_frame *frame)
 {
-    uint32_t python, native;
-    hk_resolver_owners(s->resolver, hk_resolver_shown(s->resolver, site->node), &python, &native);
-    return native && hk_resolver_frame(s->resolver, native, frame);
+    return hk_resolver_native(s->resolver, hk_resolver_shown(s->resolver, site->node), frame);
 }
 
 const char *hk_sites_unread_module(const struct hk_sites *s, enum hk_symbols_state state, size_t *at)
@@ -58,11 +48,14 @@ const char *hk_sites_unread_module(const struct hk_sites *s, enum hk_symbols_sta
     return hk_resolver_problem(s->resolver, state, at);
 }
 
-struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_site *site)
+/* `function` tells the functions of a capture apart, and special lines from them. */
+static struct hk_source_frame where(const struct hk_sites *s, const struct hk_site *site, uint32_t *function)
 {
     struct hk_source_frame frame = {"", "", "", 0, NULL, 0, NULL}, native;
     bool has_python = s->capture->header.python_version != 0;
-    switch (special(s, site)) {
+    enum special_line kind = special(s, site);
+    *function = UINT32_MAX - (uint32_t)kind;
+    switch (kind) {
     case SPECIAL_OTHER:
         frame.function = "(other)";
         break;
@@ -73,7 +66,7 @@ struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_
         frame.function = has_python ? "(no Python frame)" : "(no frame)";
         break;
     case SPECIAL_NONE:
-        hk_resolver_frame(s->resolver, named_node(s, site), &frame);
+        hk_resolver_named(s->resolver, hk_resolver_shown(s->resolver, site->node), &frame, function);
         if (!frame.module && hk_sites_native(s, site, &native))
             frame.through = native.module;
         return frame;
@@ -82,14 +75,19 @@ struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_
     return frame;
 }
 
+struct hk_source_frame hk_sites_where(const struct hk_sites *s, const struct hk_site *site)
+{
+    uint32_t function;
+    return where(s, site, &function);
+}
+
 size_t hk_sites_stack(const struct hk_sites *s, uint32_t node, struct hk_source_frame *frames,
                       size_t max, bool *cut)
 {
     size_t count = 0;
     uint32_t at = hk_resolver_shown(s->resolver, node);
     while (at && count < max) {
-        if (hk_resolver_frame(s->resolver, at, &frames[count]))
-            count++;
+        count += hk_resolver_frames(s->resolver, at, &frames[count], max - count);
         at = hk_resolver_parent(s->resolver, at);
     }
     *cut = at != 0;
@@ -188,12 +186,8 @@ static bool same_text(const char *a, const char *b)
 static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_t site_index)
 {
     const struct hk_site *site = &s->sites[site_index];
-    struct hk_source_frame frame = hk_sites_where(s, site);
-    enum special_line kind = special(s, site);
-    uint32_t function =
-        kind != SPECIAL_NONE
-            ? UINT32_MAX - (uint32_t)kind
-            : hk_resolver_function(s->resolver, named_node(s, site));
+    uint32_t function;
+    struct hk_source_frame frame = where(s, site, &function);
     uint64_t hash = ((uint64_t)function << 32 | (uint32_t)frame.line) * 0x9e3779b97f4a7c15u;
     size_t at = (size_t)(hash >> 20) & (t->size - 1);
 

@@ -8,6 +8,7 @@
 
 #ifdef HK_HAVE_LIBDW
 
+#include <dwarf.h>
 #include <elfutils/libdwfl.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -28,6 +29,19 @@
     F(dwfl_module_addrname)                                                                                \
     F(dwfl_module_getdwarf)                                                                                \
     F(dwfl_module_getsrc)                                                                                  \
+    F(dwfl_module_addrdie)                                                                                 \
+    F(dwarf_getscopes)                                                                                     \
+    F(dwarf_getscopes_die)                                                                                 \
+    F(dwarf_dieoffset)                                                                                     \
+    F(dwarf_offdie)                                                                                        \
+    F(dwarf_tag)                                                                                           \
+    F(dwarf_diename)                                                                                       \
+    F(dwarf_attr)                                                                                          \
+    F(dwarf_attr_integrate)                                                                                \
+    F(dwarf_formudata)                                                                                     \
+    F(dwarf_formstring)                                                                                    \
+    F(dwarf_getsrcfiles)                                                                                   \
+    F(dwarf_filesrc)                                                                                       \
     F(dwfl_lineinfo)                                                                                       \
     F(dwfl_line_comp_dir)
 
@@ -146,21 +160,84 @@ static const char *join(struct hk_symbols *s, const char *directory, const char 
     return path;
 }
 
-struct hk_symbol hk_symbols_find(struct hk_symbols *s, uint64_t address)
+/* As the linker knows it, so that it can be demangled; else as it is called in the source. */
+static const char *name_of(Dwarf_Die *die)
 {
-    struct hk_symbol found = {NULL, NULL, 0};
+    Dwarf_Attribute attribute;
+    const char *name = dw.dwarf_formstring(dw.dwarf_attr_integrate(die, DW_AT_linkage_name, &attribute));
+    return name ? name : dw.dwarf_diename(die);
+}
+
+static int number_of(Dwarf_Die *die, unsigned attribute_name)
+{
+    Dwarf_Attribute attribute;
+    Dwarf_Word value;
+    if (dw.dwarf_formudata(dw.dwarf_attr(die, attribute_name, &attribute), &value) != 0 || value > INT32_MAX)
+        return 0;
+    return (int)value;
+}
+
+/* From the innermost scope outwards; the caller frees. The scopes of an address leave the function where inlined code
+ * begins: they are asked for again, of the innermost one, as it stands in the tree. */
+static int scopes_at(struct hk_symbols *s, Dwarf_Die *unit, Dwarf_Addr address, Dwarf_Die **scopes)
+{
     Dwarf_Addr bias;
-    if (!s)
-        return found;
-    found.function = dw.dwfl_module_addrname(s->module, address);
+    Dwarf_Die innermost;
+    *scopes = NULL;
+    if (dw.dwarf_getscopes(unit, address, scopes) <= 0)
+        return 0;
+    Dwarf_Off offset = dw.dwarf_dieoffset(&(*scopes)[0]);
+    free(*scopes);
+    *scopes = NULL;
+    if (!dw.dwarf_offdie(dw.dwfl_module_getdwarf(s->module, &bias), offset, &innermost))
+        return 0;
+    int count = dw.dwarf_getscopes_die(&innermost, scopes);
+    return count > 0 ? count : 0;
+}
+
+static const char *file_of_call(struct hk_symbols *s, Dwarf_Die *unit, Dwarf_Die *call, const char *directory)
+{
+    Dwarf_Files *files;
+    size_t count;
+    int index = number_of(call, DW_AT_call_file);
+    if (dw.dwarf_getsrcfiles(unit, &files, &count) != 0 || (size_t)index >= count)
+        return NULL;
+    const char *name = dw.dwarf_filesrc(files, (size_t)index, NULL, NULL);
+    return name && name[0] != '/' && directory ? join(s, directory, name) : name;
+}
+
+size_t hk_symbols_find(struct hk_symbols *s, uint64_t address, struct hk_symbol *found, size_t max)
+{
+    struct hk_symbol here = {NULL, NULL, 0};
+    Dwarf_Addr bias;
+    size_t count = 0;
+    if (!s) {
+        found[0] = here;
+        return 1;
+    }
     dw.dwfl_module_getdwarf(s->module, &bias);
     Dwfl_Line *line = dw.dwfl_module_getsrc(s->module, address);
-    const char *name = line ? dw.dwfl_lineinfo(line, NULL, &found.line, NULL, NULL, NULL) : NULL;
-    const char *directory = name && name[0] != '/' ? dw.dwfl_line_comp_dir(line) : NULL;
-    if (found.line < 0)
-        found.line = 0;
-    found.file = directory ? join(s, directory, name) : name;
-    return found;
+    const char *directory = line ? dw.dwfl_line_comp_dir(line) : NULL;
+    here.file = line ? dw.dwfl_lineinfo(line, NULL, &here.line, NULL, NULL, NULL) : NULL;
+    if (here.file && here.file[0] != '/' && directory)
+        here.file = join(s, directory, here.file);
+    if (here.line < 0)
+        here.line = 0;
+
+    Dwarf_Die *unit = dw.dwfl_module_addrdie(s->module, address, &bias), *scopes = NULL;
+    int scope_count = unit ? scopes_at(s, unit, address - bias, &scopes) : 0;
+    for (int i = 0; i < scope_count && count + 1 < max; i++) {
+        if (dw.dwarf_tag(&scopes[i]) != DW_TAG_inlined_subroutine)
+            continue;
+        here.function = name_of(&scopes[i]);
+        found[count++] = here;
+        here.file = file_of_call(s, unit, &scopes[i], directory);
+        here.line = here.file ? number_of(&scopes[i], DW_AT_call_line) : 0;
+    }
+    free(scopes);
+    here.function = dw.dwfl_module_addrname(s->module, address);
+    found[count++] = here;
+    return count;
 }
 
 #else
@@ -176,9 +253,10 @@ void hk_symbols_close(struct hk_symbols *s)
 {
 }
 
-struct hk_symbol hk_symbols_find(struct hk_symbols *s, uint64_t address)
+size_t hk_symbols_find(struct hk_symbols *s, uint64_t address, struct hk_symbol *found, size_t max)
 {
-    return (struct hk_symbol){NULL, NULL, 0};
+    found[0] = (struct hk_symbol){NULL, NULL, 0};
+    return 1;
 }
 
 #endif

@@ -34,8 +34,9 @@ struct hk_symbols *hk_symbols_open(const char *path, const uint8_t *build_id, si
                                    uint64_t started_ns, enum hk_symbols_state *state);
 void hk_symbols_close(struct hk_symbols *symbols);
 
-/* What is at `address`, in the file's own numbering (p_vaddr). Unknown parts are NULL and 0. */
-struct hk_symbol hk_symbols_find(struct hk_symbols *symbols, uint64_t address);
+/* What is at `address`, in the file's own numbering (p_vaddr): the function, behind those that the compiler put into it
+ * there, innermost first. Fills at most `max`; returns how many, at least 1. Unknown parts are NULL and 0. */
+size_t hk_symbols_find(struct hk_symbols *symbols, uint64_t address, struct hk_symbol *found, size_t max);
 
 /* The name as a C++ or Rust programmer wrote it, allocated; NULL if it is not such a name, or there is no libstdc++ on
  * this system to ask. */

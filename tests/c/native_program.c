@@ -1,5 +1,4 @@
-/* A program to be recorded: three lines of three functions that ask for memory, one of them also from a library that
- * is loaded at run time. Compiled with and without frame pointers. */
+/* A program to be recorded: functions that ask for memory, one of them in a library that is loaded at run time. Compiled with and without frame pointers. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,9 +33,35 @@ NOT_INLINED static int forget(int count)
     return sum;
 }
 
+static inline __attribute__((always_inline)) void *grab(size_t size)
+{
+    void *block = malloc(size); /* in grab, which is a part of hoard */
+    __asm__ volatile("" : : "r"(block) : "memory");
+    return block;
+}
+
+NOT_INLINED static int hoard(void)
+{
+    keep[50] = grab(3000); /* the call of grab */
+    return keep[50] != NULL;
+}
+
+NOT_INLINED static void *xmalloc(size_t size)
+{
+    void *block = malloc(size);
+    __asm__ volatile("" : : "r"(block) : "memory");
+    return block;
+}
+
+NOT_INLINED static int serve(void)
+{
+    keep[51] = xmalloc(4000); /* the line to be named */
+    return keep[51] != NULL;
+}
+
 int main(int argc, char **argv)
 {
-    int sum = remember(20) + forget(30);
+    int sum = remember(20) + forget(30) + hoard() + serve();
     if (argc > 1) {
         void *library = dlopen(argv[1], RTLD_NOW);
         void *(*make)(size_t) = library != NULL ? (void *(*)(size_t))dlsym(library, "plugin_make") : NULL;
@@ -45,5 +70,5 @@ int main(int argc, char **argv)
         keep[40] = make(7000);
         sum++;
     }
-    return sum >= 50 ? 0 : 1;
+    return sum >= 52 ? 0 : 1;
 }

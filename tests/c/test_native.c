@@ -147,6 +147,38 @@ static void test_whole_stacks_are_followed_by_frame_pointers_where_there_is_no_u
     expect_whole_stack("NATIVE_WHOLE=1 NATIVE_NO_TABLES=1", NATIVE_PROGRAM);
 }
 
+static void test_a_function_that_the_compiler_put_into_another_is_a_frame_of_its_own(void **state)
+{
+#ifdef HK_HAVE_LIBDW
+    static const char *const grab[] = {"grab", "hoard", NULL};
+    struct run run = record("", NATIVE_PROGRAM, "");
+    struct hk_source_frame frame, frames[2];
+    const struct hk_site *site = find(&run, grab, &frame);
+    bool cut;
+    assert_non_null(site);
+    assert_int_equal(site->live_bytes, 3000);
+    expect_lines(frame, "in grab, which is a part of hoard");
+    assert_int_equal(hk_sites_stack(run.sites, site->node, frames, 2, &cut), 2);
+    expect_lines(frames[0], "the call of grab");
+    run_done(&run);
+#else
+    skip();
+#endif
+}
+
+static void test_a_wrapper_of_malloc_is_not_what_a_line_is_named_by(void **state)
+{
+    struct run run = record("NATIVE_WHOLE=1", NATIVE_PROGRAM, "");
+    const struct hk_line *found = NULL;
+    for (size_t i = 0; i < run.sites->line_count; i++)
+        if (run.sites->lines[i].live_bytes == 4000)
+            found = &run.sites->lines[i];
+    assert_non_null(found);
+    assert_string_equal(found->frame.function, "serve");
+    expect_lines(found->frame, "the line to be named");
+    run_done(&run);
+}
+
 static void test_a_library_that_is_loaded_later_is_known(void **state)
 {
     struct run run = record("", NATIVE_PROGRAM, NATIVE_PLUGIN);
@@ -210,6 +242,8 @@ int main(void)
         cmocka_unit_test(test_the_caller_of_malloc_is_named_with_its_line),
         cmocka_unit_test(test_whole_stacks_are_unwound_without_frame_pointers),
         cmocka_unit_test(test_whole_stacks_are_followed_by_frame_pointers_where_there_is_no_unwinder),
+        cmocka_unit_test(test_a_function_that_the_compiler_put_into_another_is_a_frame_of_its_own),
+        cmocka_unit_test(test_a_wrapper_of_malloc_is_not_what_a_line_is_named_by),
         cmocka_unit_test(test_a_library_that_is_loaded_later_is_known),
         cmocka_unit_test(test_a_program_that_was_replaced_gets_no_wrong_names),
         cmocka_unit_test(test_a_capture_from_another_machine_gives_modules_and_offsets),
