@@ -507,15 +507,27 @@ static void put_classes(const struct page *p, const struct hk_heap_view *v)
 {
     const struct hk_capture_point *at = &v->at;
     char mapped[32], live[32], used[32], empty[32], metadata[32], chunks[32];
+    bool has_frames = at->frame_chunks_bytes || p->report->capture->header.python_version;
     margin(p);
-    say(p,
-        "%s mapped = %s live + %s free in used pools + %s in empty pools + %s metadata + %s frame "
-        "stacks",
+    say(p, "%s mapped = %s live + %s free in used pools + %s in empty pools + %s metadata%s%s%s",
         hk_text_bytes(mapped, (double)v->mapped_bytes), hk_text_bytes(live, (double)at->live_bytes),
         hk_text_bytes(used, (double)at->free_in_used_pools_bytes),
         hk_text_bytes(empty, (double)at->empty_pools_bytes),
         hk_text_bytes(metadata, (double)at->metadata_bytes),
-        hk_text_bytes(chunks, (double)at->frame_chunks_bytes));
+        has_frames ? " + " : "", has_frames ? hk_text_bytes(chunks, (double)at->frame_chunks_bytes) : "",
+        has_frames ? " frame stacks" : "");
+}
+
+/* Of a Python program under --native: how much is Python's and how much the libraries'. */
+static void put_domains(const struct page *p, const struct hk_capture_point *at)
+{
+    char raw[32], mem[32], object[32], native[32];
+    if (!p->report->capture->header.python_version || !at->domain_allocated_bytes[3])
+        return;
+    margin(p);
+    say(p, "live by domain: object %s%smem %s%sraw %s%snative %s (asked of the C library by name)",
+        hk_text_bytes(object, (double)at->domain_live_bytes[2]), p->dot, hk_text_bytes(mem, (double)at->domain_live_bytes[1]), p->dot,
+        hk_text_bytes(raw, (double)at->domain_live_bytes[0]), p->dot, hk_text_bytes(native, (double)at->domain_live_bytes[3]));
 }
 
 /* " of 16 KiB"; nothing for 0, which an older writer left there. */
@@ -546,6 +558,7 @@ static void put_heap(const struct page *p)
         hk_text_count(blocks, at->live_blocks), p->dot, hk_text_bytes(live, (double)at->live_bytes),
         hk_text_bytes(mapped, (double)v.mapped_bytes));
     put_classes(p, &v);
+    put_domains(p, at);
     if (at->large_blocks) {
         margin(p);
         say(p, "%s in %s large block%s of the C library", hk_text_bytes(a, (double)at->large_bytes),
@@ -566,10 +579,10 @@ static void put_outside(const struct page *p)
     if (!v.rss_bytes)
         return;
     heading(p, "OUTSIDE", HK_BOLD);
-    say(p, "%s%s%s of the %s RSS is outside the heap: code, C libraries, thread stacks, files",
+    say(p, "%s%s%s of the %s RSS is outside the heap: code, %sthread stacks, files",
         hk_text_bytes(least, (double)v.outside_bytes), apart ? " to " : "",
         apart ? hk_text_bytes(most, (double)v.outside_most_bytes) : "",
-        hk_text_bytes(rss, (double)v.rss_bytes));
+        hk_text_bytes(rss, (double)v.rss_bytes), v.at.domain_allocated_bytes[3] ? "" : "C libraries, ");
 }
 
 static void put_recorder(const struct page *p)

@@ -142,7 +142,7 @@ static void note_stacks(struct hk_notes *n, const struct hk_report *r)
     if (c->header.stacks == HK_STACKS_OFF)
         note(n, "Python stacks are off: %s. Bytes are counted, lines are not known.",
              *why ? why : "the self-test of the frame layout failed");
-    if (r->sites->blind_bytes && c->header.stacks != HK_STACKS_OFF &&
+    if (c->header.python_version && r->sites->blind_bytes && c->header.stacks != HK_STACKS_OFF &&
         (double)r->sites->blind_bytes > 0.05 * (double)r->sites->total_bytes)
         note(n,
              "%s of the recorded bytes (%s) were asked for outside any Python frame: start-up, "

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 MARKS, TIMELINE, EVENTS, MODULES, CODES, NODES, STRINGS, SITES = range(1, 9)
 EMPTY, RUNNING, EXITED = range(3)
 NONE, SAMPLE, EXACT = range(3)
-RAW, MEM, OBJECT, MALLOC = range(4)
+RAW, MEM, OBJECT, NATIVE = range(4)
 OTHER, CUT, JIT, BLIND = 1, 2, 4, 8
+NATIVE_CODE = 2
 MIB = 1 << 20
 
 STATUS_OFFSET = 8192
@@ -27,13 +28,14 @@ POINT_FIELDS = (
 ).split()
 POINT = struct.Struct("=17Q 8I 4Q 4Q 2Q")
 STATUS_TAIL_FIELDS = (
-    "peak_serial peak_bytes peak_ns recorded_live_bytes recorded_total_bytes raw mem object malloc "
+    "peak_serial peak_bytes peak_ns recorded_live_bytes recorded_total_bytes raw mem object native "
     "peak_rss_bytes timeline_sequence marks_generation foreign_frees libc_frees"
 ).split()
 STATUS_TAIL = struct.Struct("=14Q 8Q")
 MARK = struct.Struct("=QQ")
 EVENT = struct.Struct("=QIIQ")
 CODE = struct.Struct("=IIIIIiII")
+MODULE = struct.Struct("=QQQII32sQQQ")
 NODE = struct.Struct("=IIiI")
 SITE = struct.Struct("=IBBH 8Q II HHI 16I 16I 5Q")
 CHILD = struct.Struct("=II5Q80s")
@@ -116,6 +118,7 @@ class Capture:
         self.now = None
         self.marks = []
         self.events = []
+        self.modules = []
         self.status = dict.fromkeys(STATUS_TAIL_FIELDS, 0)
         self.section_changes = {}
         self.header["command_line"] = self.string(f"python3\x1f/srv/shop/{program}\x1f--orders\x1f40000\x1f")
@@ -138,6 +141,14 @@ class Capture:
         self.codes.append(CODE.pack(
             self.string(file), self.string(name), self.string(qualified_name or name),
             at if table else 0, len(table), first_line, flags, 0))
+        return len(self.codes) - 1
+
+    def module(self, path, base=0x7f0000000000, size=0x10000, build_id=b"\x01" * 20, vaddr=0):
+        """A native module; returns the code of its machine code."""
+        text = self.string(path) if path else 0
+        self.modules.append(MODULE.pack(base + 0x1000 & (1 << 64) - 1, base + size & (1 << 64) - 1, 0x1000, text, len(build_id), build_id, base,
+                                        vaddr, size))
+        self.codes.append(CODE.pack(text, 0, 0, 0, 0, 0, NATIVE_CODE, len(self.modules)))
         return len(self.codes) - 1
 
     def node(self, parent, code, offset):
@@ -164,6 +175,7 @@ class Capture:
             MARKS: (MARK.size, [MARK.pack(*m) for m in self.marks], 16),
             TIMELINE: (POINT.size, self.points, 512),
             EVENTS: (EVENT.size, self.events, 64),
+            MODULES: (MODULE.size, self.modules, len(self.modules) + 4),
             CODES: (CODE.size, self.codes, len(self.codes) + 10),
             NODES: (NODE.size, self.nodes, len(self.nodes) + 10),
             STRINGS: (1, [bytes(self.strings)], len(self.strings) + 100),
@@ -268,6 +280,44 @@ def shop(spans=12, seconds=12.4):
     return c
 
 
+def server(spans=12):
+    """A C program: a cache that is large and flat, and a leak; whole stacks."""
+    c = Capture()
+    c.header.update(minor=1, python_version=0, watch=4, stacks=0)
+    c.header["command_line"] = c.string("/srv/bin/server\x1f--port\x1f8080\x1f")
+    program, libc = c.module("/srv/bin/server", base=0x400000, vaddr=0x400000), c.module("/srv/lib/libc.so.6")
+    leak = c.node(c.node(c.node(0, libc, 0x2724a), program, 0x1100), program, 0x1234)
+    cache = c.node(c.node(c.node(0, program, 0x1180), program, 0x1456), libc, 0x8123)
+    growing(c.site(leak, domain=NATIVE, live_blocks=9_000, total_bytes=70 * MIB, total_blocks=10_000,
+                   samples_total=1400, samples_live=1220), spans, 61 * 1024 // spans)
+    flat(c.site(cache, domain=NATIVE, live_blocks=121_000, total_bytes=3000 * MIB, total_blocks=9_000_000,
+                samples_total=6000, samples_live=128), spans, 64 * 1024, turnover=3)
+    total = sum(s.total_bytes for s in c.sites)
+    live = sum(s.live_bytes for s in c.sites)
+    end = 12_400_000_000
+    c.marks = [(end * i // spans, total * i // spans) for i in range(spans)]
+    c.now = point(time_ns=end, allocated_bytes=total, allocated_blocks=9_010_000, live_bytes=live, live_blocks=130_000,
+                  metadata_bytes=MIB, rss_bytes=160 * MIB, recorder_bytes=1_150_000, samples=7400, arenas=3,
+                  pools_used=1610, mark=spans - 1, domain_allocated=[0, 0, 0, total], domain_live=[0, 0, 0, live])
+    c.status.update(peak_serial=9, peak_bytes=live, peak_ns=end, recorded_live_bytes=live, recorded_total_bytes=total,
+                    peak_rss_bytes=160 * MIB, native=total)
+    return c
+
+
+def database(spans=12):
+    """A Python program whose line makes sqlite ask for memory, under --native."""
+    c = shop(spans)
+    c.header["minor"] = 1
+    main, fill = c.code("main"), c.code("fill")
+    sqlite = c.module("/srv/lib/libsqlite3.so.0", base=0x7f1000000000)
+    node = c.node(c.node(c.stack((main, 140), (fill, 12)), sqlite, 0x70d0), sqlite, 0x6000)
+    flat(c.site(node, domain=NATIVE, live_blocks=9_000, total_bytes=70 * MIB, total_blocks=10_000,
+                samples_total=140, samples_live=120), spans, 65 * 1024)
+    c.status["recorded_total_bytes"] += 70 * MIB
+    c.status["native"] = 70 * MIB
+    return c
+
+
 def corpus():
     """Small files for the fuzzer to start from, by name: one for each thing the reader has to tell apart."""
     small = shop(spans=6)
@@ -299,6 +349,20 @@ def corpus():
     hostile.site(9999, live_bytes=1)
     hostile.code("\x1b[31mred\x07", file=b"/\xff\xfe\xe2\x80\xae.py", table=b"\x80" * 7)
     yield "hostile", hostile.bytes(spare=False)
+    yield "native", server(spans=4).bytes(spare=False)
+    mixed = database(spans=4)
+    mixed.points = []
+    yield "native-python", mixed.bytes(spare=False)
+    lost = server(spans=4)
+    lost.header["python_version"] = 0x030D00F0
+    made = lost.module("", base=0)
+    for code in (lost.module("/\x1b[2J (deleted)", base=(1 << 64) - 0x1000, vaddr=(1 << 64) - 1), made):
+        lost.site(lost.node(lost.node(len(lost.nodes) - 1, code, -1), 1, 0x7fffffff), domain=NATIVE, live_bytes=1 << 40)
+    lost.codes.append(CODE.pack(7, 7, 7, 0xffff, 0xffffffff, -1, NATIVE_CODE | 1, 0xffffffff))
+    lost.codes.append(CODE.pack(0xffffffff, 0, 0, 0, 0, 0, NATIVE_CODE, 0xffffffff))
+    for code in (len(lost.codes) - 2, len(lost.codes) - 1):
+        lost.site(lost.node(len(lost.nodes) - 1, code, 5), domain=NATIVE, live_bytes=1 << 40)
+    yield "native-hostile", lost.bytes(spare=False)
 
 
 if __name__ == "__main__":

@@ -195,6 +195,40 @@ def test_frame_without_a_line_is_on_its_first_line(tmp_path):
     assert [s["line"] for s in json_of(c.write(tmp_path / "x.hkc"))["sites"]] == [10, 20]
 
 
+def test_report_of_a_program_without_python_has_no_word_of_python(tmp_path):
+    path = cw.server().write(tmp_path / "server.hkc")
+    text = text_of(path)
+    assert text.startswith("server")
+    assert "python" not in text.lower() and "frame stacks" not in text
+    growing = section(text, "GROWING")
+    assert "+0x401234" in growing and "server+0x401100 > server+0x401234" in growing
+    assert "/srv/bin/server and 1 more are not on this system" in text
+
+
+def test_native_line_is_named_by_the_program_and_not_by_the_c_library(tmp_path):
+    lines = json_of(cw.server().write(tmp_path / "server.hkc"))["lines"]
+    assert [(line["function"], line["module"], line["address"]) for line in lines] == [
+        ("server+0x401456", "server", 0x401456), ("server+0x401234", "server", 0x401234)]
+
+
+def test_memory_of_a_library_under_python_is_named_by_the_python_line(tmp_path):
+    path = cw.database().write(tmp_path / "x.hkc")
+    assert "shop.py:12 in fill [libsqlite3.so.0]" in section(text_of(path), "LARGEST")
+    site = max(json_of(path)["sites"], key=lambda site: site["domain"] == "native")
+    assert (site["function"], site["line"], site["through"]) == ("fill", 12, "libsqlite3.so.0")
+    assert site["native"]["function"] == "libsqlite3.so.0+0x6000" and site["native"]["module"] == "libsqlite3.so.0"
+    assert [frame["function"] for frame in site["stack"]] == [
+        "main", "fill", "libsqlite3.so.0+0x70d0", "libsqlite3.so.0+0x6000"]
+
+
+def test_python_line_and_native_memory_of_the_same_line_are_two_lines(tmp_path):
+    c = cw.database()
+    node = max(i for i, data in enumerate(c.nodes) if struct.unpack("=IIiI", data)[2] == 22)  # line 12
+    c.site(node, live_bytes=1 << 20, total_bytes=1 << 20)
+    lines = [line for line in json_of(c.write(tmp_path / "x.hkc"))["lines"] if line["line"] == 12]
+    assert sorted(line.get("through", "") for line in lines) == ["", "libsqlite3.so.0"]
+
+
 def test_leak_that_is_let_go_when_the_program_ends_is_found(tmp_path):
     """main() returns and everything is freed: what grew until then is told from the levels before."""
     c = cw.shop()
@@ -417,7 +451,7 @@ def test_other_byte_order_is_refused(tmp_path):
     dict(offset=1 << 63), dict(offset=(1 << 64) - 8), dict(offset=12), dict(offset=8192),
     dict(count=1 << 62), dict(entry_size=0xffffffff), dict(count=100, capacity=1 << 60),
     dict(capacity=0, count=1)])
-@pytest.mark.parametrize("kind", [cw.MARKS, cw.TIMELINE, cw.CODES, cw.NODES, cw.STRINGS, cw.SITES])
+@pytest.mark.parametrize("kind", [cw.MARKS, cw.TIMELINE, cw.MODULES, cw.CODES, cw.NODES, cw.STRINGS, cw.SITES])
 def test_hostile_sections_are_refused(tmp_path, kind, change):
     c = cw.shop()
     c.section_changes[kind] = change
