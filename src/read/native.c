@@ -120,6 +120,13 @@ void hk_native_free(struct hk_native *n)
     free(n);
 }
 
+static char *copy_of(const char *text, size_t size)
+{
+    char *copy = hk_must_calloc(size + 1, 1);
+    memcpy(copy, text, size);
+    return copy;
+}
+
 /* Takes `text` over. */
 static const char *keep(struct hk_native *n, char *text)
 {
@@ -194,9 +201,12 @@ static void name_place(struct hk_native *n, struct hk_native_place *p, const str
         p->line = symbol->line;
     }
     if (symbol->function && *symbol->function) {
-        char *plain = hk_demangle(symbol->function);
-        p->function = symbol->function;
-        p->qualified_name = plain ? keep(n, plain) : symbol->function;
+        const char *version = strchr(symbol->function, '@'); /* "fopen@@GLIBC_2.2.5" */
+        p->function = version && version > symbol->function
+                          ? keep(n, copy_of(symbol->function, (size_t)(version - symbol->function)))
+                          : symbol->function;
+        char *plain = hk_demangle(p->function);
+        p->qualified_name = plain ? keep(n, plain) : p->function;
     } else {
         snprintf(text, sizeof text, "%s+0x%llx", p->module, (unsigned long long)p->address);
         p->function = p->qualified_name = keep(n, hk_must_strdup(text));

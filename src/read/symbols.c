@@ -142,6 +142,24 @@ void hk_symbols_close(struct hk_symbols *s)
     free(s);
 }
 
+/* "/a/build/../b.c" to "/a/b.c", and "/a/./b.c" too; in place. */
+static void tidy(char *path)
+{
+    char *to = path;
+    for (const char *at = path; *at;) {
+        size_t length = 1 + strcspn(at + 1, "/");
+        if (at[0] == '/' && length == 3 && strncmp(at, "/..", 3) == 0 && to > path) {
+            while (to > path && *--to != '/')
+                ;
+        } else if (!(at[0] == '/' && length == 2 && at[1] == '.')) {
+            memmove(to, at, length);
+            to += length;
+        }
+        at += length;
+    }
+    *to = 0;
+}
+
 /* Kept until the symbols are closed; the plain name where there is no memory. */
 static const char *join(struct hk_symbols *s, const char *directory, const char *name)
 {
@@ -156,6 +174,7 @@ static const char *join(struct hk_symbols *s, const char *directory, const char 
     }
     if (asprintf(&path, "%s/%s", directory, name) < 0)
         return name;
+    tidy(path);
     s->paths[s->path_count++] = path;
     return path;
 }

@@ -13,12 +13,21 @@ extern void *__libc_malloc(size_t size);
 extern void __libc_free(void *block);
 
 static bool ready;
+static uint64_t allocated;
+
+static void fill_point(struct hk_capture_point *point)
+{
+    point->allocated_bytes = point->domain_allocated_bytes[3] = allocated;
+}
 
 EXPORT void *malloc(size_t size)
 {
     void *block = __libc_malloc(size);
-    if (ready)
+    if (ready) {
+        allocated += size;
         hk_record_allocation(block, size, 0, 3);
+        hk_record_tick(allocated);
+    }
     return block;
 }
 
@@ -38,7 +47,7 @@ static void finish(void)
 __attribute__((constructor)) static void start(void)
 {
     const char *why = NULL, *path = getenv("NATIVE_CAPTURE");
-    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = path, .path_is_new = true};
+    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = path, .path_is_new = true, .fill_point = fill_point};
     if (path == NULL || !hk_record_start(&options, &why))
         return;
     hk_native_no_unwinder = getenv("NATIVE_NO_TABLES") != NULL;

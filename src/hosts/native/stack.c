@@ -12,7 +12,8 @@
  * (.eh_frame; on by default for every language and not lost by strip), by the compiler's own unwinder, libgcc_s, as
  * glibc's backtrace(3) does. It is loaded and used once at the start, since its first use allocates. It must take no
  * lock here, as the heap's may be held: so it is used only where it finds tables through _dl_find_object (glibc 2.35
- * and GCC 12, both 2022), and not when the unwinder itself asks for memory. Where it cannot be used, or finds no way
+ * and GCC 12, both 2022), not when the unwinder itself asks for memory, and no more once a program has registered tables
+ * of its own for code that it makes. Where it cannot be used, or finds no way
  * out of the first function (code without tables), frame pointers are followed: every word is read with
  * process_vm_readv, which answers where a load would kill, and a return address must follow a call instruction.
  */
@@ -34,6 +35,7 @@ struct range {
 static struct {
     struct range own, unwinder, interpreter; /* addresses of executable code */
     bool whole;
+    bool tables_added; /* atomic */
     _Unwind_Reason_Code (*backtrace)(_Unwind_Trace_Fn, void *); /* NULL: may not be used */
     _Unwind_Ptr (*address)(struct _Unwind_Context *, int *);
 } native;
@@ -50,6 +52,16 @@ static bool is_in(const struct range *range, uintptr_t address)
 struct frame_record { /* what a frame pointer points to, on x86-64 and aarch64 */
     uintptr_t caller, return_address;
 };
+
+/* aarch64 may sign return addresses in their upper bits. */
+static uintptr_t plain(uintptr_t return_address)
+{
+#if defined(__aarch64__)
+    return return_address & ((UINT64_C(1) << 48) - 1);
+#else
+    return return_address;
+#endif
+}
 
 static bool read_memory(uintptr_t address, void *out, size_t size)
 {
@@ -87,6 +99,7 @@ static uintptr_t caller_from_outside(uintptr_t frame, uintptr_t *outside_frame)
 {
     for (int i = 0; i < 64; i++) {
         struct frame_record record = *(struct frame_record *)frame;
+        record.return_address = plain(record.return_address);
         if (!is_in(&native.own, record.return_address)) {
             *outside_frame = is_next_frame(frame, record.caller) ? record.caller : 0;
             return record.return_address;
@@ -121,12 +134,17 @@ static bool add(struct walk *walk, uintptr_t return_address)
 static void walk_frame_pointers(struct walk *walk, uintptr_t frame)
 {
     struct frame_record record;
-    while (frame != 0 && read_memory(frame, &record, sizeof(record)) && follows_a_call(record.return_address) &&
-           add(walk, record.return_address))
+    while (frame != 0 && read_memory(frame, &record, sizeof(record)) && follows_a_call(plain(record.return_address)) &&
+           add(walk, plain(record.return_address)))
         frame = is_next_frame(frame, record.caller) ? record.caller : 0;
 }
 
 /* --- unwinding --- */
+
+void hk_native_tables_added(void)
+{
+    __atomic_store_n(&native.tables_added, true, __ATOMIC_RELAXED);
+}
 
 static _Unwind_Reason_Code unwound(struct _Unwind_Context *context, void *data)
 {
@@ -149,7 +167,8 @@ int hk_native_stack(bool above_python, struct hk_frame *frames, int max, uint8_t
     if (native.own.end == 0)
         return 0;
     caller = caller_from_outside((uintptr_t)__builtin_frame_address(0), &frame);
-    if (native.whole && native.backtrace != NULL && !is_in(&native.unwinder, caller))
+    if (native.whole && native.backtrace != NULL && !is_in(&native.unwinder, caller) &&
+        !__atomic_load_n(&native.tables_added, __ATOMIC_RELAXED))
         native.backtrace(unwound, &walk);
     if (walk.count < 2 && caller != 0) {
         walk.count = 0;

@@ -14,6 +14,9 @@
  * sentence on what whole stacks cannot do here. */
 const char *hk_native_init(bool whole, const void *interpreter);
 
+/* From here on stacks are followed by frame pointers: the unwinder would have to ask for memory. */
+void hk_native_tables_added(void);
+
 /* For tests: as if this system had no unwinder. Before hk_native_init. */
 extern bool hk_native_no_unwinder;
 
