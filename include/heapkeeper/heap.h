@@ -7,7 +7,7 @@
  *   arenas  64 pools each, contiguous, in one large reserved range of addresses; an arena is made of
  *   pools   16 KiB each; a pool holds blocks of one size class, and is used, full or empty;
  *   blocks  16 ... 4096 bytes in 52 size classes; a block is untouched (never handed out), free or allocated.
- *   Larger requests go to the C allocator and are counted as large blocks.
+ *   Larger requests go to the C allocator and are counted as large blocks, or take whole pools (large_from_source).
  *
  * This is the default geometry. The library is also built in the one that CPython had until 3.7 (libheapkeeper-guide):
  * arenas of 256 KiB, pools of 4 KiB, blocks of 8 ... 512 bytes in 64 size classes. hk_get_geometry says which it is.
@@ -51,19 +51,50 @@ typedef enum {
                          a thread 2 KiB, and up to one pool for each size class that it uses */
 } hk_lock_mode;
 
+/* Where a heap's pages come from. */
+typedef enum {
+    HK_SOURCE_SYSTEM = 0, /* anonymous memory, reserved by the library: the usual, and the fastest to free into */
+    HK_SOURCE_BUFFER = 1, /* the program's buffer: a static array, shared memory, a region of a small system. The heap
+                             lives inside, with all that is known of it, and asks nothing of the system */
+    HK_SOURCE_FILE = 2,   /* a file of the program's, mapped shared: memory beyond the machine's, or that others may look
+                             at. Room on the disk is taken before it is used: a full disk is NULL, not a signal */
+    HK_SOURCE_HUGE_PAGES = 3, /* pages of 2 MiB that were set aside (vm.nr_hugepages); where there are none left,
+                                 transparent huge pages are asked for. They are kept until the heap ends */
+} hk_source;
+
+/* Called when a heap's limit stands in the way of a request. `wanted`: bytes by which the heap would have to grow. It
+ * may free blocks of this heap and make them smaller, trim, raise the limit, read statistics, and use other heaps;
+ * what it allocates from any heap meanwhile is refused without asking if that heap is at its limit. True: try again.
+ * It is then asked as often as it takes, but not more than 1000 times while the heap does not shrink. False: the
+ * request returns NULL. Called by the thread that made the request: under HK_LOCK_OWN without the heap's lock,
+ * maybe by several threads at once; under HK_LOCK_HOST with the program's lock as the request was made. */
+typedef bool hk_at_limit(hk_heap *heap, size_t wanted, void *argument);
+
 typedef struct {
     size_t size; /* sizeof(hk_heap_options): lets later versions add fields */
     hk_lock_mode lock;
     const char *name; /* borrowed for the heap's life; shown in statistics; NULL: "heap" */
     size_t alignment; /* of its blocks: 0 or 16: 16, as malloc's. 8: only blocks whose requested size is a multiple of
                          16 are aligned to 16, others to 8 at least (which saves memory in the guide's geometry alone) */
+    hk_source source;
+    void *buffer;       /* HK_SOURCE_BUFFER: borrowed for the heap's life; any alignment. Not under HK_LOCK_THREADS */
+    size_t buffer_size; /* bytes; what the heap needs for itself is taken off: 2 KiB and a pool's share of alignment */
+    int file;           /* HK_SOURCE_FILE: a descriptor, open for reading and writing, borrowed for the heap's life.
+                           The heap uses the file from its start on, and makes it longer as it grows */
+    bool large_from_source; /* large blocks come from the heap's source, too, a pool's size at least, and hk_heap_destroy
+                               frees them with all others. Always so in a buffer. Otherwise: the C allocator's */
+    size_t limit_bytes;     /* mapped bytes and large blocks together, as statistics count them; 0: no limit */
+    hk_at_limit *at_limit;  /* NULL: at its limit the heap says NULL */
+    void *at_limit_argument;
 } hk_heap_options;
 
-/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space, or no such alignment. Any thread. */
+/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space, no such alignment, a buffer too
+ * small for a heap with one pool, or a buffer under HK_LOCK_THREADS. Any thread. */
 HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
 
 /* Ends a heap with all that is allocated in it, in time proportional to its arenas. Large blocks that are still
- * allocated are the C allocator's and are not freed. No other call on this heap, and no statistics or check of all
+ * allocated are freed if they come from the heap's source; those of the C allocator are not. A buffer or file
+ * is the program's again; what it holds is not defined. No other call on this heap, and no statistics or check of all
  * heaps, may be under way. */
 HK_API void hk_heap_destroy(hk_heap *heap);
 
@@ -81,12 +112,16 @@ HK_API void hk_free(hk_heap *heap, void *block);
 HK_API bool hk_free_remote(void *block);
 /* Bytes the block may be used for: at least what was asked. 0 if no heap owns it. Any thread. hook: yes. */
 HK_API size_t hk_usable_size(const void *block);
-/* The heap that owns the block; NULL: none (large blocks have none). Any thread. hook: yes. */
+/* The heap that owns the block; NULL: none (large blocks of the C allocator have none). Any thread. hook: yes. */
 HK_API hk_heap *hk_heap_of(const void *block);
 
 /* Gives empty pools, and what the C allocator has free, back to the system. Returns the bytes of pools given
- * back. */
+ * back: 0 for a buffer, and for huge pages, which stay. */
 HK_API size_t hk_heap_trim(hk_heap *heap);
+
+/* Changes the limit; 0: none. Below what is mapped already: nothing is lost, but the heap does not grow until it has
+ * shrunk. Any thread, also from inside an hk_at_limit. hook: yes. */
+HK_API void hk_heap_set_limit(hk_heap *heap, size_t bytes);
 
 /* Statistics. Every mapped byte is in exactly one class:
  *   mapped = live + free + untouched + tails + empty + metadata
@@ -109,6 +144,12 @@ typedef struct {
     uint64_t large_blocks;
     uint32_t arenas;
     uint32_t pools_used, pools_full, pools_empty; /* used: at least one block allocated and one not */
+    uint64_t own_large_bytes; /* of live: large blocks that come from the heap's own source */
+    uint64_t own_large_blocks;
+    uint64_t huge_page_bytes; /* in explicit huge pages */
+    uint64_t limit_bytes;     /* 0: none; for all heaps: 0 */
+    uint32_t pools_large;     /* that own large blocks are made of */
+    uint32_t source;          /* hk_source; for all heaps: 0 */
 } hk_heap_stats;
 
 /* heap NULL: the sum of all heaps. Cost: proportional to the number of pools. Any thread; exact if nobody
@@ -142,7 +183,7 @@ typedef enum { HK_BLOCK_UNTOUCHED, HK_BLOCK_FREE, HK_BLOCK_ALLOCATED } hk_block_
 
 typedef struct {
     void *start;
-    size_t size;       /* of the pool */
+    size_t size;       /* of the pool; a large block from the heap's own source is shown as one full pool of one block */
     size_t block_size; /* 0: empty */
     uint32_t capacity, allocated;
     uint32_t touched;  /* blocks handed out at least once */

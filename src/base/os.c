@@ -2,6 +2,8 @@
 #include "base/os.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -65,11 +67,71 @@ void *hk_os_map(size_t size)
     return start == MAP_FAILED ? NULL : start;
 }
 
-void hk_os_discard(void *start, size_t size)
+bool hk_os_discard(void *start, size_t size)
 {
     int saved = errno;
-    madvise(start, size, MADV_DONTNEED);
+    bool good = madvise(start, size, MADV_DONTNEED) == 0;
     errno = saved;
+    return good;
+}
+
+/* Moves a mapping of its own to where it is wanted. A mapping made there at once would, where it fails, leave a hole
+ * in the reservation on most kernels, for any other thread's mmap to fall into; moving one fails hardly ever, and the
+ * hole is filled again. */
+static bool place(void *made, void *start, size_t size, bool *lost)
+{
+    if (made == MAP_FAILED)
+        return false;
+    if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, start) != MAP_FAILED)
+        return true;
+    munmap(made, size);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    void *filled = mmap(start, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    *lost = filled != start && (filled != MAP_FAILED || errno != EEXIST); /* EEXIST: there was no hole */
+    return false;
+}
+
+bool hk_os_place_file(void *start, size_t size, int file, uint64_t offset, bool *lost)
+{
+    int saved = errno;
+    void *made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, (off_t)offset);
+    bool good = place(made, start, size, lost);
+    errno = saved;
+    return good;
+}
+
+bool hk_os_place_huge_pages(void *start, size_t size, bool *lost)
+{
+    int saved = errno, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;
+    bool good = place(mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0), start, size, lost);
+    errno = saved;
+    return good;
+}
+
+bool hk_os_place_plain(void *start, size_t size)
+{
+    int saved = errno;
+    bool good = mmap(start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == start;
+    errno = saved;
+    return good;
+}
+
+bool hk_os_file_allocate(int file, uint64_t offset, size_t size)
+{
+    int saved = errno, status;
+    do
+        status = posix_fallocate(file, (off_t)offset, (off_t)size);
+    while (status == EINTR);
+    errno = saved;
+    return status == 0;
+}
+
+bool hk_os_file_discard(void *start, size_t size)
+{
+    int saved = errno;
+    bool good = madvise(start, size, MADV_REMOVE) == 0;
+    errno = saved;
+    return good;
 }
 
 void hk_os_huge_pages(void *start, size_t size, bool wanted)

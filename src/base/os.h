@@ -17,8 +17,17 @@ void *hk_os_reserve(size_t size, size_t alignment);
 bool hk_os_commit(void *start, size_t size);  /* zero pages, on first touch */
 void hk_os_unmap(void *start, size_t size);   /* gives address space back; of a reservation: a tail */
 void *hk_os_map(size_t size);                 /* reserve and commit in one */
-void hk_os_discard(void *start, size_t size); /* gives pages back; they read as zero again */
+bool hk_os_discard(void *start, size_t size); /* gives pages back; they read as zero again */
 void hk_os_huge_pages(void *start, size_t size, bool wanted);
+
+/* Other pages in a committed part of a reservation: the file's from `offset` on (shared), or explicit huge pages (size
+ * and start: multiples of 2 MiB), or plain ones again. False: it is as it was; or, `*lost`, it must not be used any
+ * more. */
+bool hk_os_place_file(void *start, size_t size, int file, uint64_t offset, bool *lost);
+bool hk_os_place_huge_pages(void *start, size_t size, bool *lost);
+bool hk_os_place_plain(void *start, size_t size);
+bool hk_os_file_allocate(int file, uint64_t offset, size_t size); /* room on the disk; false: it is full */
+bool hk_os_file_discard(void *start, size_t size);                /* gives it back; reads as zero again */
 
 uint64_t hk_os_clock_ns(void);     /* CLOCK_MONOTONIC */
 uint64_t hk_os_physical_memory(void); /* bytes */

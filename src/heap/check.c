@@ -9,6 +9,7 @@
  *   6  a CURRENT pool is current[class]; a FULL one has none free but the held; a PARTIAL one some free, some allocated
  *   7  partial lists hold PARTIAL pools of their class, linked both ways, all of them
  *   8  used and dirty pools are counted
+ *  10  a run is as long as it says: so many neighbours of the heap that are not empty and in no other use
  *   9  a pool's class is one that the heap uses, and a class that it does not use is served by the next that it does
  */
 #include "heap/threads.h"
@@ -63,14 +64,23 @@ static void pool_visit(struct hk_pool *pool, const hk_pool_info *info, hk_visito
 
 void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
 {
-    if (heap->mode != HK_LOCK_HOST)
-        hk_lock_take(&heap->lock);
+    hk_heap_take(heap);
+    uint32_t inside = 0; /* pools left of a run, which is shown as one pool */
     for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
-        struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
-        for (int i = 0; i < HK_ARENA_POOLS; i++) {
+        struct hk_pool *pools = hk_arena_first_pool(arena);
+        for (int i = 0; i < arena->pools; i++) {
             struct hk_pool *pool = &pools[i];
+            if (inside > 0) {
+                inside--;
+                continue;
+            }
             hk_pool_info info = {.start = hk_pool_start(pool), .size = HK_POOL_SIZE, .arena = arena->number};
-            if (pool->place >= HK_PLACE_CURRENT) {
+            if (pool->place == HK_PLACE_RUN) {
+                inside = pool->used_before - 1;
+                info.size = info.block_size = hk_pool_block_bytes(pool);
+                info.capacity = info.allocated = info.touched = 1;
+                info.state = HK_POOL_FULL;
+            } else if (pool->place >= HK_PLACE_CURRENT) {
                 info.block_size = pool->block_size;
                 info.capacity = pool->capacity;
                 info.allocated = hk_pool_allocated(pool);
@@ -81,8 +91,7 @@ void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
                 pool_visit(pool, &info, visitor, argument);
         }
     }
-    if (heap->mode != HK_LOCK_HOST)
-        hk_lock_release(&heap->lock);
+    hk_heap_release(heap);
 }
 
 static bool is_frozen(const hk_heap *heap)
@@ -129,28 +138,52 @@ static int pool_check(const hk_heap *whole, const struct hk_pool *pool, bool emp
     return 0;
 }
 
+/* The first of a run, or inside one, of which `*inside` pools are left. -1: neither. */
+static int run_check(const hk_heap *heap, const struct hk_pool *pool, bool empty, uint32_t *inside)
+{
+    if (*inside > 0) {
+        --*inside;
+        return pool->heap != heap || pool->place != HK_PLACE_EMPTY || empty ? 10 : 0;
+    }
+    if (pool->place != HK_PLACE_RUN)
+        return -1;
+    *inside = pool->used_before - 1;
+    return pool->heap != heap || pool->used_before == 0 || pool->used != 0 || pool->capacity != 1 ||
+                   pool->free != NULL || pool->other_free != NULL || empty
+               ? 10
+               : 0;
+}
+
 static int arenas_check(const hk_heap *heap, uint32_t *partial)
 {
-    uint32_t arenas = 0, used = 0, dirty = 0;
+    uint32_t arenas = 0, used = 0, dirty = 0, staying = 0, inside = 0;
     for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
         if (arena->heap != heap || (arena->next != NULL && arena->next <= arena))
             return 1;
         if (arena->dirty & ~arena->empty)
             return 2;
-        const struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
-        for (int i = 0; i < HK_ARENA_POOLS; i++) {
-            int broken = pool_check(heap, &pools[i], arena->empty >> i & 1);
+        if (arena->pools == 0 || arena->pools > HK_ARENA_POOLS || arena->freed)
+            return 1;
+        bool stays = arena->pages == HK_PAGES_HUGE || arena->pages == HK_PAGES_BUFFER;
+        const struct hk_pool *pools = hk_arena_first_pool(arena);
+        for (int i = 0; i < arena->pools; i++) {
+            bool empty = arena->empty >> i & 1;
+            int broken = run_check(heap, &pools[i], empty, &inside);
+            if (broken < 0)
+                broken = pool_check(heap, &pools[i], empty);
             if (broken)
                 return broken;
             *partial += pools[i].place == HK_PLACE_PARTIAL && !is_frozen(pools[i].heap);
         }
         arenas++;
-        used += HK_ARENA_POOLS - (uint32_t)__builtin_popcountll(arena->empty);
-        dirty += (uint32_t)__builtin_popcountll(arena->dirty);
+        used += arena->pools - (uint32_t)__builtin_popcountll(arena->empty);
+        *(stays ? &staying : &dirty) += (uint32_t)__builtin_popcountll(arena->dirty);
+        if (inside > 0 && arena->next != arena + 1)
+            return 10;
     }
     if (arenas != heap->arena_count)
         return 1;
-    return used != heap->used_pools || dirty != heap->dirty_pools ? 8 : 0;
+    return used != heap->used_pools || dirty != heap->dirty_pools || staying != heap->staying_pools ? 8 : 0;
 }
 
 /* Counts the pools in the heap's lists off `partial`. */
@@ -194,10 +227,8 @@ int hk_heap_check(hk_heap *heap)
             first = hk_heap_check(each);
         return first;
     }
-    if (heap->mode != HK_LOCK_HOST)
-        hk_lock_take(&heap->lock);
+    hk_heap_take(heap);
     int broken = heap_check(heap);
-    if (heap->mode != HK_LOCK_HOST)
-        hk_lock_release(&heap->lock);
+    hk_heap_release(heap);
     return broken;
 }

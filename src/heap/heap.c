@@ -46,16 +46,6 @@ static void large_count(hk_heap *heap, size_t usable, int sign)
     large_add(heap, sign * (int64_t)usable, sign);
 }
 
-static void *large_malloc(hk_heap *heap, size_t size)
-{
-    void *block = hk_libc.malloc(size);
-    if (block != NULL) {
-        large_count(heap, hk_libc.usable_size(block), 1);
-        heap->large_allocations++;
-    }
-    return block;
-}
-
 static void large_forget(const void *block)
 {
     if (hk_recorder.table_size != NULL && hk_recorder.table_size() != 0)
@@ -265,6 +255,106 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
     return pool;
 }
 
+/* Of a heap that may run out while the system has not. It leaves nothing lying about. */
+static bool is_tight(hk_heap *heap)
+{
+    const hk_heap *whole = hk_heap_whole(heap);
+    return whole->is_closed || whole->limit != 0;
+}
+
+/* What is free and does not look so: current pools stay current when their last block is freed, and blocks that were
+ * freed from outside wait. True: there was something. */
+static bool reclaim(hk_heap *heap)
+{
+    bool some = __atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL;
+    if (some)
+        remote_drain(heap);
+    for (unsigned i = 1; i < HK_CLASSES; i++) {
+        struct hk_pool *pool = heap->current[i];
+        if (pool == &hk_no_pool || pool->size_class != i || hk_pool_allocated(pool) != 0)
+            continue;
+        current_retire(heap, pool);
+        some = true;
+    }
+    return some;
+}
+
+/* A large block of the heap's own pools. */
+static void *run_malloc(hk_heap *heap, size_t alignment, size_t size)
+{
+    hk_heap *whole = hk_heap_whole(heap);
+    void *run = NULL;
+    for (int attempt = 0; run == NULL && (attempt == 0 || (attempt == 1 && reclaim(heap))); attempt++) {
+        if (whole != heap)
+            hk_lock_take(&whole->lock);
+        run = hk_run_malloc(whole, alignment, size);
+        if (whole != heap)
+            hk_lock_release(&whole->lock);
+    }
+    return run;
+}
+
+/* The limit has room for a large block of the C allocator. */
+static bool is_large_allowed(hk_heap *heap, size_t size)
+{
+    hk_heap *whole = hk_heap_whole(heap);
+    if (whole->limit == 0)
+        return true;
+    if (whole != heap)
+        hk_lock_take(&whole->lock);
+    bool allowed = hk_limit_allows(whole, size);
+    if (whole != heap)
+        hk_lock_release(&whole->lock);
+    return allowed;
+}
+
+/* From the C allocator, or of a heap that asks it for nothing: from its own pools. */
+static void *large_malloc(hk_heap *heap, size_t size)
+{
+    if (hk_heap_whole(heap)->is_closed)
+        return run_malloc(heap, HK_POOL_SIZE, size);
+    void *block = is_large_allowed(heap, size) ? hk_libc.malloc(size) : NULL;
+    if (block != NULL) {
+        large_count(heap, hk_libc.usable_size(block), 1);
+        heap->large_allocations++;
+    }
+    return block;
+}
+
+/* A larger class that has a free block, where there are no more pools; NULL: none. */
+static struct hk_pool *pool_of_larger_class(hk_heap *heap, uint8_t size_class)
+{
+    size_t alignment = hk_class_size[size_class] % HK_ALIGNMENT == 0 ? HK_ALIGNMENT : HK_STEP;
+    for (unsigned i = size_class + hk_class_step(heap); i < HK_CLASSES; i += hk_class_step(heap)) {
+        struct hk_pool *pool = heap->current[i];
+        bool has = pool != &hk_no_pool && (*hk_pool_list(heap, pool) != NULL ||
+                                           pool->carved < (uint32_t)pool->capacity * pool->block_size);
+        if (hk_class_size[i] % alignment == 0 && (has || heap->partial[i] != NULL))
+            return pool_with_free(heap, (uint8_t)i);
+    }
+    return NULL;
+}
+
+/* The heap has no pool for a small block. */
+static __attribute__((noinline)) void *malloc_without_pool(hk_heap *heap, size_t size, uint8_t size_class)
+{
+    struct hk_pool *pool = NULL;
+    if (is_tight(heap)) {
+        if (reclaim(heap))
+            pool = pool_with_free(heap, size_class);
+        if (pool == NULL)
+            pool = pool_of_larger_class(heap, size_class);
+        if (pool == NULL)
+            return NULL; /* the limit refused, or there is nothing left */
+        hk_limit_forget(heap);
+    }
+    if (pool == NULL) /* no addresses left: the C allocator may have some */
+        return large_malloc(heap, size);
+    void **list = hk_pool_list(heap, pool), *block = *list;
+    *list = *(void **)block;
+    return block;
+}
+
 static void *malloc_charged(hk_heap *heap, size_t size)
 {
     if (size > HK_BLOCK_MAX)
@@ -275,7 +365,7 @@ static void *malloc_charged(hk_heap *heap, size_t size)
     if (block == NULL) {
         pool = pool_with_free(heap, size_class);
         if (pool == NULL)
-            return large_malloc(heap, size); /* no addresses left: the C allocator may have some */
+            return malloc_without_pool(heap, size, size_class);
         list = hk_pool_list(heap, pool);
         block = *list;
     }
@@ -348,7 +438,7 @@ static bool hold_back(hk_heap *heap, struct hk_pool *pool, void *block)
         return false;
     if (hk_recorder.pool_reopened != NULL)
         hk_recorder.pool_reopened(); /* before anything changes */
-    if (heap->mode == HK_LOCK_OWN)
+    if (heap->mode == HK_LOCK_OWN || is_tight(heap))
         return false;
     if (pool->held + 1 < enough) {
         *(void **)block = pool->other_free;
@@ -366,7 +456,12 @@ static bool hold_back(hk_heap *heap, struct hk_pool *pool, void *block)
 /* Frees a block of this heap. */
 static void free_into(hk_heap *heap, void *block)
 {
-    struct hk_pool *pool = hk_pool_of(block);
+    struct hk_pool *pool = hk_pool_find(block);
+    if (pool->place == HK_PLACE_RUN) {
+        large_forget(block);
+        hk_run_free(pool);
+        return;
+    }
     void **list = hk_pool_list(heap, pool);
     if (pool->place == HK_PLACE_FULL && hold_back(heap, pool, block))
         return;
@@ -408,7 +503,7 @@ static void free_locked(hk_heap *owner, void *block)
 /* A block of a heap whose protection is not held. */
 static void free_from_outside(hk_heap *owner, void *block)
 {
-    if (owner->mode == HK_LOCK_OWN)
+    if (owner->mode == HK_LOCK_OWN || owner->mode == HK_LOCK_THREADS) /* the latter's large blocks */
         free_locked(owner, block);
     else if (owner->mode == HK_LOCK_MEMBER)
         hk_threads_free_foreign(owner, block);
@@ -416,19 +511,20 @@ static void free_from_outside(hk_heap *owner, void *block)
         hk_remote_push(owner, block);
 }
 
-/* The heap that the block's pool belongs to, which another thread may be changing. */
-static hk_heap *owner_of(const void *block)
+/* The heap that the pool belongs to, which another thread may be changing. */
+static hk_heap *owner_of(const struct hk_pool *pool)
 {
-    return __atomic_load_n(&hk_pool_of(block)->heap, __ATOMIC_RELAXED);
+    return __atomic_load_n(&pool->heap, __ATOMIC_RELAXED);
 }
 
 void hk_free_slow(hk_heap *heap, void *block)
 {
-    if (!hk_region_has(block)) {
+    const struct hk_pool *pool = hk_pool_find(block);
+    if (pool == NULL) {
         large_free(heap, block);
         return;
     }
-    hk_heap *owner = owner_of(block);
+    hk_heap *owner = owner_of(pool);
     if (owner == heap)
         free_into(heap, block);
     else if (owner->mode == HK_LOCK_HOST && heap->mode == HK_LOCK_HOST)
@@ -439,9 +535,10 @@ void hk_free_slow(hk_heap *heap, void *block)
 
 bool hk_free_remote(void *block)
 {
-    if (!hk_region_has(block))
+    const struct hk_pool *pool = hk_pool_find(block);
+    if (pool == NULL)
         return false;
-    free_from_outside(owner_of(block), block);
+    free_from_outside(owner_of(pool), block);
     return true;
 }
 
@@ -455,7 +552,7 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
     size_t total;
     if (__builtin_mul_overflow(count, size, &total))
         return NULL;
-    if (total > HK_BLOCK_MAX && total <= PTRDIFF_MAX && heap->budget > (int64_t)total) {
+    if (total > HK_BLOCK_MAX && total <= PTRDIFF_MAX && heap->budget > (int64_t)total && !is_tight(heap)) {
         void *block = hk_libc.calloc(1, total); /* fresh pages need no clearing */
         if (block != NULL) {
             heap->budget -= (int64_t)total;
@@ -474,6 +571,18 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
     return block;
 }
 
+static void *large_aligned(hk_heap *heap, size_t alignment, size_t size)
+{
+    if (hk_heap_whole(heap)->is_closed)
+        return run_malloc(heap, alignment, size);
+    void *block;
+    if (!is_large_allowed(heap, size) || hk_libc.memalign(&block, alignment, size) != 0)
+        return NULL;
+    large_count(heap, hk_libc.usable_size(block), 1);
+    heap->large_allocations++;
+    return block;
+}
+
 /* Aligned blocks come from a class whose size is a multiple of the alignment: pools are aligned to theirs. */
 static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
 {
@@ -489,14 +598,15 @@ static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
         block = malloc_entered(heap, hk_class_size[i]);
         if ((uintptr_t)block % alignment == 0)
             return block;
-        large_free(heap, block); /* no addresses were left, and the C allocator knew nothing of the alignment */
-        heap->large_allocations--;
+        /* No pools were left, and the C allocator, or a larger class, knew nothing of the alignment. */
+        const struct hk_pool *pool = hk_pool_find(block);
+        *(pool != NULL ? &heap->class_allocations[pool->size_class] : &heap->large_allocations) -= 1;
         heap->allocated_before -= hk_class_size[i];
+        hk_free_slow(heap, block);
     }
-    if (hk_libc.memalign(&block, alignment, size) != 0)
+    block = large_aligned(heap, alignment, size);
+    if (block == NULL)
         return NULL;
-    large_count(heap, hk_libc.usable_size(block), 1);
-    heap->large_allocations++;
     uint64_t mean;
     if ((heap->budget -= (int64_t)size) < 0 && hk_budget_expire(heap, &mean))
         hk_recorder.allocation(block, size, mean, heap->domain);
@@ -543,14 +653,29 @@ static hk_heap_options options_known(const hk_heap_options *given)
     return o;
 }
 
+static hk_heap *structure_for(const hk_heap_options *o)
+{
+    if (o->source == HK_SOURCE_BUFFER) /* members of threads would need memory of the system */
+        return o->lock != HK_LOCK_THREADS ? hk_buffer_heap(o->buffer, o->buffer_size) : NULL;
+    if (!hk_region_init())
+        return NULL;
+    return o->lock == HK_LOCK_THREADS ? hk_threads_create() : hk_heap_new();
+}
+
 hk_heap *hk_heap_create(const hk_heap_options *options)
 {
     hk_heap_options o = options_known(options);
-    if ((o.alignment != 8 && o.alignment != 16) || !hk_region_init())
+    if ((o.alignment != 8 && o.alignment != 16) || (unsigned)o.source > HK_SOURCE_HUGE_PAGES)
         return NULL;
-    hk_heap *heap = o.lock == HK_LOCK_THREADS ? hk_threads_create() : hk_heap_new();
+    hk_heap *heap = structure_for(&o);
     if (heap == NULL)
         return NULL;
+    heap->source = (uint8_t)o.source;
+    heap->file = o.file;
+    heap->is_closed = o.source == HK_SOURCE_BUFFER || o.large_from_source;
+    heap->limit = o.limit_bytes;
+    heap->at_limit = o.at_limit;
+    heap->at_limit_argument = o.at_limit_argument;
     heap->mode = (uint8_t)o.lock;
     heap->name = o.name != NULL ? o.name : "heap";
     heap->alignment = (uint8_t)o.alignment;
@@ -559,7 +684,9 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
         heap->current[i] = &hk_no_pool;
     if (o.lock == HK_LOCK_THREADS)
         hk_threads_inherit(heap);
-    if (!hk_heap_register(heap)) {
+    if (o.source == HK_SOURCE_BUFFER) {
+        hk_buffer_register(heap);
+    } else if (!hk_heap_register(heap)) {
         heap_give_up(heap);
         return NULL;
     }
@@ -570,8 +697,25 @@ void hk_heap_destroy(hk_heap *heap)
 {
     if (heap == NULL)
         return;
+    if (heap->source == HK_SOURCE_BUFFER) {
+        hk_buffer_unregister(heap);
+        return;
+    }
     hk_heap_unregister(heap);
     heap_give_up(heap);
+}
+
+/* There was no memory: if it was the limit that refused, the embedder may make room. */
+static __attribute__((noinline)) void *malloc_again(hk_heap *heap, size_t size)
+{
+    struct hk_asked asked = {0};
+    void *block = NULL;
+    while (block == NULL && hk_limit_ask(heap, &asked)) {
+        hk_heap *entered = heap_enter(heap);
+        block = hk_malloc_slow(entered, size);
+        heap_leave(entered);
+    }
+    return block;
 }
 
 static __attribute__((noinline)) void *malloc_entering(hk_heap *heap, size_t size)
@@ -594,11 +738,14 @@ static __attribute__((noinline)) void free_entering(hk_heap *heap, void *block)
 
 void *hk_malloc(hk_heap *heap, size_t size)
 {
+    void *block;
     if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
-        return hk_malloc_unlocked(heap, size);
-    if (__builtin_expect(heap == hk_mine.facade, 1))
-        return hk_member_malloc(hk_mine.member, size);
-    return malloc_entering(heap, size);
+        block = hk_malloc_unlocked(heap, size);
+    else if (__builtin_expect(heap == hk_mine.facade, 1))
+        block = hk_member_malloc(hk_mine.member, size);
+    else
+        block = malloc_entering(heap, size);
+    return __builtin_expect(block != NULL, 1) ? block : malloc_again(heap, size);
 }
 
 void hk_free(hk_heap *heap, void *block)
@@ -613,9 +760,13 @@ void hk_free(hk_heap *heap, void *block)
 
 void *hk_calloc(hk_heap *heap, size_t count, size_t size)
 {
-    hk_heap *entered = heap_enter(heap);
-    void *block = hk_calloc_unlocked(entered, count, size);
-    heap_leave(entered);
+    struct hk_asked asked = {0};
+    void *block;
+    do {
+        hk_heap *entered = heap_enter(heap);
+        block = hk_calloc_unlocked(entered, count, size);
+        heap_leave(entered);
+    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
     return block;
 }
 
@@ -630,6 +781,19 @@ static bool charge(hk_heap *heap, size_t size, uint64_t *mean)
     return sampled;
 }
 
+/* The limit has room for so many bytes more, after asking the embedder. */
+static bool may_grow(hk_heap *heap, size_t bytes)
+{
+    struct hk_asked asked = {0};
+    bool allowed;
+    do {
+        hk_heap *entered = heap_enter(heap);
+        allowed = is_large_allowed(entered, bytes);
+        heap_leave(entered);
+    } while (!allowed && hk_limit_ask(heap, &asked));
+    return allowed;
+}
+
 /* Both sizes are large: the C allocator may grow in place or move pages. Counted as a free and an allocation. */
 static void *large_realloc(hk_heap *heap, void *block, size_t size)
 {
@@ -639,6 +803,8 @@ static void *large_realloc(hk_heap *heap, void *block, size_t size)
     bool foreign = is_foreign(usable);
     int64_t before = foreign ? 0 : (int64_t)usable;
     uint64_t mean;
+    if (size > usable && !may_grow(heap, size - usable))
+        return NULL;
     bool sampled = charge(heap, size, &mean);
     large_forget(block);
     void *moved = hk_libc.realloc(block, size);
@@ -655,18 +821,37 @@ static void *large_realloc(hk_heap *heap, void *block, size_t size)
     return moved;
 }
 
+/* A large block of the heap's own stays one, in its place. */
+static bool run_realloc(hk_heap *heap, struct hk_pool *pool, size_t size)
+{
+    if (size <= HK_BLOCK_MAX || size > PTRDIFF_MAX || pool->heap != heap)
+        return false;
+    hk_heap_take(heap);
+    bool resized = hk_run_resize(pool, size);
+    hk_heap_release(heap);
+    uint64_t mean;
+    if (resized && charge(heap, size, &mean)) {
+        large_forget(hk_pool_start(pool));
+        hk_recorder.allocation(hk_pool_start(pool), size, mean, heap->domain);
+    }
+    return resized;
+}
+
 void *hk_realloc(hk_heap *heap, void *block, size_t size)
 {
     if (block == NULL)
         return hk_malloc(heap, size);
     size_t old;
-    if (hk_region_has(block)) {
-        old = hk_pool_of(block)->block_size;
+    struct hk_pool *pool = hk_pool_find(block);
+    if (pool != NULL) {
+        old = hk_pool_block_bytes(pool);
+        if (pool->place == HK_PLACE_RUN && run_realloc(heap, pool, size))
+            return block;
         bool aligned = HK_STEP == HK_ALIGNMENT || size % HK_ALIGNMENT != 0 || (uintptr_t)block % HK_ALIGNMENT == 0;
         if (size <= old && size > old - old / 4 && aligned)
             return block; /* CPython's rule: shrink only if a quarter is saved */
     } else {
-        if (size > HK_BLOCK_MAX)
+        if (size > HK_BLOCK_MAX && !heap->is_closed)
             return large_realloc(heap, block, size);
         old = hk_libc.usable_size(block);
     }
@@ -684,22 +869,26 @@ void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
         return NULL;
     if (alignment <= heap->alignment)
         return hk_malloc(heap, size);
-    hk_heap *entered = heap_enter(heap);
-    void *block = aligned_unlocked(entered, alignment, size);
-    heap_leave(entered);
+    struct hk_asked asked = {0};
+    void *block;
+    do {
+        hk_heap *entered = heap_enter(heap);
+        block = aligned_unlocked(entered, alignment, size);
+        heap_leave(entered);
+    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
     return block;
 }
 
 size_t hk_usable_size(const void *block)
 {
-    return hk_region_has(block) ? hk_pool_of(block)->block_size : 0;
+    const struct hk_pool *pool = hk_pool_find(block);
+    return pool != NULL ? hk_pool_block_bytes(pool) : 0;
 }
 
 hk_heap *hk_heap_of(const void *block)
 {
-    if (!hk_region_has(block))
-        return NULL;
-    hk_heap *owner = owner_of(block);
+    const struct hk_pool *pool = hk_pool_find(block);
+    hk_heap *owner = pool != NULL ? owner_of(pool) : NULL;
     return owner != NULL && owner->mode == HK_LOCK_MEMBER ? owner->facade : owner;
 }
 
@@ -707,14 +896,15 @@ size_t hk_heap_trim(hk_heap *heap)
 {
     if (heap->mode == HK_LOCK_THREADS)
         hk_threads_settle(heap);
-    if (heap->mode != HK_LOCK_HOST)
-        hk_lock_take(&heap->lock);
+    hk_heap_take(heap);
     if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
         remote_drain(heap);
+    if (is_tight(heap))
+        reclaim(heap);
     size_t bytes = hk_heap_discard(heap, 0);
-    if (heap->mode != HK_LOCK_HOST)
-        hk_lock_release(&heap->lock);
-    malloc_trim(0);
+    hk_heap_release(heap);
+    if (!heap->is_closed)
+        malloc_trim(0);
     return bytes;
 }
 

@@ -2,7 +2,8 @@
  *
  * A table of slots that grows by chunks; the first chunk is static, later ones are pages of their own. Chunks are never
  * given back and neither is a heap's own structure: it waits for the next heap. So who goes through all heaps
- * (statistics, a tick of the timeline) takes no lock, and if a heap ends meanwhile reads what it left.
+ * (statistics, a tick of the timeline) takes no lock, and if a heap ends meanwhile reads what it left. Heaps that lie in
+ * buffers are in a list of their own (source.c), and come last.
  */
 #include "heap/pool.h"
 
@@ -29,20 +30,22 @@ hk_lock hk_heaps_lock;
 
 hk_heap *hk_heap_next(struct hk_heap_cursor *cursor)
 {
-    if (cursor->chunk == NULL)
+    if (cursor->chunk == NULL && !cursor->is_past)
         cursor->chunk = &first_slots;
     const struct slots *chunk = cursor->chunk;
-    while (chunk != NULL) {
+    while (!cursor->is_past) {
         while (cursor->slot < chunk->count) {
             hk_heap *heap = __atomic_load_n(&chunk->heaps[cursor->slot++], __ATOMIC_ACQUIRE);
             if (heap != NULL)
                 return heap;
         }
         chunk = __atomic_load_n(&chunk->next, __ATOMIC_ACQUIRE);
-        if (chunk != NULL)
-            *cursor = (struct hk_heap_cursor){.chunk = chunk};
+        *cursor = (struct hk_heap_cursor){.chunk = chunk, .is_past = chunk == NULL};
     }
-    return NULL;
+    hk_heap *heap = hk_buffer_heap_next(cursor->buffer);
+    if (heap != NULL)
+        cursor->buffer = heap;
+    return heap;
 }
 
 /* A free slot; NULL: no memory. The lock is held. */

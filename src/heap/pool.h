@@ -37,7 +37,14 @@
 #define HK_CURRENT 0x80000000u
 #define HK_LOCK_MEMBER ((hk_lock_mode)3) /* one thread's part of a heap under HK_LOCK_THREADS: see threads.h */
 
-enum hk_pool_place { HK_PLACE_NONE, HK_PLACE_EMPTY, HK_PLACE_CURRENT, HK_PLACE_PARTIAL, HK_PLACE_FULL };
+enum hk_pool_place {
+    HK_PLACE_NONE,
+    HK_PLACE_EMPTY, /* or inside a run, after its first pool: then the arena's bit does not say empty */
+    HK_PLACE_CURRENT,
+    HK_PLACE_PARTIAL,
+    HK_PLACE_FULL,
+    HK_PLACE_RUN, /* the first pool of a large block made of `used_before` pools; see runs.c */
+};
 
 struct hk_pool {
     void *free;           /* list of free blocks, linked through their first word; see hk_pool_list */
@@ -61,7 +68,33 @@ struct hk_arena {
     uint64_t dirty; /* of the empty ones: has pages in memory */
     struct hk_arena *next;
     uint32_t number; /* in its heap, from 0 */
-    bool huge;       /* huge pages were asked for */
+    uint8_t pools;   /* HK_ARENA_POOLS, or fewer: the last of a buffer */
+    uint8_t pages;   /* enum hk_pages */
+    bool huge;       /* huge pages were asked for (transparent ones) */
+    bool freed;      /* in the region's list */
+};
+
+#define HK_ARENA_METADATA (HK_ARENA_POOLS * sizeof(struct hk_pool) + sizeof(struct hk_arena))
+
+/* Where an arena's pages come from. Pages that cannot be given back are dirty for good. */
+enum hk_pages {
+    HK_PAGES_ANONYMOUS,
+    HK_PAGES_FILE,
+    HK_PAGES_HUGE,   /* explicit huge pages: stay */
+    HK_PAGES_BUFFER, /* the embedder's: stay */
+};
+
+/* Addresses that are cut into arenas. There is the process's own, hk_region, and one in each buffer that is a heap. */
+struct hk_region {
+    char *base;
+    size_t span;           /* bytes; 0: no region, every block is the C allocator's */
+    struct hk_pool *pools; /* committed as arenas are taken */
+    struct hk_arena *arenas;
+    uint32_t arena_limit; /* that fit in span */
+    uint32_t arena_next;  /* never used from here on */
+    struct hk_arena *freed;
+    uint32_t freed_count;
+    hk_lock lock;
 };
 
 struct hk_heap {
@@ -84,10 +117,23 @@ struct hk_heap {
     uint32_t expiries;
     uint8_t alignment; /* of every block: 16, or 8 (geometry.h) */
 
+    struct hk_region *own_region; /* of a heap in a buffer; NULL: hk_region */
     struct hk_arena *arenas; /* by address */
     struct hk_arena *maybe_empty; /* no arena before this one has an empty pool */
     uint32_t arena_count;
-    uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory */
+    uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory that could be given back */
+    uint32_t staying_pools;           /* empty with pages that cannot */
+
+    uint8_t source;   /* hk_source */
+    bool is_closed;   /* every block is of its own pools: nothing is asked of the C allocator */
+    int file;         /* of HK_SOURCE_FILE */
+    hk_heap *next_buffer; /* see source.c */
+    size_t metadata_bytes; /* of a buffer: all that is not pools; otherwise 0 */
+
+    size_t limit; /* bytes mapped, large blocks included; 0: none */
+    size_t refused; /* bytes that the limit stood against; see limit.c */
+    hk_at_limit *at_limit;
+    void *at_limit_argument;
 
     int64_t large_bytes, large_blocks; /* live; atomic, unless one thread at a time counts them */
     uint64_t large_allocations;
@@ -98,17 +144,6 @@ struct hk_heap {
     /* On a cache line of their own: what other threads look at and write. */
     _Alignas(64) void *remote; /* blocks freed from outside the host's lock, or by another thread, linked; atomic */
     uint8_t state;             /* of a member: enum hk_member_state; atomic */
-};
-
-struct hk_region {
-    char *base;
-    size_t span;           /* bytes; 0: no region, every block is the C allocator's */
-    struct hk_pool *pools; /* committed as arenas are taken */
-    struct hk_arena *arenas;
-    uint32_t arena_limit; /* that fit in span */
-    uint32_t arena_next;  /* never used from here on */
-    struct hk_arena *freed;
-    hk_lock lock;
 };
 
 extern struct hk_region hk_region;
@@ -146,6 +181,8 @@ extern hk_lock hk_heaps_lock; /* nothing is added or ends while it is held */
 struct hk_heap_cursor {
     const void *chunk;
     uint32_t slot;
+    bool is_past; /* the table: those in buffers follow */
+    const hk_heap *buffer;
 };
 hk_heap *hk_heap_next(struct hk_heap_cursor *cursor); /* NULL: that was the last */
 hk_heap *hk_heap_new(void);             /* zeroed; NULL: no memory */
@@ -153,12 +190,44 @@ void hk_heap_put_spare(hk_heap *heap);  /* its structure, when nothing is left i
 bool hk_heap_register(hk_heap *heap);   /* false: no memory */
 void hk_heap_unregister(hk_heap *heap);
 
+/* source.c: buffers, files, huge pages. */
+extern hk_lock hk_buffers_lock; /* of the list of buffers; held around a fork */
+hk_heap *hk_buffer_heap(void *buffer, size_t size); /* a heap inside, without options yet; NULL: too small */
+void hk_buffer_register(hk_heap *heap);
+void hk_buffer_unregister(hk_heap *heap);
+hk_heap *hk_buffer_heap_next(const hk_heap *heap); /* NULL: the first */
+struct hk_pool *hk_buffer_pool_of(const void *block); /* NULL: in no buffer */
+/* False: as they were; or, `*lost`, not to be used any more. */
+bool hk_source_map(hk_heap *heap, struct hk_arena *arenas, uint32_t count, bool huge, bool *lost);
+bool hk_source_unmap(struct hk_arena *arena);           /* plain pages again; false: they are lost */
+bool hk_source_back(hk_heap *heap, char *start, size_t size); /* can be written without a signal */
+bool hk_source_discard(const struct hk_arena *arena, char *start, size_t size);
+
+/* runs.c: large blocks of a heap's own pools. */
+void *hk_run_malloc(hk_heap *heap, size_t alignment, size_t size);
+void hk_run_free(struct hk_pool *pool);
+bool hk_run_resize(struct hk_pool *pool, size_t size); /* in place */
+
+/* limit.c */
+bool hk_limit_allows(hk_heap *heap, size_t bytes); /* gives dirty pools back if need be. What protects the heap is held */
+struct hk_asked {
+    size_t mapped; /* the least that it was when asked before */
+    uint32_t in_vain;
+};
+bool hk_limit_ask(hk_heap *heap, struct hk_asked *asked); /* after NULL: true: try again. Not held, unless by the host */
+void hk_limit_forget(hk_heap *heap); /* what was refused was found elsewhere. The heap may be a member */
+size_t hk_heap_mapped(const hk_heap *heap);        /* what a limit looks at */
+
 /* region.c */
 bool hk_region_init(void);
 bool hk_region_shrink(size_t spare); /* gives back all but `spare` bytes of the unused addresses */
 void hk_arenas_give_up(hk_heap *heap); /* all of them, with all that is allocated in them */
 struct hk_pool *hk_pool_take_empty(hk_heap *heap); /* EMPTY no more, otherwise as it was; NULL: no memory */
 void hk_pool_put_empty(struct hk_pool *pool);
+bool hk_arenas_take(hk_heap *heap, uint32_t wanted); /* neighbours; false: no memory */
+void hk_arenas_init(hk_heap *heap, struct hk_arena *arenas, uint32_t count);
+void hk_pools_claim(hk_heap *heap, struct hk_pool *first, uint32_t count); /* empty ones become used, by bits and counts */
+void hk_pools_release(hk_heap *heap, struct hk_pool *first, uint32_t count); /* the reverse */
 size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty);
 
 /* heap.c: the slow paths. `*_unlocked`: whoever calls holds what protects the heap. */
@@ -201,14 +270,59 @@ static inline struct hk_pool *hk_pool_of(const void *block)
     return &hk_region.pools[((uintptr_t)block - (uintptr_t)hk_region.base) >> HK_POOL_SHIFT];
 }
 
+/* The pool of a block that may be in a buffer; NULL: no heap's. */
+static inline struct hk_pool *hk_pool_find(const void *block)
+{
+    return hk_region_has(block) ? hk_pool_of(block) : hk_buffer_pool_of(block);
+}
+
+static inline struct hk_region *hk_region_of(const hk_heap *heap)
+{
+    return heap->own_region != NULL ? heap->own_region : &hk_region;
+}
+
 static inline char *hk_pool_start(const struct hk_pool *pool)
 {
-    return hk_region.base + ((size_t)(pool - hk_region.pools) << HK_POOL_SHIFT);
+    const struct hk_region *region = hk_region_of(pool->heap);
+    return region->base + ((size_t)(pool - region->pools) << HK_POOL_SHIFT);
 }
 
 static inline struct hk_arena *hk_arena_of(const struct hk_pool *pool)
 {
-    return &hk_region.arenas[(size_t)(pool - hk_region.pools) / HK_ARENA_POOLS];
+    const struct hk_region *region = hk_region_of(pool->heap);
+    return &region->arenas[(size_t)(pool - region->pools) / HK_ARENA_POOLS];
+}
+
+/* Of an arena that is a heap's. */
+static inline struct hk_pool *hk_arena_first_pool(const struct hk_arena *arena)
+{
+    const struct hk_region *region = hk_region_of(arena->heap);
+    return &region->pools[(size_t)(arena - region->arenas) * HK_ARENA_POOLS];
+}
+
+/* What the block may be used for. */
+static inline size_t hk_pool_block_bytes(const struct hk_pool *pool)
+{
+    return pool->place == HK_PLACE_RUN ? (size_t)pool->used_before << HK_POOL_SHIFT : pool->block_size;
+}
+
+/* Of a thread's member (threads.h): the heap that has its arenas, limit and large blocks. */
+static inline hk_heap *hk_heap_whole(hk_heap *heap)
+{
+    return heap->facade != NULL ? heap->facade : heap;
+}
+
+/* What protects a heap's arenas and its limit; not for members. */
+static inline void hk_heap_take(hk_heap *heap)
+{
+    if (heap->mode != HK_LOCK_HOST)
+        hk_lock_take(&heap->lock);
+}
+
+static inline void hk_heap_release(hk_heap *heap)
+{
+    if (heap->mode != HK_LOCK_HOST)
+        hk_lock_release(&heap->lock);
 }
 
 /* The pool's list of free blocks. A heap that locks itself, or that belongs to a thread, keeps it in another field, so that the fast path, which

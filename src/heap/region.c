@@ -99,38 +99,90 @@ static bool arenas_commit(uint32_t index, uint32_t count)
            hk_os_commit(hk_region.base + (size_t)index * HK_ARENA_SIZE, (size_t)count * HK_ARENA_SIZE);
 }
 
+/* Bits `from` ... of at most `count` pools of one arena; `*n`: how many. */
+static uint64_t bit_run(size_t from, uint32_t count, uint32_t *n)
+{
+    *n = count < HK_ARENA_POOLS - from ? count : (uint32_t)(HK_ARENA_POOLS - from);
+    return (*n == 64 ? UINT64_MAX : ((uint64_t)1 << *n) - 1) << from;
+}
+
+/* Where the arena's dirty pools are counted. */
+static uint32_t *dirty_count(hk_heap *heap, const struct hk_arena *arena)
+{
+    bool stays = arena->pages == HK_PAGES_HUGE || arena->pages == HK_PAGES_BUFFER;
+    return stays ? &heap->staying_pools : &heap->dirty_pools;
+}
+
 static void arena_put_freed(struct hk_arena *arena)
 {
     arena->heap = NULL;
+    arena->freed = true;
     arena->next = hk_region.freed;
     hk_region.freed = arena;
+    hk_region.freed_count++;
 }
 
-/* The next `count` arenas that were never used, aligned to their number; NULL: none left. The lock is held. */
-static struct hk_arena *arenas_next(uint32_t count)
+/* `count` neighbours that were never used, the first a multiple of `align`; NULL: none left. The lock is held. */
+static struct hk_arena *arenas_next(uint32_t count, uint32_t align)
 {
-    while (hk_region.arena_next % count != 0 && hk_region.arena_next < hk_region.arena_limit) {
+    while (hk_region.arena_next % align != 0 && hk_region.arena_next < hk_region.arena_limit) {
         if (arenas_commit(hk_region.arena_next, 1))
             arena_put_freed(&hk_region.arenas[hk_region.arena_next]);
         hk_region.arena_next++;
     }
     uint32_t index = hk_region.arena_next;
-    if (index + count > hk_region.arena_limit || !arenas_commit(index, count))
+    if (index > hk_region.arena_limit || count > hk_region.arena_limit - index || !arenas_commit(index, count))
         return NULL;
     hk_region.arena_next = index + count;
     return &hk_region.arenas[index];
 }
 
-static void arena_init(hk_heap *heap, struct hk_arena *arena, bool huge)
+static void arenas_unlink_freed(struct hk_arena *first, uint32_t count)
 {
-    size_t first = (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS;
+    struct hk_arena **link = &hk_region.freed;
+    for (uint32_t i = 0; i < count; i++)
+        first[i].freed = false;
+    while (*link != NULL)
+        if (*link >= first && *link < first + count)
+            *link = (*link)->next;
+        else
+            link = &(*link)->next;
+    hk_region.freed_count -= count;
+}
+
+/* The same among those that heaps have left. */
+static struct hk_arena *arenas_freed(uint32_t count, uint32_t align)
+{
+    if (hk_region.freed_count < count)
+        return NULL;
+    for (uint32_t i = 0; count > 1 && i + count <= hk_region.arena_next; i += align) {
+        uint32_t n = 0;
+        while (n < count && hk_region.arenas[i + n].freed)
+            n++;
+        if (n == count) {
+            arenas_unlink_freed(&hk_region.arenas[i], count);
+            return &hk_region.arenas[i];
+        }
+    }
+    struct hk_arena *arena = count == 1 ? hk_region.freed : NULL;
+    if (arena != NULL)
+        arenas_unlink_freed(arena, 1);
+    return arena;
+}
+
+static void arena_init(hk_heap *heap, struct hk_arena *arena)
+{
     arena->heap = heap;
-    arena->empty = UINT64_MAX;
+    arena->empty = arena->pools == HK_ARENA_POOLS ? UINT64_MAX : ((uint64_t)1 << arena->pools) - 1;
     arena->dirty = 0;
+    if (arena->pages == HK_PAGES_HUGE || arena->pages == HK_PAGES_BUFFER) {
+        arena->dirty = arena->empty;
+        heap->staying_pools += arena->pools;
+    }
     arena->number = heap->arena_count++;
-    arena->huge = huge;
-    for (size_t i = 0; i < HK_ARENA_POOLS; i++) {
-        struct hk_pool *pool = &hk_region.pools[first + i];
+    struct hk_pool *pools = hk_arena_first_pool(arena);
+    for (size_t i = 0; i < arena->pools; i++) {
+        struct hk_pool *pool = &pools[i];
         memset(pool, 0, sizeof(*pool));
         pool->heap = heap;
         pool->place = HK_PLACE_EMPTY;
@@ -144,88 +196,151 @@ static void arena_init(hk_heap *heap, struct hk_arena *arena, bool huge)
         heap->maybe_empty = arena;
 }
 
-/* Adds arenas to the heap: one, or the two of a huge page. False: no memory. */
-static bool arenas_take(hk_heap *heap)
+void hk_arenas_init(hk_heap *heap, struct hk_arena *arenas, uint32_t count)
 {
-    bool huge = heap->arena_count >= FIRST_HUGE_ARENA && !heap->is_watched;
-    uint32_t count = huge ? HUGE_ARENAS : 1;
+    for (uint32_t i = 0; i < count; i++)
+        arena_init(heap, &arenas[i]);
+}
+
+/* Arenas for a heap from the process's region, `*count` of them; where only one was wanted and two would have been one
+ * huge page, one will do. NULL: no memory. */
+static struct hk_arena *arenas_find(uint32_t wanted, uint32_t *count, bool *huge)
+{
+    uint32_t align = *huge ? HUGE_ARENAS : 1;
     hk_lock_take(&hk_region.lock);
-    struct hk_arena *arenas = NULL;
-    if (!huge && hk_region.freed != NULL) {
-        arenas = hk_region.freed;
-        hk_region.freed = arenas->next;
-    } else {
-        arenas = arenas_next(count);
-    }
-    if (arenas == NULL && hk_region.freed != NULL) {
-        arenas = hk_region.freed;
-        hk_region.freed = arenas->next;
-        huge = false;
-        count = 1;
+    struct hk_arena *arenas = arenas_freed(*count, align);
+    if (arenas == NULL)
+        arenas = arenas_next(*count, align);
+    if (arenas == NULL && *huge) {
+        *huge = false;
+        *count = wanted;
+        arenas = arenas_freed(*count, 1);
     }
     hk_lock_release(&hk_region.lock);
+    return arenas;
+}
+
+bool hk_arenas_take(hk_heap *heap, uint32_t wanted)
+{
+    if (heap->own_region != NULL)
+        return false; /* a buffer has all that it will have */
+    bool huge = heap->source == HK_SOURCE_HUGE_PAGES ||
+                (heap->source == HK_SOURCE_SYSTEM && heap->arena_count >= FIRST_HUGE_ARENA && !heap->is_watched);
+    uint32_t count = huge ? (wanted + HUGE_ARENAS - 1) / HUGE_ARENAS * HUGE_ARENAS : wanted;
+    if (!hk_limit_allows(heap, count * HK_ARENA_METADATA))
+        return false;
+    struct hk_arena *arenas = arenas_find(wanted, &count, &huge);
     if (arenas == NULL)
         return false;
-    hk_os_huge_pages(hk_region.base + (size_t)(arenas - hk_region.arenas) * HK_ARENA_SIZE, count * HK_ARENA_SIZE, huge);
-    for (uint32_t i = 0; i < count; i++)
-        arena_init(heap, &arenas[i], huge);
+    bool lost = false;
+    if (!hk_source_map(heap, arenas, count, huge, &lost)) {
+        hk_lock_take(&hk_region.lock);
+        for (uint32_t i = 0; i < count && !lost; i++)
+            arena_put_freed(&arenas[i]);
+        hk_lock_release(&hk_region.lock);
+        return false;
+    }
+    hk_arenas_init(heap, arenas, count);
     return true;
 }
 
 void hk_arenas_give_up(hk_heap *heap)
 {
+    if (heap->own_region != NULL)
+        return;
     hk_lock_take(&hk_region.lock);
     while (heap->arenas != NULL) {
         struct hk_arena *arena = heap->arenas;
         heap->arenas = arena->next;
-        hk_os_discard(hk_region.base + (size_t)(arena - hk_region.arenas) * HK_ARENA_SIZE, HK_ARENA_SIZE);
-        arena_put_freed(arena);
+        if (hk_source_unmap(arena))
+            arena_put_freed(arena);
+        else
+            arena->heap = NULL;
     }
     hk_lock_release(&hk_region.lock);
 }
 
+void hk_pools_claim(hk_heap *heap, struct hk_pool *first, uint32_t count)
+{
+    size_t index = (size_t)(first - hk_region_of(heap)->pools);
+    heap->used_pools += count;
+    for (uint32_t n; count > 0; index += n, count -= n) {
+        struct hk_arena *arena = &hk_region_of(heap)->arenas[index / HK_ARENA_POOLS];
+        uint64_t run = bit_run(index % HK_ARENA_POOLS, count, &n);
+        uint32_t dirty = (uint32_t)__builtin_popcountll(arena->dirty & run);
+        arena->empty &= ~run;
+        arena->dirty &= ~run;
+        *dirty_count(heap, arena) -= dirty;
+    }
+}
+
+void hk_pools_release(hk_heap *heap, struct hk_pool *first, uint32_t count)
+{
+    size_t index = (size_t)(first - hk_region_of(heap)->pools);
+    struct hk_arena *lowest = &hk_region_of(heap)->arenas[index / HK_ARENA_POOLS];
+    heap->used_pools -= count;
+    for (uint32_t n; count > 0; index += n, count -= n) {
+        struct hk_arena *arena = &hk_region_of(heap)->arenas[index / HK_ARENA_POOLS];
+        uint64_t run = bit_run(index % HK_ARENA_POOLS, count, &n);
+        arena->empty |= run;
+        arena->dirty |= run;
+        *dirty_count(heap, arena) += n;
+    }
+    if (heap->maybe_empty == NULL || lowest < heap->maybe_empty)
+        heap->maybe_empty = lowest;
+    uint32_t limit = KEPT_DIRTY_POOLS + heap->used_pools / 2;
+    if (heap->dirty_pools > limit)
+        hk_heap_discard(heap, limit / 2);
+}
+
+/* An empty pool that is in memory, where growing may be refused: by a limit, or a full disk. NULL: none. */
+static struct hk_pool *dirty_pool_take(hk_heap *heap)
+{
+    struct hk_arena *arena = heap->maybe_empty;
+    if (heap->dirty_pools == 0 || (heap->limit == 0 && heap->source != HK_SOURCE_FILE))
+        return NULL;
+    while (arena != NULL && arena->dirty == 0)
+        arena = arena->next;
+    if (arena == NULL)
+        return NULL;
+    struct hk_pool *pool = hk_arena_first_pool(arena) + __builtin_ctzll(arena->dirty);
+    hk_pools_claim(heap, pool, 1);
+    return pool;
+}
+
 struct hk_pool *hk_pool_take_empty(hk_heap *heap)
 {
+    struct hk_pool *pool = dirty_pool_take(heap);
+    if (pool != NULL)
+        return pool;
     struct hk_arena *arena = heap->maybe_empty;
     while (arena != NULL && arena->empty == 0)
         arena = arena->next;
     heap->maybe_empty = arena;
     if (arena == NULL) {
-        if (!arenas_take(heap))
+        if (!hk_arenas_take(heap, 1))
             return NULL;
         arena = heap->maybe_empty;
     }
 
     unsigned bit = (unsigned)__builtin_ctzll(arena->empty);
-    arena->empty &= ~((uint64_t)1 << bit);
-    if (arena->dirty & ((uint64_t)1 << bit)) {
-        arena->dirty &= ~((uint64_t)1 << bit);
-        heap->dirty_pools--;
-    }
-    heap->used_pools++;
-    return &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS + bit];
+    pool = hk_arena_first_pool(arena) + bit;
+    if (!(arena->dirty >> bit & 1) &&
+        (!hk_limit_allows(heap, HK_POOL_SIZE) || !hk_source_back(heap, hk_pool_start(pool), HK_POOL_SIZE)))
+        return NULL;
+    hk_pools_claim(heap, pool, 1);
+    return pool;
 }
 
 void hk_pool_put_empty(struct hk_pool *pool)
 {
-    hk_heap *heap = pool->heap;
-    struct hk_arena *arena = hk_arena_of(pool);
-    uint64_t bit = (uint64_t)1 << ((size_t)(pool - hk_region.pools) % HK_ARENA_POOLS);
     pool->place = HK_PLACE_EMPTY;
     pool->free = pool->other_free = NULL;
     pool->used = 0;
     pool->block_size = 0;
     pool->carved = 0;
     pool->capacity = 0;
-    arena->empty |= bit;
-    arena->dirty |= bit;
-    heap->used_pools--;
-    heap->dirty_pools++;
-    if (heap->maybe_empty == NULL || arena < heap->maybe_empty)
-        heap->maybe_empty = arena;
-    uint32_t limit = KEPT_DIRTY_POOLS + heap->used_pools / 2;
-    if (heap->dirty_pools > limit)
-        hk_heap_discard(heap, limit / 2);
+    hk_pools_release(pool->heap, pool, 1);
 }
 
 static char *arena_start(const struct hk_arena *arena)
@@ -241,11 +356,12 @@ static uint32_t huge_page_discard(struct hk_arena *arena)
     for (uint32_t i = 0; i < HUGE_ARENAS; i++)
         if (first[i].heap != arena->heap || first[i].empty != UINT64_MAX || !first[i].huge)
             return 0;
-    for (uint32_t i = 0; i < HUGE_ARENAS; i++) {
+    for (uint32_t i = 0; i < HUGE_ARENAS; i++)
         dirty += (uint32_t)__builtin_popcountll(first[i].dirty);
+    if (!hk_source_discard(first, arena_start(first), HUGE_PAGE))
+        return 0;
+    for (uint32_t i = 0; i < HUGE_ARENAS; i++)
         first[i].dirty = 0;
-    }
-    hk_os_discard(arena_start(first), HUGE_PAGE);
     return dirty;
 }
 
@@ -258,7 +374,8 @@ static void huge_page_give_up(struct hk_arena *arena)
     hk_os_huge_pages(arena_start(first), HUGE_PAGE, false);
 }
 
-/* Gives back the arena's dirty pools from the highest down, in runs, until `count` of them are gone. */
+/* Gives back the arena's dirty pools from the highest down, in runs, until `count` of them are gone or the system
+ * refuses: they stay dirty then. */
 static uint32_t arena_discard(struct hk_arena *arena, uint32_t count)
 {
     char *start = arena_start(arena);
@@ -273,9 +390,9 @@ static uint32_t arena_discard(struct hk_arena *arena, uint32_t count)
         while (low > 0 && done + (high - low) + 1 < count && (arena->dirty >> (low - 1) & 1))
             low--;
         unsigned length = high - low + 1;
-        uint64_t run = (length == 64 ? UINT64_MAX : (((uint64_t)1 << length) - 1)) << low;
-        arena->dirty &= ~run;
-        hk_os_discard(start + (size_t)low * HK_POOL_SIZE, length * HK_POOL_SIZE);
+        if (!hk_source_discard(arena, start + (size_t)low * HK_POOL_SIZE, length * HK_POOL_SIZE))
+            break;
+        arena->dirty &= ~bit_run(low, length, &length);
         done += length;
     }
     return done;
@@ -287,6 +404,8 @@ size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty)
     size_t total = 0;
     uint32_t seen = 0;
     for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
+        if (arena->pages == HK_PAGES_HUGE || arena->pages == HK_PAGES_BUFFER)
+            continue;
         uint32_t dirty = (uint32_t)__builtin_popcountll(arena->dirty);
         uint32_t keep = seen >= keep_dirty ? 0 : keep_dirty - seen;
         if (dirty > keep)

@@ -9,6 +9,16 @@
 
 static void pool_add(const struct hk_pool *pool, hk_heap_stats *stats, uint64_t *allocations)
 {
+    if (pool->place == HK_PLACE_RUN) {
+        uint64_t bytes = hk_pool_block_bytes(pool);
+        stats->live_blocks++;
+        stats->live_bytes += bytes;
+        stats->own_large_blocks++;
+        stats->own_large_bytes += bytes;
+        stats->pools_large += pool->used_before;
+    }
+    if (pool->place == HK_PLACE_RUN || pool->place == HK_PLACE_EMPTY) /* the inside of a run */
+        return;
     uint32_t allocated = hk_pool_allocated(pool), size = pool->block_size, capacity = pool->capacity;
     uint64_t live = (uint64_t)allocated * size;
     stats->live_blocks += allocated;
@@ -28,7 +38,7 @@ static void counters_add(const hk_heap *heap, hk_heap_stats *stats)
     stats->allocated_blocks += heap->large_allocations;
     for (int i = 1; i < HK_CLASSES; i++)
         stats->allocated_blocks += heap->class_allocations[i];
-    stats->metadata_bytes += sizeof(*heap);
+    stats->metadata_bytes += heap->metadata_bytes != 0 ? heap->metadata_bytes : sizeof(*heap);
     stats->large_bytes += (uint64_t)__atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED);
     stats->large_blocks += (uint64_t)__atomic_load_n(&heap->large_blocks, __ATOMIC_RELAXED);
 }
@@ -37,15 +47,18 @@ static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
 {
     uint64_t allocations = 0;
     for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
-        const struct hk_pool *pools = &hk_region.pools[(size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS];
+        const struct hk_pool *pools = hk_arena_first_pool(arena);
         uint64_t empty = arena->empty, dirty = arena->dirty & empty;
-        for (int i = 0; i < HK_ARENA_POOLS; i++)
+        for (int i = 0; i < arena->pools; i++)
             if (!(empty >> i & 1))
                 pool_add(&pools[i], stats, &allocations);
         stats->pools_empty += (uint32_t)__builtin_popcountll(empty);
         stats->empty_bytes += (uint64_t)__builtin_popcountll(dirty) * HK_POOL_SIZE;
         stats->returned_bytes += (uint64_t)__builtin_popcountll(empty & ~dirty) * HK_POOL_SIZE;
-        stats->metadata_bytes += HK_ARENA_POOLS * sizeof(struct hk_pool) + sizeof(*arena);
+        if (heap->metadata_bytes == 0)
+            stats->metadata_bytes += HK_ARENA_METADATA;
+        if (arena->pages == HK_PAGES_HUGE)
+            stats->huge_page_bytes += HK_ARENA_SIZE;
         stats->arenas++;
     }
     stats->allocated_blocks += allocations;
@@ -62,9 +75,11 @@ void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats)
     hk_heap_stats sum = {.size = sizeof(sum)};
     size_t size = stats->size < sizeof(sum) ? stats->size : sizeof(sum);
     struct hk_heap_cursor cursor = {0};
-    if (heap != NULL)
+    if (heap != NULL) {
         heap_add(heap, &sum);
-    else
+        sum.source = heap->source;
+        sum.limit_bytes = heap->limit;
+    } else
         for (const hk_heap *each; (each = hk_heap_next(&cursor)) != NULL;)
             heap_add(each, &sum);
     /* Below zero where more blocks of others were freed here than large ones are left (hk_free takes both). */
@@ -120,9 +135,10 @@ static void put_json(struct writer *out, const hk_heap_stats *s)
         s->mapped_bytes, s->live_bytes, s->free_bytes, s->untouched_bytes, s->tail_bytes, s->empty_bytes,
         s->metadata_bytes, s->returned_bytes, s->live_blocks);
     put(out, ",\"allocated_bytes\":%" PRIu64 ",\"allocated_blocks\":%" PRIu64 ",\"large_bytes\":%" PRIu64
-             ",\"large_blocks\":%" PRIu64 ",\"arenas\":%u,\"pools_used\":%u,\"pools_full\":%u,\"pools_empty\":%u",
+             ",\"large_blocks\":%" PRIu64 ",\"arenas\":%u,\"pools_used\":%u,\"pools_full\":%u,\"pools_empty\":%u"
+             ",\"own_large_bytes\":%" PRIu64 ",\"own_large_blocks\":%" PRIu64 ",\"huge_page_bytes\":%" PRIu64,
         s->allocated_bytes, s->allocated_blocks, s->large_bytes, s->large_blocks, s->arenas, s->pools_used,
-        s->pools_full, s->pools_empty);
+        s->pools_full, s->pools_empty, s->own_large_bytes, s->own_large_blocks, s->huge_page_bytes);
 }
 
 static void put_text(struct writer *out, const char *name, const hk_heap_stats *s)
@@ -135,6 +151,18 @@ static void put_text(struct writer *out, const char *name, const hk_heap_stats *
         s->mapped_bytes);
     put(out, "  %14" PRIu64 " large, %" PRIu64 " allocated in all, %" PRIu64 " returned to the system\n", s->large_bytes,
         s->allocated_bytes, s->returned_bytes);
+}
+
+static const char *const source_names[] = {"system", "buffer", "file", "huge pages"};
+
+static void put_source(struct writer *out, const hk_heap_stats *s)
+{
+    if (s->source == HK_SOURCE_SYSTEM && s->limit_bytes == 0)
+        return;
+    put(out, "  pages from: %s", source_names[s->source]);
+    if (s->limit_bytes != 0)
+        put(out, ", at most %" PRIu64 " bytes", s->limit_bytes);
+    put(out, "\n");
 }
 
 static size_t stats_print(char *buffer, size_t capacity, bool json)
@@ -158,11 +186,12 @@ static size_t stats_print(char *buffer, size_t capacity, bool json)
         if (json) {
             put(&out, "%s{\"name\":", first ? "" : ",");
             put_json_string(&out, heap->name);
-            put(&out, ",");
+            put(&out, ",\"source\":\"%s\",\"limit_bytes\":%" PRIu64 ",", source_names[stats.source], stats.limit_bytes);
             put_json(&out, &stats);
             put(&out, "}");
         } else {
             put_text(&out, heap->name, &stats);
+            put_source(&out, &stats);
         }
         first = false;
     }

@@ -290,10 +290,12 @@ static void own_fork_prepare(void)
         if (heap->mode == HK_LOCK_OWN)
             hk_lock_take(&heap->lock);
     hk_lock_take(&hk_region.lock);
+    hk_lock_take(&hk_buffers_lock);
 }
 
 static void own_fork_release(void)
 {
+    hk_lock_release(&hk_buffers_lock);
     hk_lock_release(&hk_region.lock);
     struct hk_heap_cursor cursor = {0};
     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)

@@ -215,7 +215,8 @@ static bool heaps_create(void)
     static const char *const names[] = {[HK_DOMAIN_MEM] = "mem", [HK_DOMAIN_OBJECT] = "object"};
     for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++) {
         if (late.heaps[i] == NULL)
-            late.heaps[i] = hk_heap_create(&(hk_heap_options){sizeof(hk_heap_options), HK_LOCK_HOST, names[i]});
+            late.heaps[i] = hk_heap_create(&(hk_heap_options){
+                .size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = names[i]});
         if (late.heaps[i] == NULL)
             return false;
         late.heaps[i]->domain = (int16_t)i;
