@@ -1,9 +1,9 @@
-/* Loaded by native_program. */
+/* Loaded by native_program; made twice, with another name of its function. */
 #include <stdlib.h>
 
-void *plugin_make(size_t size);
+void *PLUGIN_FUNCTION(size_t size);
 
-__attribute__((visibility("default"), noinline)) void *plugin_make(size_t size)
+__attribute__((visibility("default"), noinline)) void *PLUGIN_FUNCTION(size_t size)
 {
     void *block = malloc(size);
     __asm__ volatile("" : : "r"(block) : "memory");

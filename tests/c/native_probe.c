@@ -1,7 +1,8 @@
-/* Preloaded into native_program by test_native: malloc, free and dlclose's notice, recorded exactly, with nothing else of
+/* Preloaded into native_program by test_native: malloc and free, recorded exactly, with nothing else of
  * heapkeeper around. NATIVE_CAPTURE names the capture, NATIVE_WHOLE asks for whole stacks, NATIVE_NO_TABLES makes
  * as if there were no unwinder. */
-#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "hosts/native/stack.h"
@@ -38,6 +39,12 @@ EXPORT void free(void *block)
     __libc_free(block);
 }
 
+static bool child_path(char *buffer, size_t capacity, uint32_t attempt)
+{
+    snprintf(buffer, capacity, "%s.child", getenv("NATIVE_CAPTURE"));
+    return attempt == 0;
+}
+
 static void finish(void)
 {
     ready = false;
@@ -47,7 +54,8 @@ static void finish(void)
 __attribute__((constructor)) static void start(void)
 {
     const char *why = NULL, *path = getenv("NATIVE_CAPTURE");
-    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = path, .path_is_new = true, .fill_point = fill_point};
+    struct hk_record_options options = {.mode = HK_MODE_EXACT, .path = path, .path_is_new = true, .fill_point = fill_point,
+                                        .child_path = child_path};
     if (path == NULL || !hk_record_start(&options, &why))
         return;
     hk_native_no_unwinder = getenv("NATIVE_NO_TABLES") != NULL;
@@ -56,6 +64,7 @@ __attribute__((constructor)) static void start(void)
         hk_record_event(HK_EVENT_NOTE, 0, why);
     hk_record_set_source(&hk_native_source);
     unsetenv("LD_PRELOAD");
+    pthread_atfork(hk_record_fork_prepare, hk_record_fork_parent, hk_record_fork_child);
     atexit(finish);
     ready = true;
 }

@@ -1,7 +1,10 @@
 /* A program to be recorded: functions that ask for memory, one of them in a library that is loaded at run time. Compiled with and without frame pointers. */
 #include <dlfcn.h>
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define NOT_INLINED __attribute__((noinline, noclone))
 
@@ -59,16 +62,51 @@ NOT_INLINED static int serve(void)
     return keep[51] != NULL;
 }
 
+/* `name` of the library at `path`. */
+NOT_INLINED static int from_library(const char *path, const char *name, size_t size, int slot)
+{
+    void *library = dlopen(path, RTLD_NOW);
+    void *(*make)(size_t) = library != NULL ? (void *(*)(size_t))dlsym(library, name) : NULL;
+    if (make == NULL)
+        return 0;
+    keep[slot] = make(size);
+    dlclose(library);
+    return 1;
+}
+
+/* Machine code that this program makes: calls its second argument with its first. */
+NOT_INLINED static int made_at_run_time(void)
+{
+#if defined(__x86_64__)
+    static const unsigned char code[] = {0x48, 0x83, 0xec, 0x08, 0xff, 0xd6, 0x48, 0x83, 0xc4, 0x08, 0xc3};
+    void *place = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (place == MAP_FAILED)
+        return 0;
+    memcpy(place, code, sizeof(code));
+    if (mprotect(place, 4096, PROT_READ | PROT_EXEC) != 0)
+        return 0;
+    keep[60] = ((void *(*)(size_t, void *(*)(size_t)))place)(6000, malloc);
+#endif
+    return 1;
+}
+
+NOT_INLINED static int in_a_child(void)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        keep[61] = take(9000);
+        exit(keep[61] == NULL);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
 int main(int argc, char **argv)
 {
-    int sum = remember(20) + forget(30) + hoard() + serve();
-    if (argc > 1) {
-        void *library = dlopen(argv[1], RTLD_NOW);
-        void *(*make)(size_t) = library != NULL ? (void *(*)(size_t))dlsym(library, "plugin_make") : NULL;
-        if (make == NULL)
-            return 1;
-        keep[40] = make(7000);
-        sum++;
-    }
-    return sum >= 52 ? 0 : 1;
+    int good = remember(20) == 20 && forget(30) == 30 && hoard() && serve() && made_at_run_time();
+    if (argc > 1)
+        good = good && from_library(argv[1], "plugin_make", 7000, 40);
+    if (argc > 2) /* where the first one lay */
+        good = good && from_library(argv[2], "other_make", 8000, 41);
+    return good && in_a_child() ? 0 : 1;
 }

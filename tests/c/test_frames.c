@@ -166,6 +166,24 @@ static void test_before_3_12_only_the_thread_that_holds_the_lock_may_walk(void *
     }
 }
 
+static void *no_thread(void)
+{
+    return NULL;
+}
+
+static void test_a_thread_without_the_lock_has_frames_of_its_own_and_not_the_holders(void **state)
+{
+    EACH_VERSION(1)
+    {
+        assert_ptr_equal(hk_py_own_thread_state(&w.layout), w.thread);
+        w.layout.thread_state = w.layout.minor < 12 ? other_thread : no_thread; /* before: the holder's */
+        assert_null(hk_py_this_thread_state(&w.layout));
+        assert_ptr_equal(hk_py_own_thread_state(&w.layout), w.thread);
+        w.layout.thread_state_of_thread = no_thread;
+        assert_null(hk_py_own_thread_state(&w.layout));
+    }
+}
+
 static void test_the_executor_of_the_thread_tells_jit_code(void **state)
 {
     EACH_VERSION(1)
@@ -382,6 +400,7 @@ int main(void)
         cmocka_unit_test(test_a_chain_that_leads_nowhere_ends_the_walk),
         cmocka_unit_test(test_a_chain_that_bites_its_tail_ends_at_the_buffers_end),
         cmocka_unit_test(test_before_3_12_only_the_thread_that_holds_the_lock_may_walk),
+        cmocka_unit_test(test_a_thread_without_the_lock_has_frames_of_its_own_and_not_the_holders),
         cmocka_unit_test(test_the_executor_of_the_thread_tells_jit_code),
         cmocka_unit_test(test_interpreters_have_ids_and_locks),
         cmocka_unit_test(test_a_code_object_tells_what_identifies_it),

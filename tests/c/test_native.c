@@ -14,7 +14,7 @@
 
 #include "read/sites.h"
 
-static char directory[64], capture_path[128];
+static char directory[64], capture_path[128], child_path[140];
 
 static int setup(void **state)
 {
@@ -22,6 +22,7 @@ static int setup(void **state)
     if (!mkdtemp(directory))
         return -1;
     snprintf(capture_path, sizeof capture_path, "%s/capture", directory);
+    snprintf(child_path, sizeof child_path, "%s.child", capture_path);
     return 0;
 }
 
@@ -37,10 +38,10 @@ struct run {
     struct hk_sites *sites;
 };
 
-static struct run read_back(void)
+static struct run read_back(const char *path)
 {
     struct hk_error error;
-    struct run run = {hk_capture_open(capture_path, HK_OPEN_WHOLE, &error), NULL};
+    struct run run = {hk_capture_open(path, HK_OPEN_WHOLE, &error), NULL};
     if (!run.capture)
         fail_msg("%s", error.text);
     run.sites = hk_sites_read(run.capture);
@@ -52,6 +53,7 @@ static void run_done(struct run *run)
     hk_sites_free(run->sites);
     hk_capture_close(run->capture);
     unlink(capture_path);
+    unlink(child_path);
 }
 
 static struct run record(const char *environment, const char *program, const char *argument)
@@ -60,7 +62,7 @@ static struct run record(const char *environment, const char *program, const cha
     snprintf(command, sizeof command, "LD_PRELOAD='%s' NATIVE_CAPTURE='%s' %s '%s' %s", NATIVE_PROBE, capture_path, environment,
              program, argument);
     assert_int_equal(system(command), 0);
-    return read_back();
+    return read_back(capture_path);
 }
 
 /* The site whose stack is, from the inside, `functions`; what comes behind them does not matter. */
@@ -97,6 +99,8 @@ static int line_with(const char *text)
 static const char *const take[] = {"take", NULL}, *const forget[] = {"forget", NULL};
 static const char *const whole[] = {"take", "remember", "main", NULL};
 static const char *const plugin[] = {"plugin_make", NULL};
+static const char *const other_plugin[] = {"other_make", NULL};
+static const char *const made[] = {"(code made at run time)", NULL};
 
 static void expect_lines(struct hk_source_frame frame, const char *text)
 {
@@ -181,12 +185,56 @@ static void test_a_wrapper_of_malloc_is_not_what_a_line_is_named_by(void **state
 
 static void test_a_library_that_is_loaded_later_is_known(void **state)
 {
-    struct run run = record("", NATIVE_PROGRAM, NATIVE_PLUGIN);
+    struct run run = record("", NATIVE_PROGRAM, "'" NATIVE_PLUGIN "'");
     struct hk_source_frame frame;
     const struct hk_site *site = find(&run, plugin, &frame);
     assert_non_null(site);
     assert_int_equal(site->live_bytes, 7000);
     assert_string_equal(frame.module, strrchr(NATIVE_PLUGIN, '/') + 1);
+    run_done(&run);
+}
+
+static void test_a_library_that_lies_where_another_lay_is_told_from_it(void **state)
+{
+    struct run run = record("", NATIVE_PROGRAM, "'" NATIVE_PLUGIN "' '" NATIVE_OTHER_PLUGIN "'");
+    struct hk_source_frame frame;
+    const struct hk_site *site = find(&run, plugin, &frame);
+    assert_non_null(site);
+    assert_int_equal(site->live_bytes, 7000);
+    site = find(&run, other_plugin, &frame);
+    assert_non_null(site);
+    assert_int_equal(site->live_bytes, 8000);
+    assert_string_equal(frame.module, strrchr(NATIVE_OTHER_PLUGIN, '/') + 1);
+    run_done(&run);
+}
+
+static void test_code_that_was_made_at_run_time_is_one_line(void **state)
+{
+#if defined(__x86_64__)
+    struct run run = record("NATIVE_WHOLE=1", NATIVE_PROGRAM, "");
+    struct hk_source_frame frame;
+    const struct hk_site *site = find(&run, made, &frame);
+    assert_non_null(site);
+    assert_int_equal(site->live_bytes, 6000);
+    run_done(&run);
+#else
+    skip();
+#endif
+}
+
+static void test_a_child_knows_the_modules_of_its_parent(void **state)
+{
+    struct run run = record("", NATIVE_PROGRAM, "'" NATIVE_PLUGIN "'"), child = read_back(child_path);
+    struct hk_source_frame frame;
+    const struct hk_site *site = find(&child, plugin, &frame); /* unloaded before the fork */
+    assert_non_null(site);
+    assert_int_equal(site->inherited_bytes, 7000);
+    assert_int_equal(site->total_bytes, 0);
+    site = find(&child, take, &frame);
+    assert_non_null(site);
+    assert_int_equal(site->inherited_bytes, 20 * 1000);
+    assert_int_equal(site->total_bytes, 9000);
+    run_done(&child);
     run_done(&run);
 }
 
@@ -245,6 +293,9 @@ int main(void)
         cmocka_unit_test(test_a_function_that_the_compiler_put_into_another_is_a_frame_of_its_own),
         cmocka_unit_test(test_a_wrapper_of_malloc_is_not_what_a_line_is_named_by),
         cmocka_unit_test(test_a_library_that_is_loaded_later_is_known),
+        cmocka_unit_test(test_a_library_that_lies_where_another_lay_is_told_from_it),
+        cmocka_unit_test(test_code_that_was_made_at_run_time_is_one_line),
+        cmocka_unit_test(test_a_child_knows_the_modules_of_its_parent),
         cmocka_unit_test(test_a_program_that_was_replaced_gets_no_wrong_names),
         cmocka_unit_test(test_a_capture_from_another_machine_gives_modules_and_offsets),
     };
