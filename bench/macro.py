@@ -34,8 +34,8 @@ import common
 from common import Failed, Ratios
 from workloads import WORKLOADS
 
-DEFAULT_MODES = ("stock", "again", "heapkeeper", "recording", "mimalloc", "jemalloc")
-OTHER_MODES = ("guide", "tcmalloc", "glibc", "hook", "tracemalloc")
+DEFAULT_MODES = ("stock", "again", "heapkeeper", "recording", "guide", "mimalloc", "jemalloc")
+OTHER_MODES = ("tcmalloc", "glibc", "hook", "tracemalloc")
 OPTIONS = {  # of heapkeeper run
     "heapkeeper": ["--no-record"],
     "recording": ["--sample", "-o", "/dev/null"],

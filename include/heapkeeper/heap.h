@@ -186,7 +186,7 @@ typedef struct {
     size_t size;       /* of the pool; a large block from the heap's own source is shown as one full pool of one block */
     size_t block_size; /* 0: empty */
     uint32_t capacity, allocated;
-    uint32_t touched;  /* blocks handed out at least once */
+    uint32_t touched;  /* blocks handed out at least once, or made ready to be: some at a time */
     uint32_t arena;    /* number of its arena in this heap */
     hk_pool_state state;
 } hk_pool_info;
