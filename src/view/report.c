@@ -170,6 +170,19 @@ static size_t choose_frames(struct hk_source_frame *frames, size_t count, bool c
     return kept;
 }
 
+/* Of machine code that Python called, where it was entered and where it asked. */
+static size_t shorten_native(const struct page *p, struct hk_source_frame *frames, size_t count)
+{
+    size_t native = count;
+    while (native > 0 && frames[native - 1].module)
+        native--;
+    if (native == 0 || count - native <= 3)
+        return count;
+    frames[native + 1] = (struct hk_source_frame){.function = p->t->utf8 ? "…" : "...", .file = ""};
+    frames[native + 2] = frames[count - 1];
+    return native + 3;
+}
+
 /* "main:140 > handle:61 > remember_order:88", without the outer frames that do not fit. */
 static void stack_line(const struct page *p, const struct hk_site *site)
 {
@@ -179,7 +192,7 @@ static void stack_line(const struct page *p, const struct hk_site *site)
     size_t count = hk_sites_stack(p->report->sites, site->node, frames, STACK, &cut), used = 4;
     size_t room = (p->t->width ? p->t->width : NO_TERMINAL) - WHERE;
 
-    count = choose_frames(frames, count, cut);
+    count = shorten_native(p, frames, choose_frames(frames, count, cut));
     if (count < 2)
         return;
     size_t from = count;
