@@ -5,10 +5,12 @@
 #include <fcntl.h>
 #include <linux/mman.h>
 #include <linux/futex.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -187,4 +189,21 @@ void hk_lock_wake(hk_lock *lock)
     int saved = errno;
     syscall(SYS_futex, &lock->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     errno = saved;
+}
+
+bool hk_os_read_memory(const void *from, void *to, size_t size)
+{
+    struct iovec here = {to, size}, there = {(void *)(uintptr_t)from, size};
+    ssize_t got = process_vm_readv(getpid(), &here, 1, &there, 1, 0);
+    if (got == (ssize_t)size)
+        return true;
+    if (got >= 0 || errno == EFAULT)
+        return false;
+    uintptr_t page = hk_os_page_size(), start = (uintptr_t)from & ~(page - 1);
+    size_t span = ((uintptr_t)from + size - start + page - 1) / page * page;
+    unsigned char resident[8];
+    if (span / page > sizeof(resident) || mincore((void *)start, span, resident) != 0)
+        return false;
+    memcpy(to, from, size);
+    return true;
 }

@@ -29,6 +29,10 @@ bool hk_os_place_plain(void *start, size_t size);
 bool hk_os_file_allocate(int file, uint64_t offset, size_t size); /* room on the disk; false: it is full */
 bool hk_os_file_discard(void *start, size_t size);                /* gives it back; reads as zero again */
 
+/* Copies memory of this process that may not be there (any more) without risking a fault; false: it is not. Where the
+ * kernel forbids process_vm_readv, the pages are asked for first, which leaves a race with an unmapping. errno is lost. */
+bool hk_os_read_memory(const void *from, void *to, size_t size);
+
 uint64_t hk_os_clock_ns(void);     /* CLOCK_MONOTONIC */
 uint64_t hk_os_physical_memory(void); /* bytes */
 uint64_t hk_os_address_limit(void);   /* RLIMIT_AS, bytes; UINT64_MAX: none */

@@ -2,8 +2,7 @@
  *
  * The map is /proc/self/maps, read with plain system calls: the loader's own list is behind a lock that a thread may
  * hold while it allocates, so inside an allocation hook it cannot be asked for. What a module says of itself (build id,
- * the addresses it was linked for) is read from its memory by process_vm_readv on ourselves: it answers EFAULT where a
- * load would kill if the module is unloaded just now.
+ * the addresses it was linked for) is read from its memory with care, as it may be unloaded just now.
  *
  * The map is read at the start, now and then by the timeline, and when an address is in no module that is known: a
  * module was loaded meanwhile, or code is made at run time. Memory without a file becomes an entry without a path, so
@@ -14,20 +13,11 @@
 #include <fcntl.h>
 #include <link.h>
 #include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "record/internal.h"
 
 #define FREE_READS 64u  /* of the map for addresses in no module; beyond, they may take */
 #define COST_SHARE 100u /* one part in so many of the time */
-
-static bool read_memory(uintptr_t address, void *out, size_t size)
-{
-    struct iovec here = {out, size}, there = {(void *)address, size};
-
-    return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == (ssize_t)size;
-}
 
 static void read_build_id(uintptr_t notes_at, size_t size, struct hk_capture_module *module)
 {
@@ -35,7 +25,7 @@ static void read_build_id(uintptr_t notes_at, size_t size, struct hk_capture_mod
 
     if (size > sizeof notes)
         size = sizeof notes;
-    if (module->build_id_size != 0 || !read_memory(notes_at, notes, size))
+    if (module->build_id_size != 0 || !hk_os_read_memory((const void *)notes_at, notes, size))
         return;
     for (size_t at = 0; at + sizeof(ElfW(Nhdr)) <= size;) {
         ElfW(Nhdr) note;
@@ -60,11 +50,11 @@ static void read_headers(uintptr_t base, struct hk_capture_module *module)
     ElfW(Phdr) segments[64];
     uint64_t low = UINT64_MAX, high = 0;
 
-    if (!read_memory(base, &elf, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
+    if (!hk_os_read_memory((const void *)base, &elf, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
         elf.e_phentsize != sizeof segments[0])
         return;
     unsigned count = elf.e_phnum < 64 ? elf.e_phnum : 64;
-    if (!read_memory(base + elf.e_phoff, segments, count * sizeof segments[0]))
+    if (!hk_os_read_memory((const void *)(base + elf.e_phoff), segments, count * sizeof segments[0]))
         return;
     for (unsigned i = 0; i < count; i++) {
         if (segments[i].p_type != PT_LOAD)

@@ -12,12 +12,10 @@
  */
 #include "hosts/cpython/frames.h"
 
-#include <errno.h>
 #include <dlfcn.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/uio.h>
-#include <unistd.h>
+
+#include "base/os.h"
 
 /* More of the interpreter's own frames in a row than this is a chain gone wrong. */
 #define MOST_SHIMS 65536
@@ -172,30 +170,10 @@ static bool failed(char *why, size_t size, const char *text)
     return false;
 }
 
-/* Copies without risking a fault. Where the kernel forbids it, reads after asking whether the pages
- * are mapped. */
-static bool read_safely(const void *from, void *to, size_t length)
-{
-    struct iovec local = {to, length}, remote = {(void *)(uintptr_t)from, length};
-    ssize_t got = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-    if (got == (ssize_t)length)
-        return true;
-    if (got >= 0 || errno == EFAULT)
-        return false;
-    long page = sysconf(_SC_PAGESIZE);
-    unsigned char resident[2];
-    uintptr_t start = (uintptr_t)from & ~((uintptr_t)page - 1);
-    size_t span = ((uintptr_t)from + length - start + (size_t)page - 1) / (size_t)page;
-    if (span > 2 || mincore((void *)start, span * (size_t)page, resident) != 0)
-        return false;
-    memcpy(to, from, length);
-    return true;
-}
-
 static bool read_word(const void *base, int32_t offset, uintptr_t *value)
 {
     return is_plausible((uintptr_t)base) &&
-           read_safely((const char *)base + offset, value, sizeof *value);
+           hk_os_read_memory((const char *)base + offset, value, sizeof *value);
 }
 
 static bool is_of_type(const hk_py_layout *l, uintptr_t object, const void *type)
@@ -278,7 +256,7 @@ static bool read_frame(const hk_py_layout *l, uintptr_t frame, uintptr_t *previo
         if (field[i] + (i < 3 ? 8 : 1) > end)
             end = field[i] + (i < 3 ? 8 : 1);
     if (!is_plausible(frame) || end > (int32_t)sizeof image ||
-        !read_safely((const void *)frame, image, (size_t)end))
+        !hk_os_read_memory((const void *)frame, image, (size_t)end))
         return false;
     *previous = bits_at(image, l->frame_previous);
     *code = bits_at(image, l->frame_code) & ~l->code_tag_mask;

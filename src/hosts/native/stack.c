@@ -14,17 +14,17 @@
  * lock here, as the heap's may be held: so it is used only where it finds tables through _dl_find_object (glibc 2.35
  * and GCC 12, both 2022), not when the unwinder itself asks for memory, and no more once a program has registered tables
  * of its own for code that it makes. Where it cannot be used, or finds no way
- * out of the first function (code without tables), frame pointers are followed: every word is read with
- * process_vm_readv, which answers where a load would kill, and a return address must follow a call instruction.
+ * out of the first function (code without tables), frame pointers are followed: every word is read
+ * with care, and a return address must follow a call instruction.
  */
 #include "hosts/native/stack.h"
 
 #include <dlfcn.h>
 #include <link.h>
 #include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
 #include <unwind.h>
+
+#include "base/os.h"
 
 #define LARGEST_FRAME (1u << 20) /* bytes; a frame pointer that goes further is none */
 
@@ -63,12 +63,6 @@ static uintptr_t plain(uintptr_t return_address)
 #endif
 }
 
-static bool read_memory(uintptr_t address, void *out, size_t size)
-{
-    struct iovec here = {out, size}, there = {(void *)address, size};
-    return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == (ssize_t)size;
-}
-
 static bool is_next_frame(uintptr_t frame, uintptr_t next)
 {
     return next > frame && next - frame < LARGEST_FRAME && next % sizeof(uintptr_t) == 0;
@@ -80,7 +74,7 @@ static bool follows_a_call(uintptr_t address)
         return false;
 #if defined(__x86_64__)
     uint8_t before[7]; /* call rel32; call through a register or memory: ff /2, 2 to 7 bytes long with prefix */
-    if (!read_memory(address - sizeof(before), before, sizeof(before)))
+    if (!hk_os_read_memory((const void *)(address - sizeof(before)), before, sizeof(before)))
         return false;
     if (before[2] == 0xe8)
         return true;
@@ -90,7 +84,7 @@ static bool follows_a_call(uintptr_t address)
     return false;
 #else
     uint32_t before; /* bl, blr */
-    return read_memory(address - 4, &before, 4) && (before >> 26 == 0x25 || (before & 0xfffffc1f) == 0xd63f0000);
+    return hk_os_read_memory((const void *)(address - 4), &before, 4) && (before >> 26 == 0x25 || (before & 0xfffffc1f) == 0xd63f0000);
 #endif
 }
 
@@ -134,7 +128,7 @@ static bool add(struct walk *walk, uintptr_t return_address)
 static void walk_frame_pointers(struct walk *walk, uintptr_t frame)
 {
     struct frame_record record;
-    while (frame != 0 && read_memory(frame, &record, sizeof(record)) && follows_a_call(plain(record.return_address)) &&
+    while (frame != 0 && hk_os_read_memory((const void *)frame, &record, sizeof(record)) && follows_a_call(plain(record.return_address)) &&
            add(walk, plain(record.return_address)))
         frame = is_next_frame(frame, record.caller) ? record.caller : 0;
 }
