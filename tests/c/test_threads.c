@@ -192,7 +192,7 @@ static void test_a_block_may_be_freed_through_a_heap_of_another_kind(void **stat
     for (int from = 0; from < 3; from++)
         for (int to = 0; to < 3; to++)
             for (int i = 0; i < 3000; i++) {
-                void *block = hk_malloc(all[from], (size_t)i % 700);
+                void *block = hk_malloc(all[from], (size_t)i % 512);
                 void *keep = hk_malloc(all[from], 40);
                 assert_ptr_equal(hk_heap_of(block), all[from]);
                 hk_free(all[to], block);
@@ -214,15 +214,15 @@ static void test_a_thread_uses_many_heaps_and_a_destroyed_ones_successor(void **
     for (int turn = 0; turn < 5; turn++) {
         for (size_t i = 0; i < COUNT(heaps); i++)
             heaps[i] = heap_new(HK_LOCK_THREADS);
-        for (size_t i = 0; i < 600; i++) {
+        for (size_t i = 0; i < 480; i++) {
             unsigned char *block = hk_malloc(heaps[i % 6], i);
             memset(block, 0xab, i);
             if (i % 4)
                 hk_free(heaps[i % 6], block);
         }
         for (size_t i = 0; i < COUNT(heaps); i++) {
-            assert_int_equal(stats_of(heaps[i]).live_blocks, i % 2 ? 0 : 50);
-            assert_int_equal(stats_of(heaps[i]).allocated_blocks, 100);
+            assert_int_equal(stats_of(heaps[i]).live_blocks, i % 2 ? 0 : 40);
+            assert_int_equal(stats_of(heaps[i]).allocated_blocks, 80);
             assert_in_order(heaps[i]);
             hk_heap_destroy(heaps[i]);
         }
