@@ -118,6 +118,8 @@ static void current_begin(hk_heap *heap, struct hk_pool *pool, uint32_t allocate
     pool->used = HK_CURRENT;
     pool->place = HK_PLACE_CURRENT;
     current_set(heap, pool->size_class, pool);
+    if (heap->pool_began != NULL)
+        heap->pool_began(heap, pool);
 }
 
 /* All of its blocks are allocated. */

@@ -138,6 +138,11 @@ struct hk_heap {
     int64_t large_bytes, large_blocks; /* live; atomic, unless one thread at a time counts them */
     uint64_t large_allocations;
 
+    /* Somebody keeps tables beside the heap (src/gc). NULL: nobody. */
+    bool (*arenas_added)(hk_heap *heap, void *start, size_t size); /* false: no memory for it; they are not added */
+    void (*pool_began)(hk_heap *heap, struct hk_pool *pool);       /* new blocks come from this pool now */
+    void *listener;
+
     hk_heap *facade; /* of a member, see threads.h; else NULL */
     hk_heap *next_member, *next_idle;
 

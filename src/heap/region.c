@@ -233,7 +233,9 @@ bool hk_arenas_take(hk_heap *heap, uint32_t wanted)
     if (arenas == NULL)
         return false;
     bool lost = false;
-    if (!hk_source_map(heap, arenas, count, huge, &lost)) {
+    char *start = hk_region.base + (size_t)(arenas - hk_region.arenas) * HK_ARENA_SIZE;
+    if ((heap->arenas_added != NULL && !heap->arenas_added(heap, start, count * HK_ARENA_SIZE)) ||
+        !hk_source_map(heap, arenas, count, huge, &lost)) {
         hk_lock_take(&hk_region.lock);
         for (uint32_t i = 0; i < count && !lost; i++)
             arena_put_freed(&arenas[i]);

@@ -1,0 +1,71 @@
+/* The runtime's structure, shared by the files of this room.
+ *
+ *      object.c    making and releasing objects, references, memory beside them
+ *      weakref.c   weak references
+ *      collect.c   collections: which pools, the order of events, promotion, freeing the dead; the public gc.h
+ *      plan.c      when to collect: a pure function of counters
+ *
+ * Three heaps under the caller's lock: objects that the collector looks at; acyclic objects; memory beside objects. What is
+ * larger than a pool's blocks has a head of its own and is in a list, so that the end of a runtime frees it, too. */
+#ifndef HK_OBJECT_RUNTIME_H
+#define HK_OBJECT_RUNTIME_H
+
+#include "gc/scan.h"
+#include "heapkeeper/gc.h"
+#include "object/plan.h"
+
+/* hk_object.flags. They must fit into four bits: see pending in object.c. */
+enum { HK_FINALIZED = 1, HK_HAS_WEAKREFS = 2, HK_LARGE = 4 };
+
+struct hk_large { /* before a large block, which stays 16-aligned */
+    struct hk_large *next, *previous;
+    bool is_object;
+    char unused[15];
+};
+
+struct hk_weak_table { /* object -> its weak references; open addressing, a power of two */
+    struct hk_weak_entry {
+        const hk_object *object;
+        struct hk_weakref *first;
+    } *entries;
+    size_t count, capacity;
+};
+
+struct hk_runtime {
+    hk_heap *cyclic, *acyclic, *memory;
+    struct hk_large large; /* head of the list */
+
+    uint32_t depth;   /* of releases */
+    uint64_t pending; /* released at that depth and waiting; see object.c */
+    struct hk_weak_table weak;
+
+    bool enabled, collecting, ending;
+    bool log_lost; /* a pool could not be noted: the next collection looks at all */
+    struct hk_plan plan;
+    struct hk_gc_pools young, middle; /* pools with objects of generation 0; of 1 */
+    hk_gc_stats stats[HK_GENERATIONS];
+    struct {
+        hk_gc_callback *function;
+        void *argument;
+    } callbacks[8];
+    bool save_all;
+    struct hk_gc_array garbage;
+};
+
+extern const struct hk_gc_model hk_native_model;
+
+/* object.c */
+void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type); /* its memory, nothing else */
+void hk_object_traverse(const void *object, hk_traversal *visitor);
+bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type); /* true: it is referred to again */
+
+/* weakref.c */
+/* Clears those to the object. Callbacks are called but for weak references that a collection found dead with it. */
+void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object);
+
+/* collect.c */
+void hk_collect_automatic(hk_runtime *runtime);
+void hk_collect_begin_runtime(hk_runtime *runtime);
+void hk_collect_end_runtime(hk_runtime *runtime);
+
+#endif
