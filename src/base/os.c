@@ -46,6 +46,14 @@ void *hk_os_reserve(size_t size, size_t alignment)
     return aligned;
 }
 
+void *hk_os_reserve_zero(size_t size)
+{
+    int saved = errno;
+    void *start = mmap(NULL, round_up(size), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
 bool hk_os_commit(void *start, size_t size)
 {
     int saved = errno;

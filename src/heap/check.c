@@ -6,7 +6,7 @@
  *   3  an EMPTY pool has no blocks
  *   4  a free list stays in its pool, hits blocks at their starts, below `carved`, each once
  *   5  free + allocated = carved: as many blocks on the list as the counts say
- *   6  a CURRENT pool is current[class]; a FULL one has none free but the held; a PARTIAL one some free, some allocated
+ *   6  a CURRENT pool is current[class]; a FULL one holds as many back as it has free ones, if any; a PARTIAL one some free, some allocated
  *   7  partial lists hold PARTIAL pools of their class, linked both ways, all of them
  *   8  used and dirty pools are counted
  *  10  a run is as long as it says: so many neighbours of the heap that are not empty and in no other use
@@ -129,7 +129,7 @@ static int pool_check(const hk_heap *whole, const struct hk_pool *pool, bool emp
         return 9;
     if ((pool->place == HK_PLACE_CURRENT) != (heap->current[pool->size_class] == pool))
         return 6;
-    if (pool->place == HK_PLACE_FULL && (uint32_t)count != pool->held)
+    if (pool->place == HK_PLACE_FULL && (pool->held == 0) != (count == 0))
         return 6;
     if (pool->place != HK_PLACE_FULL && pool->held != 0)
         return 6;

@@ -137,7 +137,7 @@ uint32_t hk_pool_allocated(const struct hk_pool *pool)
     if (pool->place < HK_PLACE_CURRENT)
         return 0;
     if (pool->place != HK_PLACE_CURRENT)
-        return pool->used + 1;
+        return pool->used + 1 + pool->held;
     const char *start = hk_pool_start(pool), *block = pool->free != NULL ? pool->free : pool->other_free;
     uint32_t handed_out = pool->carved / (pool->block_size | !pool->block_size), count = 0;
     while (count < handed_out && (uintptr_t)(block - start) <= HK_POOL_SIZE - sizeof(void *)) {
@@ -158,6 +158,12 @@ static void put_empty(hk_heap *heap, struct hk_pool *pool)
 void hk_pool_emptied(struct hk_pool *pool)
 {
     hk_heap *heap = pool->heap;
+    if (pool->place == HK_PLACE_FULL) { /* enough of its blocks are free */
+        pool->used = pool->held - 1;
+        pool->held = 0;
+        partial_push(heap, pool);
+        return;
+    }
     partial_unlink(heap, pool);
     put_empty(heap, pool);
 }
@@ -186,6 +192,12 @@ static void pool_carve(hk_heap *heap, struct hk_pool *pool)
     pool->carved = to;
 }
 
+/* The heap that the pool belongs to, which another thread may be changing. */
+static hk_heap *owner_of(const struct hk_pool *pool)
+{
+    return __atomic_load_n(&pool->heap, __ATOMIC_RELAXED);
+}
+
 /* The pool is CURRENT no longer, however many of its blocks are allocated. */
 static void current_retire(hk_heap *heap, struct hk_pool *pool)
 {
@@ -208,14 +220,28 @@ static void current_retire(hk_heap *heap, struct hk_pool *pool)
 
 static void free_into(hk_heap *heap, void *block);
 
+/* Of a member's list, a block may have changed its owner together with its pool. */
 static void remote_drain(hk_heap *heap)
 {
     void *block = __atomic_exchange_n(&heap->remote, NULL, __ATOMIC_ACQUIRE);
     while (block != NULL) {
         void *next = *(void **)block;
-        free_into(heap, block);
+        hk_heap *owner = heap->mode == HK_LOCK_MEMBER ? owner_of(hk_pool_of(block)) : heap;
+        if (owner == heap)
+            free_into(heap, block);
+        else
+            hk_remote_push(owner, block);
         block = next;
     }
+}
+
+void hk_pool_move(struct hk_pool *pool, hk_heap *to)
+{
+    if (pool->place == HK_PLACE_PARTIAL)
+        partial_unlink(pool->heap, pool);
+    hk_threads_set_owner(pool, to);
+    if (pool->place == HK_PLACE_PARTIAL)
+        partial_push(to, pool);
 }
 
 void hk_heap_retire(hk_heap *heap)
@@ -243,6 +269,8 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
         current_end(heap, pool);
     }
     pool = heap->partial[size_class];
+    if (pool == NULL && heap->mode == HK_LOCK_MEMBER && hk_threads_take_partial(heap, size_class))
+        pool = heap->partial[size_class];
     if (pool != NULL) {
         partial_unlink(heap, pool);
         current_begin(heap, pool, pool->used + 1);
@@ -432,27 +460,18 @@ static void current_relieve(hk_heap *heap, struct hk_pool *pool)
     current_begin(heap, other, other->used + 1);
 }
 
-/* A block of a FULL pool is freed. True: it was put aside, with others, until there are enough to open the pool. */
-static bool hold_back(hk_heap *heap, struct hk_pool *pool, void *block)
+/* The first block of a FULL pool is freed: the pool waits for more, or is opened. */
+static void full_begin_to_open(hk_heap *heap, struct hk_pool *pool)
 {
     uint32_t enough = pool->capacity / 16 < 16 ? pool->capacity / 16 : 16;
-    if (heap->mode == HK_LOCK_MEMBER)
-        return false;
-    if (hk_recorder.pool_reopened != NULL)
+    if (heap->mode != HK_LOCK_MEMBER && hk_recorder.pool_reopened != NULL)
         hk_recorder.pool_reopened(); /* before anything changes */
-    if (heap->mode == HK_LOCK_OWN || is_tight(heap))
-        return false;
-    if (pool->held + 1 < enough) {
-        *(void **)block = pool->other_free;
-        pool->other_free = block;
-        pool->held++;
-        pool->used--;
-        return true;
+    if (enough <= 1 || is_tight(heap)) {
+        partial_push(heap, pool);
+        return;
     }
-    pool->free = pool->other_free;
-    pool->other_free = NULL;
-    pool->held = 0;
-    return false;
+    pool->held = pool->capacity - enough;
+    pool->used = enough - 1;
 }
 
 /* Frees a block of this heap. */
@@ -465,14 +484,12 @@ static void free_into(hk_heap *heap, void *block)
         return;
     }
     void **list = hk_pool_list(heap, pool);
-    if (pool->place == HK_PLACE_FULL && hold_back(heap, pool, block))
-        return;
     if (*list == NULL && pool->place == HK_PLACE_CURRENT)
         current_relieve(heap, pool);
+    if (*list == NULL && pool->place == HK_PLACE_FULL)
+        full_begin_to_open(heap, pool);
     *(void **)block = *list;
     *list = block;
-    if (pool->place == HK_PLACE_FULL)
-        partial_push(heap, pool);
     if (hk_take_one(&pool->used))
         hk_pool_emptied(pool);
 }
@@ -508,15 +525,9 @@ static void free_from_outside(hk_heap *owner, void *block)
     if (owner->mode == HK_LOCK_OWN || owner->mode == HK_LOCK_THREADS) /* the latter's large blocks */
         free_locked(owner, block);
     else if (owner->mode == HK_LOCK_MEMBER)
-        hk_threads_free_foreign(owner, block);
+        hk_threads_free_foreign(NULL, owner, block);
     else
         hk_remote_push(owner, block);
-}
-
-/* The heap that the pool belongs to, which another thread may be changing. */
-static hk_heap *owner_of(const struct hk_pool *pool)
-{
-    return __atomic_load_n(&pool->heap, __ATOMIC_RELAXED);
 }
 
 void hk_free_slow(hk_heap *heap, void *block)
@@ -531,6 +542,8 @@ void hk_free_slow(hk_heap *heap, void *block)
         free_into(heap, block);
     else if (owner->mode == HK_LOCK_HOST && heap->mode == HK_LOCK_HOST)
         free_into(owner, block); /* both are under the same host's lock */
+    else if (owner->mode == HK_LOCK_MEMBER && heap->mode == HK_LOCK_MEMBER)
+        hk_threads_free_foreign(heap, owner, block);
     else
         free_from_outside(owner, block);
 }
@@ -637,11 +650,12 @@ static void heap_leave(hk_heap *entered)
 
 static void heap_give_up(hk_heap *heap)
 {
+    if (heap->mode == HK_LOCK_THREADS) {
+        hk_threads_give_up(heap);
+        return;
+    }
     hk_arenas_give_up(heap);
-    if (heap->mode == HK_LOCK_THREADS)
-        hk_threads_put_spare(heap);
-    else
-        hk_heap_put_spare(heap);
+    hk_heap_put_spare(heap);
 }
 
 /* The options with the defaults of what was not given, by leaving it zero or by an older header. */
@@ -847,7 +861,7 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
     struct hk_pool *pool = hk_pool_find(block);
     if (pool != NULL) {
         old = hk_pool_block_bytes(pool);
-        if (pool->place == HK_PLACE_RUN && run_realloc(heap, pool, size))
+        if (pool->block_size == 0 && run_realloc(heap, pool, size))
             return block;
         bool aligned = HK_STEP == HK_ALIGNMENT || size % HK_ALIGNMENT != 0 || (uintptr_t)block % HK_ALIGNMENT == 0;
         if (size <= old && size > old - old / 4 && aligned)

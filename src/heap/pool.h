@@ -15,8 +15,10 @@
  *      PARTIAL --last block freed-> EMPTY      (the current pool stays, so a pair of malloc and free never
  *                                               makes a pool come and go)
  *
- * Why a full pool's first free blocks are held back: it would be chosen with one free block and be full again at once,
- * a slow path for every other call under random replacement. Putting it at the tail of the list, to give it time,
+ * Why a full pool stays FULL until a few of its blocks are free: it would be chosen with one free block and be full
+ * again at once, a slow path for every other call under random replacement. Of its `used`, all but so many are put
+ * aside in `held` when the first is freed, so that the free that makes it enough, and only that, borrows. Putting
+ * it at the tail of the list, to give it time,
  * is as fast, but spreads a program over all its pools: 1 MB more in small ones.
  *
  * What a malloc counts: nothing. `used` is the number of allocated blocks minus one of a pool that is not CURRENT, so the
@@ -57,8 +59,8 @@ struct hk_pool {
     uint16_t capacity; /* blocks */
     uint8_t size_class;
     uint8_t place; /* enum hk_pool_place */
-    uint32_t held;  /* blocks in other_free, of a heap under the host's lock */
-    void *other_free; /* of a heap that is not under the host's lock: its free blocks. Otherwise: blocks held back while FULL */
+    uint32_t held;  /* while FULL: allocated blocks that `used` does not count */
+    void *other_free; /* of a heap that is not under the host's lock: its free blocks. Otherwise NULL */
 };
 _Static_assert(sizeof(struct hk_pool) == 64, "64 descriptors, those of an arena, are one page");
 
@@ -95,16 +97,20 @@ struct hk_region {
     struct hk_arena *freed;
     uint32_t freed_count;
     hk_lock lock;
+    /* Of the process's region, for pools of threads' members (threads.h): whose, as in the descriptor, but on lines that are
+     * rarely written, so that a thread that frees another's block does not wait for its descriptor. */
+    hk_heap **owners;
+    size_t owners_writable; /* entries; all can be read */
 };
 
 struct hk_heap {
     int64_t budget; /* bytes until the slow path looks up: a sample, a tick of the timeline; see budget.c */
+    uint8_t mode;   /* hk_lock_mode */
     struct hk_pool *current[HK_CLASSES];
     struct hk_pool *partial[HK_CLASSES]; /* heads */
     uint64_t class_allocations[HK_CLASSES];
 
     hk_lock lock; /* for HK_LOCK_OWN, and of a facade (threads.h) */
-    uint8_t mode; /* hk_lock_mode */
     bool is_watched; /* holds the blocks that the recorder knows */
     int16_t domain;  /* of blocks allocated here, as the recorder numbers them */
     hk_heap *watched; /* where this heap's recorded blocks live: a heap under HK_LOCK_OWN; NULL: recording is off */
@@ -242,6 +248,7 @@ void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other
 void hk_pool_emptied(struct hk_pool *pool);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
 void hk_heap_retire(hk_heap *heap); /* takes back remote frees; no pool stays CURRENT */
+void hk_pool_move(struct hk_pool *pool, hk_heap *to); /* to another member of the same facade; not CURRENT, not EMPTY */
 void hk_free_own(hk_heap *heap, void *block); /* a block of this heap, whose protection is held */
 void hk_remote_push(hk_heap *heap, void *block);
 void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations of their class */
@@ -308,7 +315,8 @@ static inline struct hk_pool *hk_arena_first_pool(const struct hk_arena *arena)
 /* What the block may be used for. */
 static inline size_t hk_pool_block_bytes(const struct hk_pool *pool)
 {
-    return pool->place == HK_PLACE_RUN ? (size_t)pool->used_before << HK_POOL_SHIFT : pool->block_size;
+    /* Neither changes while the block lives, as `place` may. */
+    return pool->block_size == 0 ? (size_t)pool->used_before << HK_POOL_SHIFT : pool->block_size;
 }
 
 /* Of a thread's member (threads.h): the heap that has its arenas, limit and large blocks. */

@@ -35,12 +35,15 @@ static bool tables_init(size_t span)
     size_t pools_bytes = arenas * HK_ARENA_POOLS * sizeof(struct hk_pool);
     hk_region.pools = hk_os_reserve(pools_bytes, hk_os_page_size());
     hk_region.arenas = hk_os_map(arenas * sizeof(struct hk_arena));
-    if (hk_region.pools != NULL && hk_region.arenas != NULL)
+    hk_region.owners = hk_os_reserve_zero(arenas * HK_ARENA_POOLS * sizeof(hk_heap *));
+    if (hk_region.pools != NULL && hk_region.arenas != NULL && hk_region.owners != NULL)
         return true;
     if (hk_region.pools != NULL)
         hk_os_unmap(hk_region.pools, pools_bytes);
     if (hk_region.arenas != NULL)
         hk_os_unmap(hk_region.arenas, arenas * sizeof(struct hk_arena));
+    if (hk_region.owners != NULL)
+        hk_os_unmap(hk_region.owners, arenas * HK_ARENA_POOLS * sizeof(hk_heap *));
     return false;
 }
 
@@ -74,6 +77,16 @@ bool hk_region_init(void)
     return good;
 }
 
+/* Whole pages of the table; it may have been made writable further than the arenas that are left. */
+static void owners_shrink(size_t keep, size_t old)
+{
+    size_t page = hk_os_page_size() / sizeof(hk_heap *), from = (keep + page - 1) / page * page;
+    if (from < old)
+        hk_os_unmap(hk_region.owners + from, (old - from) * sizeof(hk_heap *));
+    if (hk_region.owners_writable > from)
+        hk_region.owners_writable = from;
+}
+
 bool hk_region_shrink(size_t spare)
 {
     hk_lock_take(&hk_region.lock);
@@ -86,6 +99,7 @@ bool hk_region_shrink(size_t spare)
         hk_region.span = span;
         hk_os_unmap(hk_region.base + span, old - span);
         hk_os_unmap(hk_region.pools + kept_pools, (old_pools - kept_pools) * sizeof(struct hk_pool));
+        owners_shrink(kept_pools, old_pools);
     }
     hk_lock_release(&hk_region.lock);
     return shrunk;

@@ -101,7 +101,7 @@ static hk_heap *member_take(struct hk_facade *facade)
     hk_lock_take(&facade->idle_lock);
     hk_heap *member = facade->idle;
     if (member != NULL) {
-        facade->idle = member->next_idle;
+        __atomic_store_n(&facade->idle, member->next_idle, __ATOMIC_RELAXED);
         __atomic_store_n(&member->state, HK_MEMBER_LIVE, __ATOMIC_RELEASE);
     }
     hk_lock_release(&facade->idle_lock);
@@ -116,7 +116,7 @@ static void member_put(hk_heap *member)
     hk_heap_retire(member);
     __atomic_store_n(&member->state, HK_MEMBER_IDLE, __ATOMIC_RELEASE);
     member->next_idle = facade->idle;
-    facade->idle = member;
+    __atomic_store_n(&facade->idle, member, __ATOMIC_RELAXED);
     hk_lock_release(&facade->idle_lock);
 }
 
@@ -214,20 +214,65 @@ void hk_threads_leave(hk_heap *member)
 
 /* Blocks and pools. */
 
-void hk_threads_free_foreign(hk_heap *owner, void *block)
+void hk_threads_set_owner(struct hk_pool *pool, hk_heap *owner)
+{
+    hk_heap *shown = owner->mode == HK_LOCK_MEMBER ? owner : NULL;
+    __atomic_store_n(&pool->heap, owner, __ATOMIC_RELAXED);
+    __atomic_store_n(&hk_region.owners[pool - hk_region.pools], shown, __ATOMIC_RELAXED);
+}
+
+/* A block of a member without a thread is freed. True: it was done; false: a thread took the owner over meanwhile.
+ * `mine`, if not NULL, takes the pool. */
+static bool free_into_idle(hk_heap *mine, hk_heap *owner, void *block)
 {
     struct hk_facade *facade = hk_facade_of(owner);
+    struct hk_pool *pool = hk_pool_of(block);
+    hk_lock_take(&facade->idle_lock);
+    owner = __atomic_load_n(&pool->heap, __ATOMIC_RELAXED); /* it may be another by now */
+    bool may = owner->state == HK_MEMBER_IDLE || owner->state == HK_MEMBER_SHARED;
+    bool moves = may && mine != NULL && owner->state == HK_MEMBER_IDLE && mine->facade == owner->facade;
+    if (moves)
+        hk_pool_move(pool, mine);
+    else if (may)
+        hk_free_own(owner, block);
+    hk_lock_release(&facade->idle_lock);
+    if (moves)
+        hk_free_own(mine, block);
+    return may;
+}
+
+void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block)
+{
     uint8_t state = __atomic_load_n(&owner->state, __ATOMIC_ACQUIRE);
-    if (state == HK_MEMBER_IDLE || state == HK_MEMBER_SHARED) {
-        hk_lock_take(&facade->idle_lock);
-        if (owner->state != HK_MEMBER_LIVE) { /* nobody took it over meanwhile */
-            hk_free_own(owner, block);
-            hk_lock_release(&facade->idle_lock);
-            return;
-        }
-        hk_lock_release(&facade->idle_lock);
-    }
-    hk_remote_push(owner, block);
+    bool idle = state == HK_MEMBER_IDLE || state == HK_MEMBER_SHARED;
+    if (!idle || !free_into_idle(mine, owner, block))
+        hk_remote_push(__atomic_load_n(&hk_pool_of(block)->heap, __ATOMIC_RELAXED), block);
+}
+
+void hk_member_free_foreign(hk_heap *member, void *block)
+{
+    hk_heap *owner = __atomic_load_n(&hk_region.owners[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED);
+    if (owner == NULL)
+        hk_member_free_slow(member, block); /* of a heap of another kind */
+    else
+        hk_threads_free_foreign(member != &hk_no_member ? member : NULL, owner, block);
+}
+
+static bool owners_make_writable(size_t index)
+{
+    enum { STEP = 8192 };
+    size_t from = __atomic_load_n(&hk_region.owners_writable, __ATOMIC_ACQUIRE);
+    if (index < from)
+        return true;
+    size_t to = index / STEP * STEP + STEP, limit = (size_t)hk_region.arena_limit * HK_ARENA_POOLS;
+    if (to > limit)
+        to = limit;
+    if (!hk_os_commit(hk_region.owners + from, (to - from) * sizeof(hk_heap *)))
+        return false;
+    while (from < to && !__atomic_compare_exchange_n(&hk_region.owners_writable, &from, to, false, __ATOMIC_RELEASE,
+                                                     __ATOMIC_ACQUIRE))
+        ; /* others may do the same at the same time */
+    return true;
 }
 
 struct hk_pool *hk_threads_take_empty(hk_heap *member)
@@ -235,8 +280,12 @@ struct hk_pool *hk_threads_take_empty(hk_heap *member)
     hk_heap *facade = member->facade;
     hk_lock_take(&facade->lock);
     struct hk_pool *pool = hk_pool_take_empty(facade);
+    if (pool != NULL && !owners_make_writable((size_t)(pool - hk_region.pools))) {
+        hk_pool_put_empty(pool);
+        pool = NULL;
+    }
     if (pool != NULL)
-        __atomic_store_n(&pool->heap, member, __ATOMIC_RELAXED);
+        hk_threads_set_owner(pool, member);
     hk_lock_release(&facade->lock);
     return pool;
 }
@@ -245,21 +294,43 @@ void hk_threads_put_empty(struct hk_pool *pool)
 {
     hk_heap *facade = pool->heap->facade;
     hk_lock_take(&facade->lock);
-    __atomic_store_n(&pool->heap, facade, __ATOMIC_RELAXED);
+    hk_threads_set_owner(pool, facade);
     hk_pool_put_empty(pool);
     hk_lock_release(&facade->lock);
+}
+
+bool hk_threads_take_partial(hk_heap *member, uint8_t size_class)
+{
+    enum { LOOKED_AT = 8 };
+    struct hk_facade *facade = hk_facade_of(member);
+    struct hk_pool *pool = NULL;
+    if (__atomic_load_n(&facade->idle, __ATOMIC_RELAXED) == NULL || member->state != HK_MEMBER_LIVE)
+        return false;
+    hk_lock_take(&facade->idle_lock);
+    hk_heap *idle = facade->idle;
+    for (int i = 0; i < LOOKED_AT && idle != NULL && pool == NULL; i++) {
+        pool = idle->partial[size_class];
+        idle = idle->next_idle;
+    }
+    if (pool != NULL)
+        hk_pool_move(pool, member);
+    hk_lock_release(&facade->idle_lock);
+    return pool != NULL;
 }
 
 void hk_threads_settle(hk_heap *heap)
 {
     struct hk_facade *facade = hk_facade_of(heap);
-    if (hk_mine.facade == heap)
-        hk_heap_retire(hk_mine.member);
-    hk_lock_take(&facade->idle_lock);
-    for (hk_heap *member = facade->idle; member != NULL; member = member->next_idle)
-        hk_heap_retire(member);
-    hk_heap_retire(facade->shared);
-    hk_lock_release(&facade->idle_lock);
+    hk_heap *mine = hk_threads_known(heap);
+    for (int pass = 0; pass < 2; pass++) { /* in the first, blocks may go to another whose pool they are in by now */
+        hk_lock_take(&facade->idle_lock);
+        for (hk_heap *member = facade->idle; member != NULL; member = member->next_idle)
+            hk_heap_retire(member);
+        hk_heap_retire(facade->shared);
+        hk_lock_release(&facade->idle_lock);
+        if (mine != NULL)
+            hk_heap_retire(mine);
+    }
 }
 
 void *hk_member_malloc_slow(hk_heap *member, size_t size)
@@ -357,9 +428,14 @@ hk_heap *hk_threads_create(void)
     return &facade->heap;
 }
 
-void hk_threads_put_spare(hk_heap *heap)
+void hk_threads_give_up(hk_heap *heap)
 {
     struct hk_facade *facade = hk_facade_of(heap);
+    for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next)
+        for (size_t i = 0; i < HK_ARENA_POOLS; i++)
+            if (!(arena->empty >> i & 1))
+                hk_threads_set_owner(&hk_arena_first_pool(arena)[i], heap);
+    hk_arenas_give_up(heap);
     for (hk_heap *member = facade->members; member != NULL; member = member->next_member)
         member_reset(member);
     hk_lock lock = heap->lock;

@@ -10,14 +10,16 @@
  *      the owner's thread           onto the pool's free list
  *      another thread               pushed, atomically, onto the owner's list of remote frees; the owner takes them
  *                                   back at its next slow path, before it asks for another pool
- *      anybody; owner without       freed into the pool under the facade's idle_lock
- *      a thread (IDLE, SHARED)
+ *      a thread; owner IDLE         the whole pool becomes the freeing thread's, under the facade's idle_lock
+ *      anybody; owner SHARED, or    freed into the pool under the facade's idle_lock
+ *      IDLE, by one without member
  *
  * A member's life:
  *
  *      LIVE    belongs to one thread.
- *      IDLE    its thread has ended. It has no current pools (they became partial, full, or were given back), its
- *              blocks are freed under idle_lock, and the next new thread takes it over as it is.
+ *      IDLE    its thread has ended. It has no current pools (they became partial, full, or were given back). Threads
+ *              take its pools one by one, when they free a block in them or need one of the class, and the next
+ *              new thread takes it over with what is left.
  *      SHARED  one to a facade, for those who have no member of their own: threads that run the destructors of other
  *              keys after ours, or for which there was no memory. Used by anybody under idle_lock.
  *      FROZEN  after a fork, in the child: its thread does not exist there, and may have been in the midst of a
@@ -71,7 +73,7 @@ extern hk_heap *hk_process_heap; /* NULL: not made yet */
 hk_heap *hk_threads_process(const char *name);
 
 hk_heap *hk_threads_create(void); /* a facade; the caller fills in what is in hk_heap_options */
-void hk_threads_put_spare(hk_heap *facade); /* nothing is left in it */
+void hk_threads_give_up(hk_heap *facade); /* with all that is allocated in it */
 void hk_threads_inherit(hk_heap *facade); /* its members take on the settings that the facade has now */
 
 /* The heap to use for a call of this thread: its member, or the shared one with the lock held, which hk_threads_leave
@@ -80,11 +82,15 @@ hk_heap *hk_threads_enter(hk_heap *facade);
 void hk_threads_leave(hk_heap *member);
 hk_heap *hk_threads_known(hk_heap *facade); /* the member that this thread already has; NULL: none */
 
-/* A block of a member, freed by a thread that is not known to be its owner. */
-void hk_threads_free_foreign(hk_heap *owner, void *block);
+/* A block of a member, freed by a thread that is not known to be its owner. mine: the thread's own; NULL: unknown. */
+void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block);
 
+void hk_threads_set_owner(struct hk_pool *pool, hk_heap *owner); /* owner: a member, or the facade */
 struct hk_pool *hk_threads_take_empty(hk_heap *member);
 void hk_threads_put_empty(struct hk_pool *pool);
+
+/* Moves a pool that is PARTIAL, of the class, from a member whose thread has ended, to `member`. False: none. */
+bool hk_threads_take_partial(hk_heap *member, uint8_t size_class);
 
 
 /* All that can be given back without waiting for a thread becomes empty pools. */
@@ -101,6 +107,7 @@ void hk_threads_fork_child(void);
 /* Slow paths of the inline functions; member may be &hk_no_member, which stands for the process's facade. */
 void *hk_member_malloc_slow(hk_heap *member, size_t size);
 void hk_member_free_slow(hk_heap *member, void *block);
+void hk_member_free_foreign(hk_heap *member, void *block); /* in the region, but not of a pool of the member */
 
 static inline struct hk_facade *hk_facade_of(hk_heap *heap)
 {
@@ -134,11 +141,11 @@ static inline __attribute__((always_inline)) void hk_member_free(hk_heap *member
         hk_member_free_slow(member, block);
         return;
     }
-    struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
-    if (__builtin_expect(__atomic_load_n(&pool->heap, __ATOMIC_RELAXED) != member, 0)) {
-        hk_member_free_slow(member, block);
+    if (__builtin_expect(__atomic_load_n(&hk_region.owners[distance >> HK_POOL_SHIFT], __ATOMIC_RELAXED) != member, 0)) {
+        hk_member_free_foreign(member, block);
         return;
     }
+    struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
     void *next = pool->other_free;
     if (__builtin_expect(next == NULL, 0)) {
         hk_member_free_slow(member, block);

@@ -11,7 +11,7 @@ enum { THREADS = 4, SHELF = 1024 };
 
 static struct shadow shelf[SHELF];
 static hk_lock shelf_locks[SHELF];
-static uint64_t broken;
+static uint64_t broken; /* a line of this file */
 
 struct worker {
     pthread_t thread;
@@ -21,11 +21,12 @@ struct worker {
     void *result;
 };
 
-static void check(bool good)
+static void check_at(bool good, int line)
 {
     if (!good)
-        __atomic_add_fetch(&broken, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&broken, (uint64_t)line, __ATOMIC_RELAXED); /* where */
 }
+#define check(good) check_at(good, __LINE__)
 
 static void shadow_make(hk_heap *heap, struct shadow *s, uint64_t *random)
 {
