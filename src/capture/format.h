@@ -14,6 +14,7 @@
  *                   | codes                    |  one entry per code object and per native module seen
  *                   | nodes                    |  the call tree: (parent, code, instruction offset)
  *                   | strings                  |  names, line tables; NUL terminated, offsets into it
+ *                   | maps                     |  the heap's pools, twice, written in turn
  *                   | sites                    |  counters per (node, domain)
  *                   +--------------------------+
  *
@@ -55,6 +56,8 @@ enum hk_section_kind {
     HK_SECTION_NODES = 6,    /* struct hk_capture_node */
     HK_SECTION_STRINGS = 7,  /* bytes */
     HK_SECTION_SITES = 8,    /* struct hk_capture_site */
+    HK_SECTION_MAP_A = 14,   /* bytes, since 1.1: struct hk_capture_map and what follows it; */
+    HK_SECTION_MAP_B = 15,   /* two, written in turn: one is whole at every instant */
     HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
 };
 
@@ -312,6 +315,113 @@ struct hk_capture_event {
     uint64_t value;
 };
 
+/* The map of the heap: every pool at one moment, and its sums per size class. It is written with the points that are
+ * appended to the timeline, every tenth of a second at least while the program allocates, and at the end; alternately
+ * into two sections, so that the older is whole while the newer is being written. A reader takes the one with the
+ * higher even sequence.
+ *
+ * After the header follow arrays, each at `*_offset` bytes from the start of the map, entries `*_size` bytes apart:
+ *
+ *      heaps    one entry a heap
+ *      arenas   by heap, then by address
+ *      pools    those of the arenas, in their order
+ *      classes  sums, one entry for each size class that has a pool in use, of each heap
+ *      bits     only with HK_MAP_BITS: of each used pool, in order, (capacity + 7) / 8 bytes; bit i is set if block i
+ *               is allocated
+ *
+ * If there are more pools than fit, the last arenas are left out; classes are of all. Beyond HK_MAP_HEAPS heaps the last
+ * are left out. */
+#define HK_MAP_HEAPS 256
+enum hk_map_flag {
+    HK_MAP_BITS = 1,
+    HK_MAP_FINAL = 2, /* the program's end */
+};
+
+enum hk_map_pool_state {
+    HK_MAP_POOL_EMPTY = 0,    /* kept for reuse */
+    HK_MAP_POOL_RETURNED = 1, /* empty, and its pages went back to the system or were never used */
+    HK_MAP_POOL_USED = 2,
+    HK_MAP_POOL_FULL = 3,
+    HK_MAP_POOL_LARGE = 4, /* part of a large block that is made of pools */
+};
+
+/* Where the same is found in the memory of the running process, for a reader of the same user: addresses, and offsets
+ * of fields in bytes. What the fields mean is src/heap/pool.h; `version` is raised when that changes. */
+#define HK_MAP_LIVE_VERSION 1
+struct hk_capture_live {
+    uint32_t version; /* 0: there is nothing to be found */
+    uint32_t reserved0;
+    uint64_t heaps; /* list of chunks: pointer to the next chunk, 32 bits count, at 16 a pointer to an array of pointers
+                       to heaps; NULL: free slot */
+    uint64_t base, pools, arenas; /* of the region: first address of its first arena; tables */
+    uint64_t arena_next;          /* address of the number of arenas ever used, 32 bits */
+    uint32_t pool_size;           /* bytes of a pool */
+    uint32_t arena_pools;
+    uint32_t current; /* the mark in `pool_used` of a current pool */
+    uint16_t pool_stride, arena_stride;
+    uint16_t pool_free, pool_other_free, pool_used, pool_block_size, pool_carved, pool_capacity, pool_place;
+    uint16_t arena_heap, arena_empty, arena_dirty, arena_number;
+    uint16_t heap_name, heap_domain, heap_mode, heap_large_bytes, heap_large_blocks, heap_size;
+    uint16_t threads_mode; /* heap_mode of a heap that has members, one a thread; their pools lie in its arenas */
+    uint16_t heap_members, heap_next_member;
+    uint16_t reserved1[3];
+    uint64_t reserved[4];
+};
+
+struct hk_capture_map {
+    uint64_t sequence; /* odd while written */
+    uint64_t time_ns;
+    uint32_t flags; /* enum hk_map_flag */
+    uint32_t size;  /* bytes of the whole map */
+    uint32_t heap_offset, heap_size, heap_count;
+    uint32_t arena_offset, arena_size, arena_count;
+    uint32_t pool_offset, pool_size, pool_count;
+    uint32_t class_offset, class_size, class_count;
+    uint32_t bits_offset, bits_size, bits_count; /* bits_size: 1 */
+    uint32_t arenas_left_out, heaps_left_out;
+    uint32_t reserved0;
+    struct hk_capture_live live;
+    uint64_t reserved[4];
+};
+
+struct hk_capture_map_heap {
+    char name[24]; /* NUL terminated, cut */
+    uint32_t number;
+    uint16_t domain; /* as in hk_capture_site */
+    uint16_t locks_itself;
+    uint32_t pool_size; /* bytes */
+    uint32_t arena_pools;
+    uint32_t arenas, pools_used, pools_full, pools_empty, pools_returned; /* of all, whatever was left out */
+    uint32_t pools_large;
+    uint64_t large_bytes, large_blocks; /* of the C allocator */
+    uint64_t metadata_bytes;
+    uint64_t own_large_bytes, own_large_blocks; /* made of pools; bytes: whole pools */
+    uint64_t reserved[3];
+};
+
+struct hk_capture_map_arena {
+    uint64_t start; /* address */
+    uint32_t heap;  /* number of a hk_capture_map_heap */
+    uint32_t number; /* in its heap */
+};
+
+struct hk_capture_map_pool {
+    uint16_t block_size; /* in units of 8 bytes; 0: empty */
+    uint16_t allocated;  /* blocks */
+    uint16_t touched;    /* blocks that were handed out at least once */
+    uint8_t state;       /* enum hk_map_pool_state */
+    uint8_t is_current;  /* 1: the next block of its class comes from here */
+};
+
+struct hk_capture_map_class {
+    uint32_t heap; /* its number */
+    uint32_t block_size;
+    uint32_t capacity; /* blocks of a pool */
+    uint32_t pools_used, pools_full;
+    uint32_t reserved;
+    uint64_t allocated, free, untouched; /* blocks, in all of its pools */
+};
+
 /* Small children of a run that ended cleanly leave no capture of their own but one such record each, appended to
  * the file RUNID.children (run id in hex) in the directory of the captures. */
 struct hk_capture_child {
@@ -330,5 +440,7 @@ _Static_assert(sizeof(struct hk_capture_status) <= 4096, "the status is one page
 _Static_assert(sizeof(struct hk_capture_node) == 16, "nodes stay small");
 _Static_assert(sizeof(struct hk_capture_site) == 256, "sites stay small");
 _Static_assert(sizeof(struct hk_capture_child) == 128, "readers step by this");
+_Static_assert(sizeof(struct hk_capture_map_pool) == 8, "one for each pool");
+_Static_assert(sizeof(struct hk_capture_map) % 8 == 0, "arrays follow it");
 
 #endif

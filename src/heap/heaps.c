@@ -48,6 +48,11 @@ hk_heap *hk_heap_next(struct hk_heap_cursor *cursor)
     return heap;
 }
 
+const void *hk_heap_chunks(void)
+{
+    return &first_slots;
+}
+
 /* A free slot; NULL: no memory. The lock is held. */
 static hk_heap **slot_find(void)
 {

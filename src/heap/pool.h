@@ -196,6 +196,7 @@ struct hk_heap_cursor {
     const hk_heap *buffer;
 };
 hk_heap *hk_heap_next(struct hk_heap_cursor *cursor); /* NULL: that was the last */
+const void *hk_heap_chunks(void); /* the table of heaps, for who reads it from outside: format.h, hk_capture_live */
 hk_heap *hk_heap_new(void);             /* zeroed; NULL: no memory */
 void hk_heap_put_spare(hk_heap *heap);  /* its structure, when nothing is left in it */
 bool hk_heap_register(hk_heap *heap);   /* false: no memory */

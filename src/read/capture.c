@@ -38,6 +38,8 @@ static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_NODES] = sizeof(struct hk_capture_node),
     [HK_SECTION_STRINGS] = 1,
     [HK_SECTION_SITES] = sizeof(struct hk_capture_site),
+    [HK_SECTION_MAP_A] = 1,
+    [HK_SECTION_MAP_B] = 1,
 };
 
 static const char *const section_names[HK_SECTION_KINDS] = {
@@ -45,6 +47,7 @@ static const char *const section_names[HK_SECTION_KINDS] = {
     [HK_SECTION_EVENTS] = "events",   [HK_SECTION_MODULES] = "modules",
     [HK_SECTION_CODES] = "codes",     [HK_SECTION_NODES] = "nodes",
     [HK_SECTION_STRINGS] = "strings", [HK_SECTION_SITES] = "sites",
+    [HK_SECTION_MAP_A] = "map A",     [HK_SECTION_MAP_B] = "map B",
 };
 
 /* ---- errors and memory ---- */
@@ -168,7 +171,7 @@ static bool check_section(struct hk_capture *c, unsigned kind, struct hk_error *
         return true;
     uint64_t alignment = kind == HK_SECTION_STRINGS ? 1 : 8;
     if (s->count > s->capacity || s->offset % alignment != 0 || s->offset < STATUS_END ||
-        (kind == HK_SECTION_STRINGS && s->entry_size != 1) ||
+        (entry_sizes[kind] == 1 && s->entry_size != 1) ||
         s->entry_size < entry_sizes[kind] / 2 ||
         __builtin_mul_overflow(s->count, (uint64_t)s->entry_size, &bytes) ||
         __builtin_add_overflow(s->offset, bytes, &end)) {
@@ -397,6 +400,23 @@ static void read_current_point(int fd, uint8_t *bytes)
     memcpy(bytes + HK_CAPTURE_STATUS_OFFSET, &odd, sizeof odd);
 }
 
+/* The map of the heap is written in turn in two places. One that was written to while it was copied is marked so. */
+static void mark_torn_maps(int fd, uint8_t *bytes, size_t size)
+{
+    const struct hk_capture_header *header = (const struct hk_capture_header *)bytes;
+    static const int kinds[] = {HK_SECTION_MAP_A, HK_SECTION_MAP_B};
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t offset = header->sections[kinds[i]].offset, before, after;
+        if (offset < STATUS_END || offset > size || size - offset < sizeof before)
+            continue;
+        memcpy(&before, bytes + offset, sizeof before);
+        if (!read_all(fd, (uint8_t *)&after, sizeof after, (off_t)offset) || before != after) {
+            before = 1;
+            memcpy(bytes + offset, &before, sizeof before);
+        }
+    }
+}
+
 /* Fixed part first, then what the sections use of their room: the rest of the file is holes. */
 static bool read_parts(int fd, uint8_t *bytes, size_t size, enum hk_open_how how)
 {
@@ -438,8 +458,10 @@ static uint8_t *copy_file(int fd, size_t size, const char *path, enum hk_open_ho
             break;
         sched_yield();
     }
-    if (size >= STATUS_END && memcmp(bytes, HK_CAPTURE_MAGIC, 8) == 0)
+    if (size >= STATUS_END && memcmp(bytes, HK_CAPTURE_MAGIC, 8) == 0) {
         read_current_point(fd, bytes);
+        mark_torn_maps(fd, bytes, size);
+    }
     return bytes;
 }
 

@@ -10,7 +10,7 @@
  * Sections lie at fixed places, in proportion to the bound; for 8 MiB:
  *
  *      header, mailbox, status 12 KiB | marks 4 | timeline 256 | events 16 | modules 64
- *      | codes 256 | nodes 1792 | strings 1536 | sites 4256
+ *      | codes 256 | nodes 1792 | strings 1536 | maps of the heap 2 * 256 | sites 3744
  *
  * A file-size limit of the process (RLIMIT_FSIZE) would answer ftruncate with a signal: the
  * bound is lowered to it.
@@ -251,6 +251,8 @@ void hk_rec_layout(void)
     place(HK_SECTION_CODES, sizeof(struct hk_capture_code), &offset, bound / 32);
     place(HK_SECTION_NODES, sizeof(struct hk_capture_node), &offset, bound / 32 * 7);
     place(HK_SECTION_STRINGS, 1, &offset, bound / 16 * 3);
+    place(HK_SECTION_MAP_A, 1, &offset, bound / 32);
+    place(HK_SECTION_MAP_B, 1, &offset, bound / 32);
     place(HK_SECTION_SITES, sizeof(struct hk_capture_site), &offset, bound - offset);
 }
 

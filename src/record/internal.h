@@ -11,6 +11,7 @@
  *   counters.c  counters of a site: peak by the serial rule, marks and births
  *   draw.c      random distances, weights of samples, automatic mean distance
  *   timeline.c  points, marks, requests
+ *   heapmap.c   the map of the heap's pools
  *   fork.c      a child leaves its parent's file and makes its own
  *   fold.c      a small child's capture becomes one record
  *   check.c     validity of all of these
@@ -144,6 +145,7 @@ struct hk_recorder {
     uint64_t point_cost_ns, last_point_ns, last_append_ns, append_distance_ns, last_rss_ns,
         last_peak_rss_ns, next_modules_ns;
     uint64_t rss, peak_rss;
+    uint64_t map_sequence, last_map_ns;
     struct hk_capture_point base; /* of a child: what its parent had allocated */
     struct hk_capture_point scratch;
 
@@ -248,6 +250,9 @@ void hk_rec_adapt_mean(void);
 /* timeline.c */
 void hk_rec_point(bool append, uint32_t name, bool final);
 void hk_rec_tick(uint64_t allocated_bytes);
+
+/* heapmap.c */
+void hk_rec_map_heap(uint64_t time_ns, bool bits, bool final); /* bits: which blocks are allocated, too */
 
 /* fork.c */
 void hk_rec_detach(bool trusted);

@@ -163,6 +163,7 @@ static void reset_counters(void)
     hk_rec.spent_ns = hk_rec.peak_rss = 0;
     hk_rec.last_rss_ns = hk_rec.last_peak_rss_ns = hk_rec.next_modules_ns = 0;
     hk_rec.append_distance_ns = 0;
+    hk_rec.map_sequence = hk_rec.last_map_ns = 0;
     hk_rec.window_samples = 0;
     hk_rec.window_ns = hk_rec_clock();
     hk_rec_status()->peak_serial = hk_rec.serial;

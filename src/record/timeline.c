@@ -27,6 +27,7 @@
 #define PEAK_RSS_DISTANCE (1000 * MS)
 #define FIRST_APPEND      (20 * MS)
 #define FIRST_MODULES     (1000 * MS)
+#define MAP_DISTANCE      (100 * MS)
 
 static uint64_t since_start(uint64_t now)
 {
@@ -133,6 +134,17 @@ static void schedule(uint64_t now)
     __atomic_store_n(&hk_rec.next_tick_ns, now + distance, __ATOMIC_RELAXED);
 }
 
+static void map_heap(uint64_t now, bool bits, bool final)
+{
+    uint64_t before = hk_rec_clock(), cost;
+
+    hk_rec_map_heap(hk_rec.scratch.time_ns, bits, final);
+    hk_rec.last_map_ns = now;
+    cost = hk_rec_clock() - before;
+    hk_rec.spent_ns += cost;
+    hk_rec.point_cost_ns += cost / 4;
+}
+
 /* Writes the current point now, and to the timeline if asked to. */
 void hk_rec_point(bool append, uint32_t name, bool final)
 {
@@ -141,6 +153,8 @@ void hk_rec_point(bool append, uint32_t name, bool final)
 
     fill_point(&hk_rec.scratch, now, final);
     store_point(&status->now, &hk_rec.scratch);
+    if (append || now - hk_rec.last_map_ns >= MAP_DISTANCE)
+        map_heap(now, name != 0 || final, final);
     status->peak_rss_bytes = hk_rec.peak_rss;
     schedule(now);
     if (append) {
