@@ -12,6 +12,7 @@
 /* `argv[0]` is the subcommand's name. */
 int hk_cli_run(int argc, char **argv); /* does not return when the program was started */
 int hk_cli_report(int argc, char **argv);
+int hk_cli_blocks(int argc, char **argv);
 
 /* "heapkeeper: " and one line on stderr; returns `status`. */
 int hk_cli_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));

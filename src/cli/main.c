@@ -16,7 +16,8 @@ static const char usage[] =
     "python3, ...)\n"
     "       heapkeeper report [OPTIONS] [CAPTURE]             where the memory went; the newest "
     "run without CAPTURE\n"
-    "       heapkeeper help [run|report]                      options\n"
+    "       heapkeeper blocks [OPTIONS] [CAPTURE|PID]         arenas, pools and blocks of the heap\n"
+    "       heapkeeper help [run|report|blocks]               options\n"
     "       heapkeeper version\n";
 
 static const char run_usage[] =
@@ -53,6 +54,25 @@ static const char report_usage[] = "usage: heapkeeper report [OPTIONS] [CAPTURE]
                                    "  --top N             lines in each list (default 10)\n"
                                    "  --color WHEN        auto, always, never\n";
 
+static const char blocks_usage[] =
+    "usage: heapkeeper blocks [OPTIONS] [CAPTURE|PID]\n"
+    "\n"
+    "Shows the heap: arenas, pools and blocks by state, per size class, and what is lost where. Of a "
+    "running\n"
+    "process its memory is read, without stopping it; of one that has ended or was killed, the last "
+    "map in its\n"
+    "capture. Without CAPTURE or PID: the newest run.\n"
+    "\n"
+    "  --heap NAME         one heap only (raw, mem, object, ...)\n"
+    "  --class BYTES       one size class: how full its pools are, and where they lie\n"
+    "  --arena N           one arena, a row for each pool\n"
+    "  --pool N.M          pool M of arena N, a character for each block; also --pool 0xADDRESS: "
+    "the pool of a block\n"
+    "  --all               all arenas, however many\n"
+    "  --stored            the map in the capture, also of a running process\n"
+    "  --json              everything, for programs\n"
+    "  --color WHEN        auto, always, never\n";
+
 int hk_cli_fail(int status, const char *format, ...)
 {
     struct hk_terminal terminal;
@@ -87,6 +107,8 @@ static int help(int argc, char **argv)
         fputs(run_usage, stdout);
     else if (strcmp(about, "report") == 0)
         fputs(report_usage, stdout);
+    else if (strcmp(about, "blocks") == 0)
+        fputs(blocks_usage, stdout);
     else
         fputs(usage, stdout);
     return 0;
@@ -112,6 +134,8 @@ int main(int argc, char **argv)
         return hk_cli_run(argc - 1, argv + 1);
     if (strcmp(word, "report") == 0)
         return hk_cli_report(argc - 1, argv + 1);
+    if (strcmp(word, "blocks") == 0)
+        return hk_cli_blocks(argc - 1, argv + 1);
     if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
         return help(argc - 1, argv + 1);
     if (strcmp(word, "version") == 0 || strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)

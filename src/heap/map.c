@@ -46,10 +46,11 @@ static void describe_live(struct hk_capture_live *live)
     *live = (struct hk_capture_live){
         .version = HK_MAP_LIVE_VERSION,
         .heaps = (uintptr_t)hk_heap_chunks(),
-        .base = (uintptr_t)hk_region.base,
-        .pools = (uintptr_t)hk_region.pools,
-        .arenas = (uintptr_t)hk_region.arenas,
-        .arena_next = (uintptr_t)&hk_region.arena_next,
+        .region = (uintptr_t)&hk_region,
+        .region_base = offsetof(struct hk_region, base),
+        .region_pools = offsetof(struct hk_region, pools),
+        .region_arenas = offsetof(struct hk_region, arenas),
+        .region_arena_next = offsetof(struct hk_region, arena_next),
         .pool_size = (uint32_t)HK_POOL_SIZE,
         .arena_pools = HK_ARENA_POOLS,
         .current = HK_CURRENT,
@@ -58,6 +59,7 @@ static void describe_live(struct hk_capture_live *live)
         .pool_free = offsetof(struct hk_pool, free),
         .pool_other_free = offsetof(struct hk_pool, other_free),
         .pool_used = offsetof(struct hk_pool, used),
+        .pool_used_before = offsetof(struct hk_pool, used_before),
         .pool_block_size = offsetof(struct hk_pool, block_size),
         .pool_carved = offsetof(struct hk_pool, carved),
         .pool_capacity = offsetof(struct hk_pool, capacity),
@@ -66,15 +68,21 @@ static void describe_live(struct hk_capture_live *live)
         .arena_empty = offsetof(struct hk_arena, empty),
         .arena_dirty = offsetof(struct hk_arena, dirty),
         .arena_number = offsetof(struct hk_arena, number),
+        .arena_pools_here = offsetof(struct hk_arena, pools),
         .heap_name = offsetof(struct hk_heap, name),
         .heap_domain = offsetof(struct hk_heap, domain),
         .heap_mode = offsetof(struct hk_heap, mode),
         .heap_large_bytes = offsetof(struct hk_heap, large_bytes),
         .heap_large_blocks = offsetof(struct hk_heap, large_blocks),
+        .heap_own_region = offsetof(struct hk_heap, own_region),
+        .heap_metadata_bytes = offsetof(struct hk_heap, metadata_bytes),
         .heap_size = sizeof(struct hk_heap),
         .threads_mode = HK_LOCK_THREADS,
         .heap_members = offsetof(struct hk_facade, members),
         .heap_next_member = offsetof(struct hk_heap, next_member),
+        .place_empty = HK_PLACE_EMPTY,
+        .place_current = HK_PLACE_CURRENT,
+        .place_run = HK_PLACE_RUN,
     };
 }
 
@@ -106,37 +114,55 @@ static void add_pool(const struct hk_pool *pool, struct hk_capture_map_pool *out
     sum->untouched += capacity - touched;
 }
 
+/* A pool that is not of blocks: empty, or of a large block. */
+static struct hk_capture_map_pool add_other(const struct hk_pool *pool, bool empty, bool dirty,
+                                            struct hk_capture_map_heap *heap)
+{
+    if (!empty && (pool->place == HK_PLACE_RUN || pool->place == HK_PLACE_EMPTY)) {
+        if (pool->place == HK_PLACE_RUN) {
+            heap->own_large_blocks++;
+            heap->own_large_bytes += hk_pool_block_bytes(pool);
+            heap->pools_large += pool->used_before;
+        }
+        return (struct hk_capture_map_pool){.state = HK_MAP_POOL_LARGE};
+    }
+    heap->pools_empty += dirty;
+    heap->pools_returned += !dirty;
+    return (struct hk_capture_map_pool){.state = dirty ? HK_MAP_POOL_EMPTY : HK_MAP_POOL_RETURNED};
+}
+
+static bool has_blocks(const struct hk_pool *pool)
+{
+    return pool->place >= HK_PLACE_CURRENT && pool->place <= HK_PLACE_FULL && pool->size_class != 0 &&
+           pool->size_class < HK_CLASSES;
+}
+
 static void add_arena(struct map_writer *w, const struct hk_arena *arena, struct hk_capture_map_heap *heap)
 {
-    size_t index = (size_t)(arena - hk_region.arenas);
-    const struct hk_pool *pools = &hk_region.pools[index * HK_ARENA_POOLS];
+    const struct hk_region *region = hk_region_of(arena->heap);
+    const struct hk_pool *pools = hk_arena_first_pool(arena);
     uint64_t empty = arena->empty, dirty = arena->dirty;
     struct hk_capture_map_pool nowhere, *out = &nowhere;
     bool fits = w->arena_count < w->arena_room;
 
     for (uint32_t i = 0; i < HK_ARENA_POOLS; i++) {
-        uint32_t size_class = pools[i].size_class;
         if (fits)
             out = &w->pools[(size_t)w->arena_count * HK_ARENA_POOLS + i];
-        if ((empty >> i & 1) || size_class == 0 || size_class >= HK_CLASSES) {
-            bool kept = dirty >> i & 1;
-            *out = (struct hk_capture_map_pool){.state = kept ? HK_MAP_POOL_EMPTY : HK_MAP_POOL_RETURNED};
-            heap->pools_empty += kept;
-            heap->pools_returned += !kept;
-            continue;
-        }
-        add_pool(&pools[i], out, heap, &sums[size_class]);
+        if (i >= arena->pools)
+            *out = (struct hk_capture_map_pool){.state = HK_MAP_POOL_NONE};
+        else if ((empty >> i & 1) || !has_blocks(&pools[i]))
+            *out = add_other(&pools[i], empty >> i & 1, dirty >> i & 1, heap);
+        else
+            add_pool(&pools[i], out, heap, &sums[pools[i].size_class]);
     }
     heap->arenas++;
-    heap->metadata_bytes += HK_ARENA_POOLS * sizeof(struct hk_pool) + sizeof(*arena);
     w->arenas_left_out += !fits;
-    if (!fits)
-        return;
-    w->arenas[w->arena_count++] = (struct hk_capture_map_arena){
-        .start = (uintptr_t)hk_region.base + index * HK_ARENA_SIZE,
-        .heap = heap->number,
-        .number = arena->number,
-    };
+    if (fits)
+        w->arenas[w->arena_count++] = (struct hk_capture_map_arena){
+            .start = (uintptr_t)region->base + (size_t)(pools - region->pools) * HK_POOL_SIZE,
+            .heap = heap->number,
+            .number = arena->number,
+        };
 }
 
 /* ---- heaps ---- */
@@ -146,7 +172,7 @@ static void add_counters(const hk_heap *from, int64_t *bytes, int64_t *blocks, s
 {
     *bytes += __atomic_load_n(&from->large_bytes, __ATOMIC_RELAXED);
     *blocks += __atomic_load_n(&from->large_blocks, __ATOMIC_RELAXED);
-    heap->metadata_bytes += sizeof(*from);
+    heap->metadata_bytes += from->metadata_bytes != 0 ? from->metadata_bytes : sizeof(*from);
 }
 
 static bool add_classes(struct map_writer *w, uint32_t heap)
@@ -187,6 +213,8 @@ static bool add_heap(struct map_writer *w, const hk_heap *from)
         heap->name[i] = from->name[i];
     for (const struct hk_arena *arena = from->arenas; arena != NULL; arena = arena->next)
         add_arena(w, arena, heap);
+    if (from->metadata_bytes == 0)
+        heap->metadata_bytes += heap->arenas * HK_ARENA_METADATA;
     return add_classes(w, heap->number);
 }
 
@@ -237,9 +265,9 @@ static bool lay_out(struct map_writer *w)
 
 /* The allocated blocks of a pool: those touched that are in no free list. A list that leads out of the pool moves under
  * us. */
-static void pool_bits(const struct hk_pool *pool, const struct hk_capture_map_pool *entry, uint8_t *bits)
+static void pool_bits(const struct hk_pool *pool, const char *start, const struct hk_capture_map_pool *entry,
+                      uint8_t *bits)
 {
-    const char *start = hk_pool_start(pool);
     const void *lists[] = {pool->free, pool->other_free};
     uint32_t size = entry->block_size * 8u, left = entry->touched;
 
@@ -270,7 +298,9 @@ static uint32_t add_bits(const struct map_writer *w, uint8_t *bits, uint64_t roo
         if (bits != NULL) {
             const char *start = (char *)(uintptr_t)w->arenas[i / HK_ARENA_POOLS].start;
             memset(bits + size, 0, bytes);
-            pool_bits(hk_pool_of(start) + i % HK_ARENA_POOLS, entry, bits + size);
+            const struct hk_pool *first = hk_pool_find(start);
+            if (first != NULL)
+                pool_bits(first + i % HK_ARENA_POOLS, start + i % HK_ARENA_POOLS * HK_POOL_SIZE, entry, bits + size);
         }
         size += bytes;
     }

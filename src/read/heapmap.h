@@ -47,6 +47,7 @@ struct hk_map_heap {
     uint32_t number, domain;
     uint32_t pool_size, arena_pools;
     struct hk_map_sums sums;
+    uint64_t base, pools, arenas, arena_next; /* of a running process: its region, addresses */
 };
 
 struct hk_heap_map {
