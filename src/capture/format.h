@@ -343,7 +343,6 @@ enum hk_map_pool_state {
     HK_MAP_POOL_USED = 2,
     HK_MAP_POOL_FULL = 3,
     HK_MAP_POOL_LARGE = 4, /* part of a large block that is made of pools */
-    HK_MAP_POOL_NONE = 5,  /* not there: the heap's last arena is shorter */
 };
 
 /* Where the same is found in the memory of the running process, for a reader of the same user: addresses, and offsets
@@ -354,7 +353,7 @@ struct hk_capture_live {
     uint32_t reserved0;
     uint64_t heaps; /* list of chunks: pointer to the next chunk, 32 bits count, at 16 a pointer to an array of pointers
                        to heaps; NULL: free slot */
-    uint64_t region;    /* of the heaps that have none of their own */
+    uint64_t region;
     uint32_t pool_size; /* bytes of a pool */
     uint32_t arena_pools;
     uint32_t current; /* the mark in `pool_used` of a current pool */
@@ -362,12 +361,12 @@ struct hk_capture_live {
     uint16_t pool_stride, arena_stride;
     uint16_t pool_free, pool_other_free, pool_used, pool_used_before, pool_block_size, pool_carved, pool_capacity,
         pool_place;
-    uint16_t arena_heap, arena_empty, arena_dirty, arena_number, arena_pools_here;
-    uint16_t heap_name, heap_domain, heap_mode, heap_large_bytes, heap_large_blocks, heap_own_region,
-        heap_metadata_bytes, heap_size;
+    uint16_t arena_heap, arena_empty, arena_dirty, arena_number;
+    uint16_t heap_name, heap_domain, heap_mode, heap_large_bytes, heap_large_blocks, heap_size;
     uint16_t threads_mode; /* heap_mode of a heap that has members, one a thread; their pools lie in its arenas */
     uint16_t heap_members, heap_next_member;
     uint16_t place_empty, place_current, place_run;
+    uint16_t reserved1[3];
     uint64_t reserved[4];
 };
 

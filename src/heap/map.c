@@ -4,6 +4,8 @@
  * that change. Each pool's numbers are made to fit each other first, and sums are of these, so that the map is consistent
  * in itself whatever happens around it. It costs one pass over the descriptors.
  *
+ * Heaps in a buffer of the program's are not among those that are gone through: hk_heap_next does not know them.
+ *
  * Which blocks of a pool are allocated is found by walking its free lists, in time proportional to the free blocks.
  */
 #include "heap/map.h"
@@ -68,14 +70,11 @@ static void describe_live(struct hk_capture_live *live)
         .arena_empty = offsetof(struct hk_arena, empty),
         .arena_dirty = offsetof(struct hk_arena, dirty),
         .arena_number = offsetof(struct hk_arena, number),
-        .arena_pools_here = offsetof(struct hk_arena, pools),
         .heap_name = offsetof(struct hk_heap, name),
         .heap_domain = offsetof(struct hk_heap, domain),
         .heap_mode = offsetof(struct hk_heap, mode),
         .heap_large_bytes = offsetof(struct hk_heap, large_bytes),
         .heap_large_blocks = offsetof(struct hk_heap, large_blocks),
-        .heap_own_region = offsetof(struct hk_heap, own_region),
-        .heap_metadata_bytes = offsetof(struct hk_heap, metadata_bytes),
         .heap_size = sizeof(struct hk_heap),
         .threads_mode = HK_LOCK_THREADS,
         .heap_members = offsetof(struct hk_facade, members),
@@ -139,8 +138,8 @@ static bool has_blocks(const struct hk_pool *pool)
 
 static void add_arena(struct map_writer *w, const struct hk_arena *arena, struct hk_capture_map_heap *heap)
 {
-    const struct hk_region *region = hk_region_of(arena->heap);
-    const struct hk_pool *pools = hk_arena_first_pool(arena);
+    size_t first = (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS;
+    const struct hk_pool *pools = &hk_region.pools[first];
     uint64_t empty = arena->empty, dirty = arena->dirty;
     struct hk_capture_map_pool nowhere, *out = &nowhere;
     bool fits = w->arena_count < w->arena_room;
@@ -148,9 +147,7 @@ static void add_arena(struct map_writer *w, const struct hk_arena *arena, struct
     for (uint32_t i = 0; i < HK_ARENA_POOLS; i++) {
         if (fits)
             out = &w->pools[(size_t)w->arena_count * HK_ARENA_POOLS + i];
-        if (i >= arena->pools)
-            *out = (struct hk_capture_map_pool){.state = HK_MAP_POOL_NONE};
-        else if ((empty >> i & 1) || !has_blocks(&pools[i]))
+        if ((empty >> i & 1) || !has_blocks(&pools[i]))
             *out = add_other(&pools[i], empty >> i & 1, dirty >> i & 1, heap);
         else
             add_pool(&pools[i], out, heap, &sums[pools[i].size_class]);
@@ -159,7 +156,7 @@ static void add_arena(struct map_writer *w, const struct hk_arena *arena, struct
     w->arenas_left_out += !fits;
     if (fits)
         w->arenas[w->arena_count++] = (struct hk_capture_map_arena){
-            .start = (uintptr_t)region->base + (size_t)(pools - region->pools) * HK_POOL_SIZE,
+            .start = (uintptr_t)hk_region.base + first * HK_POOL_SIZE,
             .heap = heap->number,
             .number = arena->number,
         };
@@ -172,7 +169,7 @@ static void add_counters(const hk_heap *from, int64_t *bytes, int64_t *blocks, s
 {
     *bytes += __atomic_load_n(&from->large_bytes, __ATOMIC_RELAXED);
     *blocks += __atomic_load_n(&from->large_blocks, __ATOMIC_RELAXED);
-    heap->metadata_bytes += from->metadata_bytes != 0 ? from->metadata_bytes : sizeof(*from);
+    heap->metadata_bytes += sizeof(*from);
 }
 
 static bool add_classes(struct map_writer *w, uint32_t heap)
@@ -213,8 +210,7 @@ static bool add_heap(struct map_writer *w, const hk_heap *from)
         heap->name[i] = from->name[i];
     for (const struct hk_arena *arena = from->arenas; arena != NULL; arena = arena->next)
         add_arena(w, arena, heap);
-    if (from->metadata_bytes == 0)
-        heap->metadata_bytes += heap->arenas * HK_ARENA_METADATA;
+    heap->metadata_bytes += heap->arenas * HK_ARENA_METADATA;
     return add_classes(w, heap->number);
 }
 
@@ -298,9 +294,7 @@ static uint32_t add_bits(const struct map_writer *w, uint8_t *bits, uint64_t roo
         if (bits != NULL) {
             const char *start = (char *)(uintptr_t)w->arenas[i / HK_ARENA_POOLS].start;
             memset(bits + size, 0, bytes);
-            const struct hk_pool *first = hk_pool_find(start);
-            if (first != NULL)
-                pool_bits(first + i % HK_ARENA_POOLS, start + i % HK_ARENA_POOLS * HK_POOL_SIZE, entry, bits + size);
+            pool_bits(hk_pool_of(start) + i % HK_ARENA_POOLS, start + i % HK_ARENA_POOLS * HK_POOL_SIZE, entry, bits + size);
         }
         size += bytes;
     }

@@ -176,8 +176,7 @@ static struct hk_map_pool read_pool(struct hk_heap_map *map, const struct hk_map
                                     const struct hk_capture_map_pool *e)
 {
     struct hk_map_pool p = {.state = e->state, .is_current = e->is_current};
-    if (e->state == HK_MAP_POOL_EMPTY || e->state == HK_MAP_POOL_RETURNED || e->state == HK_MAP_POOL_LARGE ||
-        e->state == HK_MAP_POOL_NONE)
+    if (e->state == HK_MAP_POOL_EMPTY || e->state == HK_MAP_POOL_RETURNED || e->state == HK_MAP_POOL_LARGE)
         return (struct hk_map_pool){.state = e->state};
     p.block_size = e->block_size * 8u;
     p.capacity = p.block_size ? heap->pool_size / p.block_size : 0;

@@ -47,7 +47,6 @@ struct hk_map_heap {
     uint32_t number, domain;
     uint32_t pool_size, arena_pools;
     struct hk_map_sums sums;
-    uint64_t base, pools, arenas, arena_next; /* of a running process: its region, addresses */
 };
 
 struct hk_heap_map {
@@ -70,6 +69,7 @@ struct hk_heap_map {
     /* of a running process */
     int pid;
     struct hk_capture_live live;
+    uint64_t base, descriptors; /* of its region: first address, and that of the table of pools */
 };
 
 /* The newest whole map of a capture. NULL and an error: it has none. */

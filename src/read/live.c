@@ -25,8 +25,7 @@ struct live {
     struct hk_capture_live at;
     int pid;
     struct hk_heap_map *map;
-    uint64_t *heaps;     /* address of map->heaps[i] */
-    bool *counts_arenas; /* its metadata is counted with theirs */
+    uint64_t *heaps; /* address of map->heaps[i] */
     size_t class_room;
     uint8_t *pool_bytes;
     int error;
@@ -69,11 +68,9 @@ static bool can_be(const struct hk_capture_live *at)
 {
     const uint16_t in_pool[] = {at->pool_free,       at->pool_other_free, at->pool_used,     at->pool_used_before,
                                 at->pool_block_size, at->pool_carved,     at->pool_capacity, at->pool_place};
-    const uint16_t in_arena[] = {at->arena_heap, at->arena_empty, at->arena_dirty, at->arena_number,
-                                 at->arena_pools_here};
-    const uint16_t in_heap[] = {at->heap_name,       at->heap_domain,         at->heap_mode,
-                                at->heap_large_bytes, at->heap_large_blocks,  at->heap_next_member,
-                                at->heap_own_region, at->heap_metadata_bytes};
+    const uint16_t in_arena[] = {at->arena_heap, at->arena_empty, at->arena_dirty, at->arena_number};
+    const uint16_t in_heap[] = {at->heap_name,        at->heap_domain,       at->heap_mode,
+                                at->heap_large_bytes, at->heap_large_blocks, at->heap_next_member};
     bool good = at->version == HK_MAP_LIVE_VERSION && at->pool_size >= 256 && at->pool_size <= POOL_SIZE_MAX &&
                 at->arena_pools >= 1 && at->arena_pools <= 64 && at->pool_stride >= 8 && at->pool_stride <= 1024 &&
                 at->arena_stride >= 8 && at->arena_stride <= 1024 && at->heap_size >= 8;
@@ -102,15 +99,13 @@ static void why(const struct live *l, struct hk_error *error)
 
 /* ---- heaps ---- */
 
-/* Large blocks and metadata of a heap, or of a thread's member of one. True if the heap counts the metadata of its arenas itself. */
-static bool add_counters(const struct live *l, const uint8_t *record, int64_t *bytes, int64_t *blocks,
+/* Large blocks and metadata of a heap, or of a thread's member of one. */
+static void add_counters(const struct live *l, const uint8_t *record, int64_t *bytes, int64_t *blocks,
                          struct hk_map_heap *heap)
 {
     *bytes = (int64_t)((uint64_t)*bytes + field_u64(record, l->at.heap_large_bytes));
     *blocks = (int64_t)((uint64_t)*blocks + field_u64(record, l->at.heap_large_blocks));
-    uint64_t metadata = field_u64(record, l->at.heap_metadata_bytes);
-    heap->sums.metadata_bytes += metadata ? metadata : l->at.heap_size;
-    return metadata != 0;
+    heap->sums.metadata_bytes += l->at.heap_size;
 }
 
 static void add_members(struct live *l, uint64_t member, int64_t *bytes, int64_t *blocks, struct hk_map_heap *heap)
@@ -121,15 +116,6 @@ static void add_members(struct live *l, uint64_t member, int64_t *bytes, int64_t
         member = field_u64(record, l->at.heap_next_member);
     }
     free(record);
-}
-
-static bool read_region(struct live *l, uint64_t own, struct hk_map_heap *heap)
-{
-    uint64_t region = own ? own : l->at.region;
-    heap->arena_next = region + l->at.region_arena_next;
-    return peek(l, region + l->at.region_base, &heap->base, sizeof heap->base) &&
-           peek(l, region + l->at.region_pools, &heap->pools, sizeof heap->pools) &&
-           peek(l, region + l->at.region_arenas, &heap->arenas, sizeof heap->arenas);
 }
 
 static bool is_known(const struct live *l, uint64_t address)
@@ -144,8 +130,7 @@ static void read_heap(struct live *l, uint64_t address)
 {
     struct hk_map_heap *heap = &l->map->heaps[l->map->heap_count];
     uint8_t *record = hk_must_calloc(l->at.heap_size + PADDING, 1);
-    if (address && !is_known(l, address) && peek(l, address, record, l->at.heap_size) &&
-        read_region(l, field_u64(record, l->at.heap_own_region), heap)) {
+    if (address && !is_known(l, address) && peek(l, address, record, l->at.heap_size)) {
         int64_t bytes = 0, blocks = 0;
         uint64_t at = field_u64(record, l->at.heap_name), member;
         for (size_t i = 0; i + 1 < sizeof heap->name && peek(l, at + i, &heap->name[i], 1) && heap->name[i]; i++)
@@ -154,7 +139,7 @@ static void read_heap(struct live *l, uint64_t address)
         heap->domain = field_u16(record, l->at.heap_domain);
         heap->pool_size = l->at.pool_size;
         heap->arena_pools = l->at.arena_pools;
-        l->counts_arenas[l->map->heap_count] = add_counters(l, record, &bytes, &blocks, heap);
+        add_counters(l, record, &bytes, &blocks, heap);
         if (record[l->at.heap_mode] == l->at.threads_mode &&
             peek(l, address + l->at.heap_members, &member, sizeof member))
             add_members(l, member, &bytes, &blocks, heap);
@@ -271,15 +256,14 @@ static struct hk_map_pool read_large(struct live *l, uint32_t heap, const uint8_
     return (struct hk_map_pool){.state = HK_MAP_POOL_LARGE};
 }
 
-/* The arena with this index of the heap's region. */
+/* The arena with this index of the region. */
 static bool read_arena(struct live *l, size_t index, const uint8_t *record, uint32_t heap, uint8_t *descriptors)
 {
     struct hk_heap_map *map = l->map;
     const struct hk_capture_live *at = &l->at;
     uint64_t empty = field_u64(record, at->arena_empty), dirty = field_u64(record, at->arena_dirty);
-    uint64_t start = map->heaps[heap].base + (uint64_t)index * at->arena_pools * at->pool_size;
-    uint32_t here = record[at->arena_pools_here];
-    if (!peek(l, map->heaps[heap].pools + (uint64_t)index * at->arena_pools * at->pool_stride, descriptors,
+    uint64_t start = map->base + (uint64_t)index * at->arena_pools * at->pool_size;
+    if (!peek(l, map->descriptors + (uint64_t)index * at->arena_pools * at->pool_stride, descriptors,
               (size_t)at->arena_pools * at->pool_stride))
         return false;
     map->arenas = hk_must_realloc(map->arenas, map->arena_count + 1, sizeof *map->arenas);
@@ -290,9 +274,7 @@ static bool read_arena(struct live *l, size_t index, const uint8_t *record, uint
         const uint8_t *descriptor = descriptors + (size_t)i * at->pool_stride;
         uint8_t place = descriptor[at->pool_place];
         struct hk_map_pool p = {.state = dirty >> i & 1 ? HK_MAP_POOL_EMPTY : HK_MAP_POOL_RETURNED};
-        if (i >= here)
-            p.state = HK_MAP_POOL_NONE;
-        else if (!(empty >> i & 1) && (place == at->place_run || place == at->place_empty))
+        if (!(empty >> i & 1) && (place == at->place_run || place == at->place_empty))
             p = read_large(l, heap, descriptor);
         else if (!(empty >> i & 1))
             p = read_pool(l, descriptor, start + (uint64_t)i * at->pool_size);
@@ -300,37 +282,34 @@ static bool read_arena(struct live *l, size_t index, const uint8_t *record, uint
         map->pools[map->pool_count++] = p;
     }
     map->heaps[heap].sums.arenas++;
-    if (!l->counts_arenas[heap])
-        map->heaps[heap].sums.metadata_bytes += (uint64_t)at->arena_pools * at->pool_stride + at->arena_stride;
+    map->heaps[heap].sums.metadata_bytes += (uint64_t)at->arena_pools * at->pool_stride + at->arena_stride;
     return true;
 }
 
-static bool read_arenas_of(struct live *l, uint32_t heap, uint8_t *descriptors)
+static bool read_arenas(struct live *l)
 {
-    const struct hk_map_heap *h = &l->map->heaps[heap];
-    size_t stride = l->at.arena_stride;
+    const struct hk_capture_live *at = &l->at;
+    struct hk_heap_map *map = l->map;
+    size_t stride = at->arena_stride;
+    uint64_t arenas;
     uint32_t count;
-    if (!peek(l, h->arena_next, &count, sizeof count))
+    if (!peek(l, at->region + at->region_base, &map->base, sizeof map->base) ||
+        !peek(l, at->region + at->region_pools, &map->descriptors, sizeof map->descriptors) ||
+        !peek(l, at->region + at->region_arenas, &arenas, sizeof arenas) ||
+        !peek(l, at->region + at->region_arena_next, &count, sizeof count))
         return false;
     if (count > ARENAS_MAX) {
         l->error = EFAULT;
         return false;
     }
     uint8_t *table = hk_must_calloc(count * stride + PADDING, 1);
-    bool good = count == 0 || peek(l, h->arenas, table, count * stride);
-    for (size_t i = 0; good && i < count; i++)
-        if (field_u64(table + i * stride, l->at.arena_heap) == l->heaps[heap])
-            good = read_arena(l, i, table + i * stride, heap, descriptors);
+    uint8_t *descriptors = hk_must_calloc((size_t)at->arena_pools * at->pool_stride + PADDING, 1);
+    bool good = count == 0 || peek(l, arenas, table, count * stride);
+    for (uint32_t heap = 0; good && heap < map->heap_count; heap++)
+        for (size_t i = 0; good && i < count; i++)
+            if (field_u64(table + i * stride, at->arena_heap) == l->heaps[heap])
+                good = read_arena(l, i, table + i * stride, heap, descriptors);
     free(table);
-    return good;
-}
-
-static bool read_arenas(struct live *l)
-{
-    uint8_t *descriptors = hk_must_calloc((size_t)l->at.arena_pools * l->at.pool_stride + PADDING, 1);
-    bool good = true;
-    for (uint32_t heap = 0; good && heap < l->map->heap_count; heap++)
-        good = read_arenas_of(l, heap, descriptors);
     free(descriptors);
     return good;
 }
@@ -357,11 +336,9 @@ struct hk_heap_map *hk_heap_map_live(const struct hk_heap_map *where, int pid, s
     }
     l.map = hk_heap_map_new(HEAPS_MAX, 0, 0, 0);
     l.heaps = hk_must_calloc(HEAPS_MAX, sizeof *l.heaps);
-    l.counts_arenas = hk_must_calloc(HEAPS_MAX, sizeof *l.counts_arenas);
     l.pool_bytes = hk_must_calloc(l.at.pool_size, 1);
     bool good = read_heaps(&l) && read_arenas(&l);
     free(l.heaps);
-    free(l.counts_arenas);
     free(l.pool_bytes);
     if (!good) {
         why(&l, error);
@@ -379,14 +356,13 @@ struct hk_heap_map *hk_heap_map_live(const struct hk_heap_map *where, int pid, s
 /* ---- blocks ---- */
 
 /* Bits of the pool's allocated blocks, read now; the pool's numbers are brought up to date. */
-static bool live_bits(struct hk_heap_map *map, const struct hk_map_heap *heap, uint64_t start, struct hk_map_pool *p,
-                      uint8_t *bits)
+static bool live_bits(struct hk_heap_map *map, uint64_t start, struct hk_map_pool *p, uint8_t *bits)
 {
     struct live l = {.at = map->live, .pid = map->pid};
     uint8_t *descriptor = hk_must_calloc(l.at.pool_stride + PADDING, 1);
     l.pool_bytes = hk_must_calloc(l.at.pool_size, 1);
-    uint64_t index = (start - heap->base) / l.at.pool_size;
-    bool good = peek(&l, heap->pools + index * l.at.pool_stride, descriptor, l.at.pool_stride) &&
+    uint64_t index = (start - map->base) / l.at.pool_size;
+    bool good = peek(&l, map->descriptors + index * l.at.pool_stride, descriptor, l.at.pool_stride) &&
                 peek(&l, start, l.pool_bytes, l.at.pool_size);
     if (good) {
         struct hk_map_pool now = read_pool(&l, descriptor, start);
@@ -412,7 +388,7 @@ char *hk_heap_map_blocks(struct hk_heap_map *map, const struct hk_map_arena *are
     uint8_t *bits = hk_must_calloc((p->capacity + 7) / 8, 1);
     bool known = p->state == HK_MAP_POOL_FULL;
     if (map->source == HK_MAP_OF_PROCESS)
-        known = live_bits(map, &map->heaps[arena->heap], arena->start + (uint64_t)pool * map->live.pool_size, p, bits);
+        known = live_bits(map, arena->start + (uint64_t)pool * map->live.pool_size, p, bits);
     else if (known)
         memset(bits, 0xff, (p->capacity + 7) / 8);
     else if (p->bits && p->bits - 1 + (p->capacity + 7) / 8 <= map->bits_size) {

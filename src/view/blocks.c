@@ -33,8 +33,8 @@ struct hk_map_sums hk_blocks_sums(const struct hk_blocks *b)
 
 const char *hk_pool_state_word(uint8_t state)
 {
-    static const char *const words[] = {"empty", "returned", "used", "full", "large", "none"};
-    return state < 6 ? words[state] : "unknown";
+    static const char *const words[] = {"empty", "returned", "used", "full", "large"};
+    return state < 5 ? words[state] : "unknown";
 }
 
 static int by_size(const void *a, const void *b)
@@ -188,8 +188,7 @@ void hk_blocks_meaning(const struct hk_blocks *b, char *text, size_t size)
 
 /* ---- head ---- */
 
-__attribute__((format(printf, 3, 4))) static void wrapped(const struct hk_terminal *t, const char *heading,
-                                                          const char *format, ...)
+void hk_blocks_wrapped(const struct hk_terminal *t, const char *heading, const char *format, ...)
 {
     char text[LINE];
     size_t room = t->width ? t->width - MARGIN : 110, column = 0;
@@ -229,7 +228,7 @@ static void put_head(const struct hk_blocks *b, const struct hk_terminal *t)
     else
         fprintf(t->out, "the heap as it was after %s\n", hk_text_duration(when, b->map->time_ns));
     if (b->note)
-        wrapped(t, "", "%s", b->note);
+        hk_blocks_wrapped(t, "", "%s", b->note);
 }
 
 /* ---- tables ---- */
@@ -238,7 +237,7 @@ static unsigned room(const struct hk_terminal *t, unsigned taken)
 {
     unsigned width = t->width ? t->width : 100;
     unsigned left = width > taken ? width - taken : 0;
-    return left < 6 ? 6 : left > 30 ? 30 : left;
+    return left < 5 ? 5 : left > 30 ? 30 : left;
 }
 
 static void put_bar(const struct hk_terminal *t, unsigned width, uint64_t allocated, uint64_t free_part, uint64_t whole)
@@ -253,7 +252,7 @@ static void put_bar(const struct hk_terminal *t, unsigned width, uint64_t alloca
 static void put_sums(const struct hk_terminal *t, const char *name, const struct hk_map_sums *s, unsigned bar)
 {
     char a[32], b[32], c[32], d[32], e[32], f[32];
-    fprintf(t->out, "%-16s %6s %8s %7s %7s %11s", name, hk_text_count(a, s->arenas), hk_text_count(b, s->pools_full),
+    fprintf(t->out, "%-15s %6s %7s %7s %7s %10s", name, hk_text_count(a, s->arenas), hk_text_count(b, s->pools_full),
             hk_text_count(c, s->pools_used), hk_text_count(d, s->pools_empty + s->pools_returned),
             hk_text_count(e, s->allocated_blocks));
     put_bar(t, bar, s->allocated_bytes, s->free_bytes,
@@ -263,18 +262,18 @@ static void put_sums(const struct hk_terminal *t, const char *name, const struct
 
 static void put_heaps(const struct hk_blocks *b, const struct hk_terminal *t)
 {
-    unsigned bar = room(t, 80 - 7);
+    unsigned bar = room(t, 75);
     size_t shown = 0;
-    fprintf(t->out, "\n%sHEAPS%s%s            arenas     full    used   empty      blocks  %-*s       mapped%s\n",
-            hk_style(t, HK_BOLD), hk_style(t, HK_PLAIN), hk_style(t, HK_DIM), (int)bar,
-            bar < 9 ? "filled" : "how full", hk_style(t, HK_PLAIN));
+    fprintf(t->out, "\n%sHEAPS%s%s           %6s %7s %7s %7s %10s  %-*s %9s%s\n", hk_style(t, HK_BOLD),
+            hk_style(t, HK_PLAIN), hk_style(t, HK_DIM), "arenas", "full", "used", "empty", "blocks", (int)bar + 6,
+            "how full", "mapped", hk_style(t, HK_PLAIN));
     for (size_t i = 0; i < b->map->heap_count; i++) {
         const struct hk_map_heap *heap = &b->map->heaps[i];
         char name[64];
         if (!hk_blocks_shows(b, i) || (b->heap < 0 && heap->sums.arenas == 0 && heap->sums.large_blocks == 0))
             continue;
-        hk_text_clean(t, name, 17 + 5, heap->name);
-        hk_text_keep_start(t, name, sizeof name, 16);
+        hk_text_clean(t, name, sizeof name, heap->name);
+        hk_text_keep_start(t, name, sizeof name, 15);
         put_sums(t, name, &heap->sums, bar);
         shown++;
     }
@@ -295,7 +294,7 @@ static void put_bytes(const struct hk_blocks *b, const struct hk_terminal *t)
     if (s.returned_bytes)
         snprintf(returned, sizeof returned, " %s of empty pools has no memory.",
                  hk_text_bytes(x[0], (double)s.returned_bytes));
-    wrapped(t, "", "%s mapped = %s allocated + %s free + %s untouched + %s tails + %s empty + %s metadata%s.%s%s",
+    hk_blocks_wrapped(t, "", "%s mapped = %s allocated + %s free + %s untouched + %s tails + %s empty + %s metadata%s.%s%s",
             hk_text_bytes(x[0], (double)s.mapped_bytes), hk_text_bytes(x[1], (double)s.allocated_bytes),
             hk_text_bytes(x[2], (double)s.free_bytes), hk_text_bytes(x[3], (double)s.untouched_bytes),
             hk_text_bytes(x[4], (double)s.tail_bytes), hk_text_bytes(x[5], (double)s.empty_bytes),
@@ -332,10 +331,11 @@ static void put_classes(const struct hk_blocks *b, const struct hk_terminal *t)
     size_t count, others = 0;
     struct hk_map_class *classes = hk_blocks_classes(b, &count), rest = {0};
     uint64_t rest_bytes[3] = {0};
-    unsigned bar = room(t, 80 - 11);
+    unsigned bar = room(t, 73);
     char name[32];
-    fprintf(t->out, "\n%sCLASSES%s%s     full    used  allocated      free untouched  %-*s         lost%s\n",
-            hk_style(t, HK_BOLD), hk_style(t, HK_PLAIN), hk_style(t, HK_DIM), (int)bar, "how full", hk_style(t, HK_PLAIN));
+    fprintf(t->out, "\n%sCLASSES%s%s %8s %7s %10s %9s %9s  %-*s %9s%s\n", hk_style(t, HK_BOLD), hk_style(t, HK_PLAIN),
+            hk_style(t, HK_DIM), "full", "used", "allocated", "free", "untouched", (int)bar + 6, "how full", "lost",
+            hk_style(t, HK_PLAIN));
     for (size_t i = 0; i < count; i++) {
         const struct hk_map_class *c = &classes[i];
         uint64_t bytes[3] = {c->allocated * c->block_size, c->free * c->block_size, hk_class_lost(b, c)};
@@ -394,7 +394,7 @@ void hk_blocks_text(struct hk_blocks *b, const struct hk_terminal *t)
     hk_blocks_arenas(b, t);
     fputc('\n', t->out);
     hk_blocks_meaning(b, meaning, sizeof meaning);
-    wrapped(t, "MEANING", "%s", meaning);
+    hk_blocks_wrapped(t, "MEANING", "%s", meaning);
     if (b->map->dropped)
-        wrapped(t, "", "%llu entries of the map are damaged and were left out.", (unsigned long long)b->map->dropped);
+        hk_blocks_wrapped(t, "", "%llu entries of the map are damaged and were left out.", (unsigned long long)b->map->dropped);
 }

@@ -40,7 +40,7 @@ uint64_t hk_class_lost(const struct hk_blocks *blocks, const struct hk_map_class
 /* What it all means, in one or two sentences. */
 void hk_blocks_meaning(const struct hk_blocks *blocks, char *text, size_t size);
 
-/* "empty", "returned", "used", "full", "large", "none" */
+/* "empty", "returned", "used", "full", "large" */
 const char *hk_pool_state_word(uint8_t state);
 
 /* A bar of `width` columns: allocated, free, and the rest blank. `to` holds 3 bytes a column and one more. */
@@ -48,6 +48,10 @@ char *hk_blocks_bar(const struct hk_terminal *t, char *to, unsigned width, doubl
 
 /* A share in which only what is whole is 100%. */
 char *hk_blocks_percent(char to[32], uint64_t part, uint64_t whole);
+
+/* A heading (or "") and a sentence beside it, wrapped at words. */
+void hk_blocks_wrapped(const struct hk_terminal *t, const char *heading, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* ---- blocks_zoom.c: what --arena, --pool and --class show ---- */
 void hk_blocks_arenas(const struct hk_blocks *blocks, const struct hk_terminal *t);

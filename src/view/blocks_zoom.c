@@ -25,7 +25,6 @@ static const char *pool_sign(const struct hk_terminal *t, const struct hk_map_po
     case HK_MAP_POOL_EMPTY:
         return t->utf8 ? "·" : ".";
     case HK_MAP_POOL_RETURNED:
-    case HK_MAP_POOL_NONE:
         return " ";
     case HK_MAP_POOL_FULL:
         return t->utf8 ? "█" : "#";
@@ -166,7 +165,7 @@ void hk_blocks_arenas(const struct hk_blocks *b, const struct hk_terminal *t)
 static void put_pool_row(const struct hk_terminal *t, uint32_t number, const struct hk_map_pool *p, uint64_t start)
 {
     char bar[3 * BAR_MAX + 1], x[32];
-    unsigned width = t->width && t->width < 84 + BAR_MAX ? (t->width > 92 ? t->width - 84 : 8) : BAR_MAX;
+    unsigned width = t->width && t->width < 74 + BAR_MAX ? (t->width > 81 ? t->width - 74 : 7) : BAR_MAX;
     fprintf(t->out, "%6u  %#14" PRIx64, number, start);
     if (p->capacity == 0) {
         fprintf(t->out, "         %s%s%s\n", hk_style(t, HK_DIM),
@@ -241,20 +240,19 @@ void hk_blocks_zoom_pool(struct hk_blocks *b, const struct hk_terminal *t)
                 p->state == HK_MAP_POOL_RETURNED ? "empty, without memory" : hk_pool_state_word(p->state));
     } else {
         uint32_t tail = heap->pool_size - p->capacity * p->block_size;
-        fprintf(t->out, "          %s: %u blocks of %u bytes, %u allocated, %u free, %u untouched%s%s%s\n",
+        hk_blocks_wrapped(t, "", "%s: %u blocks of %u bytes, %u allocated, %u free, %u untouched%s%s%s",
                 hk_pool_state_word(p->state), p->capacity, p->block_size, p->allocated, p->touched - p->allocated,
                 p->capacity - p->touched, tail ? "; " : "", tail ? hk_text_bytes(size, tail) : "",
                 tail ? " behind the last" : "");
         if (p->is_current)
             fputs("          the next block of this size comes from here\n", t->out);
         if (signs) {
-            fprintf(t->out, "          %s# allocated  . free  _ untouched; in front, bytes from the pool's start%s\n",
+            fprintf(t->out, "          %s# allocated  . free  _ untouched; in front: bytes from the start%s\n",
                     hk_style(t, HK_DIM), hk_style(t, HK_PLAIN));
             put_blocks(t, signs, p->capacity, p->block_size);
         } else {
-            fputs("          which of its blocks are allocated is not in the capture: that is kept for the program's end and "
-                  "for named marks\n",
-                  t->out);
+            hk_blocks_wrapped(t, "", "which of its blocks are allocated is not in the capture: that is kept of the "
+                                     "program's end and of named marks");
         }
     }
     free(signs);
@@ -307,8 +305,7 @@ void hk_blocks_zoom_class(const struct hk_blocks *b, const struct hk_terminal *t
         if (c->block_size != b->block_size || !hk_blocks_shows(b, c->heap))
             continue;
         hk_text_clean(t, name, sizeof name, b->map->heaps[c->heap].name);
-        fprintf(t->out, "%10s%s: %s full and %s used pools; %s allocated, %s free, %s untouched\n", "", name,
-                hk_text_count(x[0], c->pools_full), hk_text_count(x[1], c->pools_used), hk_text_count(x[2], c->allocated),
+        hk_blocks_wrapped(t, "", "%s: %s full and %s used pools; %s allocated, %s free, %s untouched", name, hk_text_count(x[0], c->pools_full), hk_text_count(x[1], c->pools_used), hk_text_count(x[2], c->allocated),
                 hk_text_count(x[3], c->free), hk_text_count(x[4], c->untouched));
     }
     put_histogram(b, t);

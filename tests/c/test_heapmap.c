@@ -64,10 +64,11 @@ struct world {
     void *blocks[BLOCKS];
 };
 
-static void fill_world(struct world *w, hk_lock_mode mode)
+static void fill_heap(struct world *w, hk_heap *heap)
 {
     uint64_t random = 7;
-    w->heap = heap_new(mode);
+    assert_non_null(heap);
+    w->heap = heap;
     for (int i = 0; i < BLOCKS; i++)
         w->blocks[i] = hk_malloc(w->heap, i % 100 == 0 ? 20000 : 1 + random_below(&random, i % 2 ? 64 : HK_BLOCK_MAX));
     for (int i = 0; i < BLOCKS; i++) {
@@ -76,6 +77,11 @@ static void fill_world(struct world *w, hk_lock_mode mode)
             w->blocks[i] = NULL;
         }
     }
+}
+
+static void fill_world(struct world *w, hk_lock_mode mode)
+{
+    fill_heap(w, heap_new(mode));
 }
 
 static void empty_world(struct world *w)
@@ -163,6 +169,30 @@ static void check_against_walk(struct hk_heap_map *map, hk_heap *heap, bool with
     assert_int_equal(c.wrong, 0);
     assert_int_equal(c.pool, map->pool_count);
     assert_true(!with_blocks || c.compared_blocks > 1000);
+}
+
+/* Sums only: the walk shows a large block as one pool, the map as several. */
+static void check_sums_of(struct world *w)
+{
+    struct hk_error error;
+    write_map(MAP_SIZE, true);
+    struct hk_heap_map *map = read_map(), *live = hk_heap_map_live(map, getpid(), &error);
+    if (live == NULL)
+        fail_msg("%s", error.text);
+    assert_true(map->heaps[0].sums.own_large_blocks > 0);
+    check_against_stats(map, w->heap);
+    check_against_stats(live, w->heap);
+    hk_heap_map_free(live);
+    hk_heap_map_free(map);
+}
+
+static void test_large_blocks_of_a_heaps_own_pools_are_counted(void **state)
+{
+    struct world w;
+    fill_heap(&w, hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = "test",
+                                                    .large_from_source = true}));
+    check_sums_of(&w);
+    empty_world(&w);
 }
 
 static void check_mode(hk_lock_mode mode)
@@ -364,6 +394,7 @@ int main(void)
         cmocka_unit_test(test_map_of_a_heap_under_the_hosts_lock_is_what_its_statistics_and_a_walk_say),
         cmocka_unit_test(test_map_of_a_heap_that_locks_itself_is_what_its_statistics_and_a_walk_say),
         cmocka_unit_test(test_map_of_a_heap_of_threads_is_what_its_statistics_and_a_walk_say),
+        cmocka_unit_test(test_large_blocks_of_a_heaps_own_pools_are_counted),
         cmocka_unit_test(test_without_bits_pools_are_known_and_blocks_of_used_ones_are_not),
         cmocka_unit_test(test_where_room_is_short_arenas_are_left_out_and_sums_are_whole),
         cmocka_unit_test(test_where_the_file_cannot_grow_there_is_no_map),
