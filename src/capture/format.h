@@ -56,8 +56,8 @@ enum hk_section_kind {
     HK_SECTION_NODES = 6,    /* struct hk_capture_node */
     HK_SECTION_STRINGS = 7,  /* bytes */
     HK_SECTION_SITES = 8,    /* struct hk_capture_site */
-    HK_SECTION_MAP_A = 14,   /* bytes, since 1.1: struct hk_capture_map and what follows it; */
-    HK_SECTION_MAP_B = 15,   /* two, written in turn: one is whole at every instant */
+    HK_SECTION_MAP_A = 9,    /* bytes, since 1.1: struct hk_capture_map and what follows it; */
+    HK_SECTION_MAP_B = 10,   /* two, written in turn: one is whole at every instant */
     HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
 };
 
