@@ -359,14 +359,14 @@ struct hk_capture_live {
     uint32_t current; /* the mark in `pool_used` of a current pool */
     uint16_t region_base, region_pools, region_arenas, region_arena_next;
     uint16_t pool_stride, arena_stride;
-    uint16_t pool_free, pool_other_free, pool_used, pool_used_before, pool_block_size, pool_carved, pool_capacity,
+    uint16_t pool_free, pool_other_free, pool_used, pool_held, pool_used_before, pool_block_size, pool_carved, pool_capacity,
         pool_place;
     uint16_t arena_heap, arena_empty, arena_dirty, arena_number;
     uint16_t heap_name, heap_domain, heap_mode, heap_large_bytes, heap_large_blocks, heap_size;
     uint16_t threads_mode; /* heap_mode of a heap that has members, one a thread; their pools lie in its arenas */
     uint16_t heap_members, heap_next_member;
     uint16_t place_empty, place_current, place_run;
-    uint16_t reserved1[3];
+    uint16_t reserved1[2];
     uint64_t reserved[4];
 };
 

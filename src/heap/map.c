@@ -61,6 +61,7 @@ static void describe_live(struct hk_capture_live *live)
         .pool_free = offsetof(struct hk_pool, free),
         .pool_other_free = offsetof(struct hk_pool, other_free),
         .pool_used = offsetof(struct hk_pool, used),
+        .pool_held = offsetof(struct hk_pool, held),
         .pool_used_before = offsetof(struct hk_pool, used_before),
         .pool_block_size = offsetof(struct hk_pool, block_size),
         .pool_carved = offsetof(struct hk_pool, carved),

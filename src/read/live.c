@@ -66,8 +66,9 @@ static uint16_t field_u16(const uint8_t *record, uint16_t offset)
 /* The description comes from a file: sizes and offsets must make sense before anything is read by them. */
 static bool can_be(const struct hk_capture_live *at)
 {
-    const uint16_t in_pool[] = {at->pool_free,       at->pool_other_free, at->pool_used,     at->pool_used_before,
-                                at->pool_block_size, at->pool_carved,     at->pool_capacity, at->pool_place};
+    const uint16_t in_pool[] = {at->pool_free,        at->pool_other_free, at->pool_used,   at->pool_held,
+                                at->pool_used_before, at->pool_block_size, at->pool_carved, at->pool_capacity,
+                                at->pool_place};
     const uint16_t in_arena[] = {at->arena_heap, at->arena_empty, at->arena_dirty, at->arena_number};
     const uint16_t in_heap[] = {at->heap_name,        at->heap_domain,       at->heap_mode,
                                 at->heap_large_bytes, at->heap_large_blocks, at->heap_next_member};
@@ -219,7 +220,7 @@ static struct hk_map_pool read_pool(struct live *l, const uint8_t *descriptor, u
         return (struct hk_map_pool){.state = HK_MAP_POOL_EMPTY}; /* being made just now */
     p.touched = field_u32(descriptor, l->at.pool_carved) / p.block_size;
     p.touched = p.touched < p.capacity ? p.touched : p.capacity;
-    p.allocated = field_u32(descriptor, l->at.pool_used) + 1;
+    p.allocated = field_u32(descriptor, l->at.pool_used) + 1 + field_u32(descriptor, l->at.pool_held);
     if (p.is_current && peek(l, start, l->pool_bytes, l->at.pool_size))
         p.allocated = p.touched - free_blocks(l, descriptor, start, p.block_size, p.touched, NULL);
     p.allocated = p.allocated < p.touched ? p.allocated : p.touched;

@@ -77,6 +77,13 @@ static void fill_heap(struct world *w, hk_heap *heap)
             w->blocks[i] = NULL;
         }
     }
+    /* Full pools of which one block is freed. */
+    void *small[4000];
+    for (size_t i = 0; i < COUNT(small); i++)
+        small[i] = hk_malloc(heap, 48);
+    for (size_t i = 0; i < COUNT(small); i++)
+        if (i % 300 == 0)
+            hk_free(heap, small[i]);
 }
 
 static void fill_world(struct world *w, hk_lock_mode mode)
