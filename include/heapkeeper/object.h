@@ -76,6 +76,10 @@ typedef struct hk_type {
     void (*clear)(hk_runtime *runtime, hk_object *self);
     void (*finalize)(hk_runtime *runtime, hk_object *self);
     void (*destroy)(hk_runtime *runtime, hk_object *self);
+    /* As keys of dicts and members of sets; NULL: by identity. Equal objects have equal hashes. `other` is of the same type. They
+     * must not change anything. */
+    uint64_t (*hash)(const hk_object *self);
+    bool (*equal)(const hk_object *self, const hk_object *other);
 } hk_type;
 
 typedef struct {
@@ -96,6 +100,9 @@ HK_API hk_object *hk_new(hk_runtime *runtime, hk_type *type);
  * can traverse the object. */
 HK_API hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count);
 
+/* Gives the type its number; the first hk_new does it otherwise. For types with static immortal objects. False: there are 65 535. */
+HK_API bool hk_type_ready(hk_type *type);
+
 /* The type of an object; borrowed, for ever. */
 HK_API extern hk_type *hk_types[1 << 16];
 
@@ -103,6 +110,10 @@ static inline hk_type *hk_type_of(const hk_object *object)
 {
     return hk_types[object->type];
 }
+
+HK_API uint64_t hk_hash(const hk_object *object);
+/* Objects of different types are not equal, but for numbers: 1 is 1.0. */
+HK_API bool hk_equal(const hk_object *a, const hk_object *b);
 
 /* Memory beside objects, of the runtime's heap: for buffers that destroy frees. As malloc, realloc and free. */
 HK_API void *hk_memory(hk_runtime *runtime, size_t size);

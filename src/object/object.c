@@ -21,7 +21,7 @@ static hk_lock types_lock;
 
 /* --- types --- */
 
-static bool type_number(hk_type *type)
+bool hk_type_ready(hk_type *type)
 {
     hk_lock_take(&types_lock);
     if (type->number == 0 && types_count < UINT16_MAX) {
@@ -114,9 +114,10 @@ void *hk_memory_resize(hk_runtime *runtime, void *memory, size_t size)
 
 /* --- objects --- */
 
-static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *runtime, hk_type *type, size_t size)
+static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *runtime, hk_type *type, size_t size,
+                                                                        bool zeroed)
 {
-    if (__builtin_expect(type->number == 0, 0) && !type_number(type))
+    if (__builtin_expect(type->number == 0, 0) && !hk_type_ready(type))
         return NULL;
     bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
     if (cyclic && __builtin_expect(runtime->plan.made >= runtime->plan.young_limit, 0))
@@ -137,7 +138,9 @@ static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *r
             return NULL;
     }
     uint64_t *words = (uint64_t *)object;
-    if (__builtin_constant_p(size) || size <= 128)
+    if (!zeroed)
+        ;
+    else if (__builtin_constant_p(size) || size <= 128)
         for (size_t i = 1; i < (size + 7) / 8; i++)
             words[i] = 0;
     else
@@ -150,7 +153,7 @@ static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *r
 
 hk_object *hk_new(hk_runtime *runtime, hk_type *type)
 {
-    return object_new(runtime, type, type->size);
+    return object_new(runtime, type, type->size, true);
 }
 
 hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)
@@ -158,7 +161,12 @@ hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)
     size_t size;
     if (__builtin_mul_overflow(count, type->item_size, &size) || __builtin_add_overflow(size, type->size, &size))
         return NULL;
-    return object_new(runtime, type, size);
+    return object_new(runtime, type, size, true);
+}
+
+hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size)
+{
+    return object_new(runtime, type, size, false);
 }
 
 static inline void untrack(hk_runtime *runtime, hk_object *object)
@@ -393,6 +401,8 @@ void hk_runtime_destroy(hk_runtime *runtime)
     hk_heap_destroy(runtime->cyclic);
     hk_heap_destroy(runtime->acyclic);
     hk_heap_destroy(runtime->memory);
+    if (runtime->interned.items != NULL)
+        hk_os_unmap(runtime->interned.items, runtime->interned.capacity * sizeof(*runtime->interned.items));
     if (runtime->weak.entries != NULL)
         hk_os_unmap(runtime->weak.entries, runtime->weak.capacity * sizeof(*runtime->weak.entries));
     hk_os_unmap(runtime, sizeof(*runtime));

@@ -2,6 +2,7 @@
  *
  *      object.c    making and releasing objects, references, memory beside them
  *      weakref.c   weak references
+ *      numbers.c strings.c sequences.c dict.c   the basic types
  *      collect.c   collections: which pools, the order of events, promotion, freeing the dead; the public gc.h
  *      plan.c      when to collect: a pure function of counters
  *
@@ -15,7 +16,7 @@
 #include "object/plan.h"
 
 /* hk_object.flags. They must fit into four bits: see pending in object.c. */
-enum { HK_FINALIZED = 1, HK_HAS_WEAKREFS = 2, HK_LARGE = 4 };
+enum { HK_FINALIZED = 1, HK_HAS_WEAKREFS = 2, HK_LARGE = 4, HK_INTERNED = 8 };
 
 struct hk_large { /* before a large block, which stays 16-aligned */
     struct hk_large *next, *previous;
@@ -31,6 +32,11 @@ struct hk_weak_table { /* object -> its weak references; open addressing, a powe
     size_t count, capacity;
 };
 
+struct hk_interned { /* strings, borrowed; open addressing, a power of two */
+    hk_object **items;
+    size_t count, capacity;
+};
+
 struct hk_runtime {
     hk_heap *cyclic, *acyclic, *memory;
     struct hk_large large; /* head of the list */
@@ -38,6 +44,7 @@ struct hk_runtime {
     uint32_t depth;   /* of releases */
     uint64_t pending; /* released at that depth and waiting; see object.c */
     struct hk_weak_table weak;
+    struct hk_interned interned;
 
     bool enabled, collecting, ending;
     bool log_lost; /* a pool could not be noted: the next collection looks at all */
@@ -54,7 +61,11 @@ struct hk_runtime {
 
 extern const struct hk_gc_model hk_native_model;
 
+/* numbers.c */
+uint64_t hk_hash_mix(uint64_t value);
+
 /* object.c */
+hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size); /* not zeroed; for types without references */
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type); /* its memory, nothing else */
 void hk_object_traverse(const void *object, hk_traversal *visitor);
 bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type); /* true: it is referred to again */

@@ -1,0 +1,279 @@
+/* Dict and set: a compact table that keeps the order of insertion (Raymond Hettinger's design, CPython's Objects/dictobject.c).
+ *
+ *      indices   an open-addressing table, a power of two, of numbers of entries: 1, 2 or 4 bytes each, as few as will do;
+ *                EMPTY, or DELETED where an entry was
+ *      entries   hash, key, value, in the order of insertion; two thirds as many as indices. A deleted one has no key
+ *
+ * Both are in one piece of memory beside the object. When the entries are used up the table is built anew for what is alive
+ * in it, so deletions cost nothing in the long run. A set is a dict without values. */
+#include <string.h>
+
+#include "heapkeeper/values.h"
+#include "object/runtime.h"
+
+#define EMPTY (-1)
+#define DELETED (-2)
+#define SMALLEST 8
+
+struct entry {
+    uint64_t hash;
+    hk_object *key, *value;
+};
+
+struct dict {
+    hk_object head;
+    uint32_t count;  /* alive */
+    uint32_t filled; /* entries in use, deleted ones too */
+    uint32_t size;   /* of the indices; 0: no table yet */
+    uint32_t unused;
+    void *table;
+};
+
+static size_t index_width(uint32_t size)
+{
+    return size <= 128 ? 1 : size <= 32768 ? 2 : 4;
+}
+
+static uint32_t usable(uint32_t size)
+{
+    return size / 3 * 2;
+}
+
+static struct entry *entries_of(const struct dict *dict)
+{
+    return (struct entry *)((char *)dict->table + dict->size * index_width(dict->size));
+}
+
+static int64_t index_get(const struct dict *dict, size_t slot)
+{
+    switch (index_width(dict->size)) {
+    case 1: return ((int8_t *)dict->table)[slot];
+    case 2: return ((int16_t *)dict->table)[slot];
+    default: return ((int32_t *)dict->table)[slot];
+    }
+}
+
+static void index_put(struct dict *dict, size_t slot, int64_t index)
+{
+    switch (index_width(dict->size)) {
+    case 1: ((int8_t *)dict->table)[slot] = (int8_t)index; break;
+    case 2: ((int16_t *)dict->table)[slot] = (int16_t)index; break;
+    default: ((int32_t *)dict->table)[slot] = (int32_t)index;
+    }
+}
+
+/* Where to look next: a walk through all slots, in which every bit of the hash has its say. */
+static size_t probe(size_t slot, size_t mask, uint64_t *perturb)
+{
+    *perturb >>= 5;
+    return (slot * 5 + *perturb + 1) & mask;
+}
+
+/* The slot of the key's index; -1: it is not there. */
+static int64_t find(const struct dict *dict, const hk_object *key, uint64_t hash)
+{
+    if (dict->count == 0)
+        return -1;
+    const struct entry *entries = entries_of(dict);
+    uint64_t perturb = hash;
+    size_t mask = dict->size - 1;
+    for (size_t slot = hash & mask;; slot = probe(slot, mask, &perturb)) {
+        int64_t index = index_get(dict, slot);
+        if (index == EMPTY)
+            return -1;
+        if (index >= 0 && entries[index].hash == hash && hk_equal(entries[index].key, key))
+            return (int64_t)slot;
+    }
+}
+
+static size_t free_slot(const struct dict *dict, uint64_t hash)
+{
+    uint64_t perturb = hash;
+    size_t mask = dict->size - 1, slot = hash & mask;
+    while (index_get(dict, slot) >= 0)
+        slot = probe(slot, mask, &perturb);
+    return slot;
+}
+
+/* A table for twice as many as are alive. */
+static bool rebuild(hk_runtime *runtime, struct dict *dict)
+{
+    struct dict next = *dict;
+    next.size = SMALLEST;
+    while (usable(next.size) < 2 * dict->count && next.size < 1u << 31)
+        next.size *= 2;
+    if (usable(next.size) <= dict->count)
+        return false;
+    size_t indices = next.size * index_width(next.size);
+    next.table = hk_memory(runtime, indices + usable(next.size) * sizeof(struct entry));
+    if (next.table == NULL)
+        return false;
+    memset(next.table, 0xff, indices);
+    next.filled = 0;
+    struct entry *from = dict->size > 0 ? entries_of(dict) : NULL, *to = entries_of(&next);
+    for (uint32_t i = 0; i < dict->filled; i++)
+        if (from[i].key != NULL) {
+            index_put(&next, free_slot(&next, from[i].hash), next.filled);
+            to[next.filled++] = from[i];
+        }
+    hk_memory_free(runtime, dict->table);
+    *dict = next;
+    return true;
+}
+
+static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_object *value)
+{
+    uint64_t hash = hk_hash(key);
+    int64_t slot = find(dict, key, hash);
+    if (slot >= 0) {
+        if (value != NULL)
+            hk_set(runtime, &entries_of(dict)[index_get(dict, (size_t)slot)].value, hk_incref(value));
+        return true;
+    }
+    if (dict->filled == (dict->size > 0 ? usable(dict->size) : 0) && !rebuild(runtime, dict))
+        return false;
+    index_put(dict, free_slot(dict, hash), dict->filled);
+    entries_of(dict)[dict->filled++] = (struct entry){hash, hk_incref(key), value != NULL ? hk_incref(value) : NULL};
+    dict->count++;
+    return true;
+}
+
+static bool take_out(hk_runtime *runtime, struct dict *dict, const hk_object *key)
+{
+    int64_t slot = find(dict, key, hk_hash(key));
+    if (slot < 0)
+        return false;
+    struct entry *entry = &entries_of(dict)[index_get(dict, (size_t)slot)], old = *entry;
+    index_put(dict, (size_t)slot, DELETED);
+    entry->key = entry->value = NULL;
+    dict->count--;
+    hk_decref(runtime, old.key);
+    hk_xdecref(runtime, old.value);
+    return true;
+}
+
+static bool next(const struct dict *dict, size_t *position, hk_object **key, hk_object **value)
+{
+    const struct entry *entries = dict->size > 0 ? entries_of(dict) : NULL;
+    while (*position < dict->filled && entries[*position].key == NULL)
+        ++*position;
+    if (*position >= dict->filled)
+        return false;
+    *key = entries[*position].key;
+    if (value != NULL)
+        *value = entries[*position].value;
+    ++*position;
+    return true;
+}
+
+static void dict_traverse(const hk_object *self, hk_traversal *traversal)
+{
+    const struct dict *dict = (const struct dict *)self;
+    const struct entry *entries = dict->size > 0 ? entries_of(dict) : NULL;
+    for (uint32_t i = 0; i < dict->filled; i++) {
+        hk_visit(traversal, entries[i].key);
+        hk_visit(traversal, entries[i].value);
+    }
+}
+
+static void dict_destroy(hk_runtime *runtime, hk_object *self)
+{
+    hk_memory_free(runtime, ((struct dict *)self)->table);
+}
+
+static bool dict_equal(const hk_object *self, const hk_object *other)
+{
+    const struct dict *a = (const struct dict *)self, *b = (const struct dict *)other;
+    if (a->count != b->count)
+        return false;
+    hk_object *key, *value;
+    for (size_t position = 0; next(a, &position, &key, &value);) {
+        int64_t slot = find(b, key, hk_hash(key));
+        if (slot < 0 || (value != NULL && !hk_equal(value, entries_of(b)[index_get(b, (size_t)slot)].value)))
+            return false;
+    }
+    return true;
+}
+
+hk_type hk_dict_type = {.name = "dict", .size = sizeof(struct dict), .traverse = dict_traverse, .destroy = dict_destroy,
+                        .equal = dict_equal};
+hk_type hk_set_type = {.name = "set", .size = sizeof(struct dict), .traverse = dict_traverse, .destroy = dict_destroy,
+                       .equal = dict_equal};
+
+/* --- the public functions --- */
+
+hk_object *hk_dict(hk_runtime *runtime)
+{
+    return hk_new(runtime, &hk_dict_type);
+}
+
+size_t hk_dict_count(const hk_object *dict)
+{
+    return ((const struct dict *)dict)->count;
+}
+
+hk_object *hk_dict_get(const hk_object *self, const hk_object *key)
+{
+    const struct dict *dict = (const struct dict *)self;
+    int64_t slot = find(dict, key, hk_hash(key));
+    return slot < 0 ? NULL : entries_of(dict)[index_get(dict, (size_t)slot)].value;
+}
+
+bool hk_dict_set(hk_runtime *runtime, hk_object *dict, hk_object *key, hk_object *value)
+{
+    return put(runtime, (struct dict *)dict, key, value);
+}
+
+bool hk_dict_delete(hk_runtime *runtime, hk_object *dict, const hk_object *key)
+{
+    return take_out(runtime, (struct dict *)dict, key);
+}
+
+/* The dict is empty before the first entry is given up: a finalizer may look at it. */
+void hk_dict_clear(hk_runtime *runtime, hk_object *self)
+{
+    struct dict *dict = (struct dict *)self, old = *dict;
+    dict->count = dict->filled = dict->size = 0;
+    dict->table = NULL;
+    struct entry *entries = old.size > 0 ? entries_of(&old) : NULL;
+    for (uint32_t i = 0; i < old.filled; i++) {
+        hk_xdecref(runtime, entries[i].key);
+        hk_xdecref(runtime, entries[i].value);
+    }
+    hk_memory_free(runtime, old.table);
+}
+
+bool hk_dict_next(const hk_object *dict, size_t *position, hk_object **key, hk_object **value)
+{
+    return next((const struct dict *)dict, position, key, value);
+}
+
+hk_object *hk_set_new(hk_runtime *runtime)
+{
+    return hk_new(runtime, &hk_set_type);
+}
+
+size_t hk_set_count(const hk_object *set)
+{
+    return hk_dict_count(set);
+}
+
+bool hk_set_has(const hk_object *set, const hk_object *member)
+{
+    return find((const struct dict *)set, member, hk_hash(member)) >= 0;
+}
+
+bool hk_set_add(hk_runtime *runtime, hk_object *set, hk_object *member)
+{
+    return put(runtime, (struct dict *)set, member, NULL);
+}
+
+bool hk_set_remove(hk_runtime *runtime, hk_object *set, const hk_object *member)
+{
+    return take_out(runtime, (struct dict *)set, member);
+}
+
+bool hk_set_next(const hk_object *set, size_t *position, hk_object **member)
+{
+    return next((const struct dict *)set, position, member, NULL);
+}
