@@ -924,6 +924,13 @@ size_t hk_heap_trim(hk_heap *heap)
     return bytes;
 }
 
+void hk_heap_rest(hk_heap *heap)
+{
+    hk_heap_retire(heap);
+    hk_arenas_give_empty(heap);
+    hk_heap_discard(heap, 0);
+}
+
 const char *hk_version(void)
 {
     return HK_VERSION;

@@ -234,6 +234,7 @@ size_t hk_heap_mapped(const hk_heap *heap);        /* what a limit looks at */
 bool hk_region_init(void);
 bool hk_region_shrink(size_t spare); /* gives back all but `spare` bytes of the unused addresses */
 void hk_arenas_give_up(hk_heap *heap); /* all of them, with all that is allocated in them */
+void hk_arenas_give_empty(hk_heap *heap); /* those without a block, with their pages */
 struct hk_pool *hk_pool_take_empty(hk_heap *heap); /* EMPTY no more, otherwise as it was; NULL: no memory */
 void hk_pool_put_empty(struct hk_pool *pool);
 bool hk_arenas_take(hk_heap *heap, uint32_t wanted); /* neighbours; false: no memory */
@@ -252,6 +253,7 @@ void hk_heap_retire(hk_heap *heap); /* takes back remote frees; no pool stays CU
 void hk_pool_move(struct hk_pool *pool, hk_heap *to); /* to another member of the same facade; not CURRENT, not EMPTY */
 void hk_free_own(hk_heap *heap, void *block); /* a block of this heap, whose protection is held */
 void hk_remote_push(hk_heap *heap, void *block);
+void hk_heap_rest(hk_heap *heap); /* whoever used it is gone: all that is empty goes back; it may be used again */
 void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations of their class */
 
 /* budget.c */

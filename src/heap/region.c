@@ -324,6 +324,52 @@ static struct hk_pool *dirty_pool_take(hk_heap *heap)
     return pool;
 }
 
+/* Nothing is in the arena, and it can be anybody's; if it is part of a huge page, nothing is in all of that. */
+static bool may_be_given(const struct hk_arena *arena)
+{
+    if (!arena->huge)
+        return arena->empty == UINT64_MAX && arena->pages == HK_PAGES_ANONYMOUS;
+    const struct hk_arena *first = arena - (size_t)(arena - hk_region.arenas) % HUGE_ARENAS;
+    for (uint32_t i = 0; i < HUGE_ARENAS; i++)
+        if (first[i].heap != arena->heap || first[i].empty != UINT64_MAX || first[i].pages != HK_PAGES_ANONYMOUS)
+            return false;
+    return true;
+}
+
+/* Statistics may be read meanwhile: they stop at an arena that is not the heap's any more. */
+void hk_arenas_give_empty(hk_heap *heap)
+{
+    struct hk_arena *given = NULL, **link = &heap->arenas;
+    if (heap->own_region != NULL)
+        return;
+    while (*link != NULL) {
+        struct hk_arena *arena = *link;
+        if (!may_be_given(arena)) {
+            link = &arena->next;
+            continue;
+        }
+        *link = arena->next;
+        arena->next = given;
+        given = arena;
+    }
+    uint32_t number = 0;
+    for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next)
+        arena->number = number++;
+    heap->arena_count = number;
+    heap->maybe_empty = heap->arenas;
+    hk_lock_take(&hk_region.lock);
+    while (given != NULL) {
+        struct hk_arena *arena = given;
+        given = arena->next;
+        heap->dirty_pools -= (uint32_t)__builtin_popcountll(arena->dirty);
+        if (hk_source_unmap(arena))
+            arena_put_freed(arena);
+        else
+            arena->heap = NULL;
+    }
+    hk_lock_release(&hk_region.lock);
+}
+
 struct hk_pool *hk_pool_take_empty(hk_heap *heap)
 {
     struct hk_pool *pool = dirty_pool_take(heap);

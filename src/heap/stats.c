@@ -46,7 +46,7 @@ static void counters_add(const hk_heap *heap, hk_heap_stats *stats)
 static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
 {
     uint64_t allocations = 0;
-    for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
+    for (const struct hk_arena *arena = heap->arenas; arena != NULL && arena->heap == heap; arena = arena->next) {
         const struct hk_pool *pools = hk_arena_first_pool(arena);
         uint64_t empty = arena->empty, dirty = arena->dirty & empty;
         for (int i = 0; i < arena->pools; i++)

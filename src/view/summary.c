@@ -224,7 +224,7 @@ static void note_events(struct hk_notes *n, const struct hk_capture *c)
         if (e.kind == HK_EVENT_INTERPRETERS && e.value == 0 && told++ < 20)
             note(n, "After %s: %s", hk_text_duration(when, e.time_ns), hk_capture_string(c, e.text));
         else if (e.kind == HK_EVENT_INTERPRETERS && told++ < 20)
-            note(n, "Interpreters with their own lock from %s on: they share a second heap.",
+            note(n, "Interpreters with their own lock from %s on: each has a heap of its own.",
                  hk_text_duration(when, e.time_ns));
         if (e.kind == HK_EVENT_NOTE && told++ < 20)
             note(n, "After %s: %s", hk_text_duration(when, e.time_ns),

@@ -1,21 +1,15 @@
 /* The way into an unmodified CPython: PyMem_SetAllocator for RAW, MEM and OBJECT before main, so that no block of
  * another allocator is ever seen (checked on 3.9-3.15: no foreign frees).
  *
- *      heap          domain    protected by        holds
- *      mem, object   MEM, OBJ  the main GIL        what the main interpreter and those that share its GIL allocate
- *      raw           RAW       its own lock        PyMem_RawMalloc: any thread, with or without a GIL
- *      interpreters  MEM, OBJ  its own lock        what interpreters with their own GIL allocate (PEP 684)
+ *      heap             domain    protected by     holds
+ *      mem, object      MEM, OBJ  the main GIL     what the main interpreter and those that share its GIL allocate
+ *      raw              RAW       its own lock     PyMem_RawMalloc: any thread, with or without a GIL
+ *      interpreter N    MEM, OBJ  that one's GIL   what an interpreter with its own GIL allocates; see interpreters.c
+ *      interpreters     MEM, OBJ  its own lock     the same where no more heaps can be made; threads without a GIL
  *      (on a version of 3.12 or later whose layout is not known, mem and object have locks of their own too)
- *      watched 0..2  each      their own locks     the blocks that the recorder sampled
+ *      watched 0..2     each      their own locks  the blocks that the recorder sampled
  *
- * A free goes to the heap that owns the block, found by address. At first whoever calls MEM or OBJECT holds the main
- * GIL. Before the first interpreter with its own GIL can allocate, these two tables are replaced by functions that look
- * which GIL their thread has (`become_many`): on 3.13 and later at the RAW calloc of an interpreter's state, which its
- * creator makes while it has no thread state; on 3.12 at the audit event. Threads still inside the old functions
- * belong to the main GIL, for which these are right; the new interpreter's first call comes after the replacement,
- * in the same thread. The tables' contexts stay, so a thread that reads a table meanwhile sees a valid pair. If a hook
- * (tracemalloc) stands before us, it would go on calling the old functions: then the interpreter is refused, as if
- * there were no memory for it.
+ * A free goes to the heap that owns the block, found by address.
  *
  * Arena requests (PyObject_SetArenaAllocator) can only be chunks of the interpreter's frame stacks, since pymalloc is
  * not in use: they are mapped pages, counted.
@@ -28,37 +22,8 @@
 #include "record/record.h"
 
 struct hk_python hk_python;
-static const void *main_interpreter;
 static uint64_t interpreter_size;
 static uint32_t python_flags;
-
-/* --- which GIL --- */
-
-static const void *interpreter_of_this_thread(void *state)
-{
-    return *(void *const *)((const char *)state + hk_python.layout->thread_interpreter);
-}
-
-/* True if this thread runs an interpreter under the main GIL. For MEM and OBJECT calls, once there are many. */
-static bool under_main_gil(void)
-{
-    void *state = hk_py_locked_thread_state(hk_python.layout);
-    if (state == NULL)
-        return false;
-    const void *interpreter = interpreter_of_this_thread(state);
-    if (interpreter == __atomic_load_n(&main_interpreter, __ATOMIC_RELAXED))
-        return true;
-    if (hk_py_interpreter_id(hk_python.layout, state) == 0) {
-        __atomic_store_n(&main_interpreter, interpreter, __ATOMIC_RELAXED);
-        return true;
-    }
-    return !hk_py_interp_has_own_gil(hk_python.layout, state);
-}
-
-static hk_heap *heap_for_this_thread(hk_heap *heap)
-{
-    return under_main_gil() ? heap : hk_python.interpreters;
-}
 
 /* --- MEM and OBJECT, under the main GIL --- */
 
@@ -86,54 +51,6 @@ static void *locked_realloc(void *heap, void *block, size_t size)
     return hk_realloc(heap, block, size);
 }
 
-/* --- MEM and OBJECT, once there are interpreters with their own GIL --- */
-
-static void *many_malloc(void *heap, size_t size)
-{
-    return hk_malloc(heap_for_this_thread(heap), size);
-}
-
-static void many_free(void *heap, void *block)
-{
-    hk_free(heap_for_this_thread(heap), block);
-}
-
-static void *many_calloc(void *heap, size_t count, size_t size)
-{
-    return hk_calloc(heap_for_this_thread(heap), count, size);
-}
-
-static void *many_realloc(void *heap, void *block, size_t size)
-{
-    return hk_realloc(heap_for_this_thread(heap), block, size);
-}
-
-static void *raw_malloc(void *heap, size_t size);
-
-bool hk_cpython_table_is_ours(int domain)
-{
-    hk_allocator table;
-    hk_python.get_allocator(domain, &table);
-    return table.context == hk_python.heaps[domain] &&
-           (table.malloc == locked_malloc || table.malloc == many_malloc || table.malloc == raw_malloc);
-}
-
-/* False: another hook stands before us. */
-static bool become_many(void)
-{
-    if (hk_python.many)
-        return true;
-    if (!hk_cpython_table_is_ours(HK_DOMAIN_MEM) || !hk_cpython_table_is_ours(HK_DOMAIN_OBJECT)) {
-        hk_record_event(HK_EVENT_INTERPRETERS, 0, "an interpreter with its own GIL was refused: another hook is installed");
-        return false;
-    }
-    hk_python.many = true;
-    for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++)
-        hk_python.set_allocator(i, &(hk_allocator){hk_python.heaps[i], many_malloc, many_calloc, many_realloc, many_free});
-    hk_record_event(HK_EVENT_INTERPRETERS, 1, "interpreters with their own GIL: they share a locked heap");
-    return true;
-}
-
 /* --- RAW --- */
 
 static void *raw_malloc(void *heap, size_t size)
@@ -143,7 +60,7 @@ static void *raw_malloc(void *heap, size_t size)
 
 static void *raw_calloc(void *heap, size_t count, size_t size)
 {
-    if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0 && !become_many())
+    if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0 && !hk_cpython_become_many())
         return NULL;
     return hk_calloc(heap, count, size);
 }
@@ -155,6 +72,8 @@ static void *raw_realloc(void *heap, void *block, size_t size)
 
 static void raw_free(void *heap, void *block)
 {
+    if (__builtin_expect(hk_python.many, 0) && !hk_region_has(block))
+        hk_cpython_state_freed(block);
     hk_free(heap, block);
 }
 
@@ -162,17 +81,30 @@ static void raw_free(void *heap, void *block)
 static int audit(const char *event, void *arguments, void *data)
 {
     if (event[0] == 'c' && strcmp(event, "cpython.PyInterpreterState_New") == 0 && hk_python.is_initialized())
-        return become_many() ? 0 : -1;
+        return hk_cpython_become_many() ? 0 : -1;
     return 0;
+}
+
+hk_allocator hk_cpython_table(int domain)
+{
+    hk_heap *heap = hk_python.heaps[domain];
+    if (heap->mode == HK_LOCK_OWN)
+        return (hk_allocator){heap, raw_malloc, raw_calloc, raw_realloc, raw_free};
+    return (hk_allocator){heap, locked_malloc, locked_calloc, locked_realloc, locked_free};
+}
+
+bool hk_cpython_table_is_ours(int domain)
+{
+    hk_allocator table;
+    hk_python.get_allocator(domain, &table);
+    return table.context == hk_python.heaps[domain] &&
+           (table.malloc == hk_cpython_table(domain).malloc || hk_cpython_is_many_table(&table));
 }
 
 static void set_table(int domain)
 {
-    hk_heap *heap = hk_python.heaps[domain];
-    if (heap->mode == HK_LOCK_OWN)
-        hk_python.set_allocator(domain, &(hk_allocator){heap, raw_malloc, raw_calloc, raw_realloc, raw_free});
-    else
-        hk_python.set_allocator(domain, &(hk_allocator){heap, locked_malloc, locked_calloc, locked_realloc, locked_free});
+    hk_allocator table = hk_cpython_table(domain);
+    hk_python.set_allocator(domain, &table);
 }
 
 static void set_locked_tables(void)
@@ -234,18 +166,20 @@ void hk_cpython_fork_prepare(void)
 {
     if (hk_python.interpreters == NULL)
         return;
+    hk_cpython_interpreters_fork_prepare();
     for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
         hk_lock_take(&(*heap)->lock);
     hk_lock_take(&hk_region.lock);
 }
 
-void hk_cpython_fork_release(void)
+void hk_cpython_fork_release(bool child)
 {
     if (hk_python.interpreters == NULL)
         return;
     hk_lock_release(&hk_region.lock);
     for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
         hk_lock_release(&(*heap)->lock);
+    hk_cpython_interpreters_fork_release(child);
 }
 
 /* --- installation --- */

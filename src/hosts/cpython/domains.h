@@ -36,6 +36,6 @@ void hk_cpython_watch_at_exit(void);
 
 /* Around fork: every lock of ours is held while the child is made. */
 void hk_cpython_fork_prepare(void);
-void hk_cpython_fork_release(void);
+void hk_cpython_fork_release(bool child);
 
 #endif

@@ -24,7 +24,7 @@ struct hk_python {
     int (*add_pending_call)(int (*function)(void *), void *argument);
 
     const hk_py_layout *layout; /* NULL: no interpreter */
-    hk_heap *heaps[HK_DOMAINS], *watched[HK_DOMAINS], *interpreters;
+    hk_heap *heaps[HK_DOMAINS], *watched[HK_DOMAINS], *interpreters; /* the last: shared, with a lock */
     size_t alignment; /* of the heaps other than RAW's */
     bool many; /* interpreters with their own GIL exist or existed */
     int64_t frame_chunk_bytes;
@@ -35,7 +35,17 @@ extern struct hk_python hk_python;
 /* domains.c: looks the functions up; false: there is no interpreter. */
 bool hk_cpython_find(void);
 
-/* domains.c: the interpreter's table of the domain calls us; false: another allocator or hook stands there. */
+/* domains.c: the table that serves the domain while no interpreter has a GIL of its own. */
+hk_allocator hk_cpython_table(int domain);
+
+/* The interpreter's table of the domain calls us; false: another allocator or hook stands there. */
 bool hk_cpython_table_is_ours(int domain);
+
+/* interpreters.c. */
+bool hk_cpython_become_many(void); /* an interpreter is about to be made; false: it must not. Any thread */
+bool hk_cpython_is_many_table(const hk_allocator *table);
+void hk_cpython_state_freed(const void *block); /* RAW frees a block of libc's: perhaps an interpreter's state */
+void hk_cpython_interpreters_fork_prepare(void);
+void hk_cpython_interpreters_fork_release(bool child);
 
 #endif

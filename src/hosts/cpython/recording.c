@@ -276,7 +276,7 @@ void hk_cpython_fill_point(struct hk_capture_point *point)
     point->mapped_bytes += point->frame_chunks_bytes;
 }
 
-/* Heaps under the GIL can only be trimmed by who holds it: a tick of one of them. Of RAW's heap the lock is held
+/* Heaps under a GIL can only be trimmed by who holds it: a tick of one of them. Of RAW's heap the lock is held
  * in its own ticks only, and taking it here would be the wrong order. */
 int32_t hk_cpython_trim(void)
 {
@@ -285,6 +285,8 @@ int32_t hk_cpython_trim(void)
         return -1;
     if (ticking->mode == HK_LOCK_OWN)
         bytes += hk_heap_discard(ticking, 0);
+    else if (ticking != hk_python.heaps[HK_DOMAIN_MEM] && ticking != hk_python.heaps[HK_DOMAIN_OBJECT])
+        bytes += hk_heap_trim(ticking); /* of an interpreter with its own GIL */
     else
         bytes += hk_heap_trim(hk_python.heaps[HK_DOMAIN_MEM]) + hk_heap_trim(hk_python.heaps[HK_DOMAIN_OBJECT]);
     return (int32_t)(bytes / 4096);

@@ -163,7 +163,7 @@ static void fork_prepare(void)
 static void fork_parent(void)
 {
     hk_record_fork_parent();
-    hk_cpython_fork_release();
+    hk_cpython_fork_release(false);
     hk_threads_fork_parent();
 }
 
@@ -171,7 +171,7 @@ static void fork_child(void)
 {
     naming.first = false;
     hk_record_fork_child();
-    hk_cpython_fork_release();
+    hk_cpython_fork_release(true);
     hk_threads_fork_child();
 }
 
