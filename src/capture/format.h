@@ -303,7 +303,7 @@ enum hk_event_kind {
     HK_EVENT_FORK = 1,          /* value: pid of the child */
     HK_EVENT_WATCH = 2,         /* value: enum hk_capture_watch */
     HK_EVENT_LIMIT = 3,         /* value: enum hk_capture_limit */
-    HK_EVENT_INTERPRETERS = 4,  /* value: 1: interpreters with their own GIL from here on; 0: one was refused, `text` */
+    HK_EVENT_INTERPRETERS = 4,  /* value: 1: interpreters with their own GIL from here on; 0: as `text` says */
     HK_EVENT_NOTE = 5,          /* text */
     HK_EVENT_CULPRIT = 6,       /* value: the address that called libc's `text` with a block of ours; each once, 16 at most */
 };

@@ -60,8 +60,8 @@ static void *raw_malloc(void *heap, size_t size)
 
 static void *raw_calloc(void *heap, size_t count, size_t size)
 {
-    if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0 && !hk_cpython_become_many())
-        return NULL;
+    if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0)
+        hk_cpython_become_many();
     return hk_calloc(heap, count, size);
 }
 
@@ -81,7 +81,7 @@ static void raw_free(void *heap, void *block)
 static int audit(const char *event, void *arguments, void *data)
 {
     if (event[0] == 'c' && strcmp(event, "cpython.PyInterpreterState_New") == 0 && hk_python.is_initialized())
-        return hk_cpython_become_many() ? 0 : -1;
+        hk_cpython_become_many();
     return 0;
 }
 

@@ -42,7 +42,7 @@ hk_allocator hk_cpython_table(int domain);
 bool hk_cpython_table_is_ours(int domain);
 
 /* interpreters.c. */
-bool hk_cpython_become_many(void); /* an interpreter is about to be made; false: it must not. Any thread */
+void hk_cpython_become_many(void); /* an interpreter is about to be made. Any thread */
 bool hk_cpython_is_many_table(const hk_allocator *table);
 void hk_cpython_state_freed(const void *block); /* RAW frees a block of libc's: perhaps an interpreter's state */
 void hk_cpython_interpreters_fork_prepare(void);

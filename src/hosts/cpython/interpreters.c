@@ -20,8 +20,9 @@
  * way, as does all that is freed by a thread without a thread state.
  *
  * Where another hook (tracemalloc, a memory profiler) stands before us, it would go on calling the old functions. If
- * its context is its copy of our table, as the documentation of PyMem_SetAllocator has it, the copy is corrected;
- * otherwise the interpreter is refused, as if there were no memory for it.
+ * its context is its copy of our table, as the documentation of PyMem_SetAllocator has it, the copy is corrected.
+ * If not, we stand in front of it: it is called for the main GIL only, and what other interpreters allocate passes
+ * it by. (To refuse the interpreter is no way out: CPython ends the process then.)
  */
 #include "hosts/cpython/internal.h"
 
@@ -234,39 +235,107 @@ static void correct(hk_allocator *copy, const hk_allocator *table)
     __atomic_store_n(&copy->free, table->free, __ATOMIC_RELEASE);
 }
 
-static bool become_many_locked(void)
+/* In front of a hook. Contexts stay the hook's, so that any mixture of its table and ours that a thread reads is right. */
+static hk_allocator hooks[HK_DOMAINS];
+
+static void *front_malloc(int domain, void *context, size_t size)
 {
-    hk_allocator *copies[HK_DOMAINS] = {NULL};
+    hk_heap *heap = heap_here(hk_python.heaps[domain]);
+    return heap == hk_python.heaps[domain] ? hooks[domain].malloc(context, size) : hk_malloc(heap, size);
+}
+
+static void *front_calloc(int domain, void *context, size_t count, size_t size)
+{
+    hk_heap *heap = heap_here(hk_python.heaps[domain]);
+    return heap == hk_python.heaps[domain] ? hooks[domain].calloc(context, count, size) : hk_calloc(heap, count, size);
+}
+
+static void *front_realloc(int domain, void *context, void *block, size_t size)
+{
+    hk_heap *heap = heap_here(hk_python.heaps[domain]);
+    if (heap == hk_python.heaps[domain] && is_within_reach(heap, block))
+        return hooks[domain].realloc(context, block, size);
+    return many_realloc(hk_python.heaps[domain], block, size);
+}
+
+static void front_free(int domain, void *context, void *block)
+{
+    hk_heap *heap = heap_here(hk_python.heaps[domain]);
+    if (heap == hk_python.heaps[domain] && is_within_reach(heap, block))
+        hooks[domain].free(context, block);
+    else
+        many_free(hk_python.heaps[domain], block);
+}
+
+#define FRONT(name, domain)                                                                                            \
+    static void *name##_malloc(void *context, size_t size)                                                             \
+    {                                                                                                                  \
+        return front_malloc(domain, context, size);                                                                    \
+    }                                                                                                                  \
+    static void *name##_calloc(void *context, size_t count, size_t size)                                               \
+    {                                                                                                                  \
+        return front_calloc(domain, context, count, size);                                                             \
+    }                                                                                                                  \
+    static void *name##_realloc(void *context, void *block, size_t size)                                               \
+    {                                                                                                                  \
+        return front_realloc(domain, context, block, size);                                                            \
+    }                                                                                                                  \
+    static void name##_free(void *context, void *block)                                                                \
+    {                                                                                                                  \
+        front_free(domain, context, block);                                                                            \
+    }
+
+FRONT(front_mem, HK_DOMAIN_MEM)
+FRONT(front_object, HK_DOMAIN_OBJECT)
+
+static hk_allocator front_table(int domain)
+{
+    if (domain == HK_DOMAIN_MEM)
+        return (hk_allocator){hooks[domain].context, front_mem_malloc, front_mem_calloc, front_mem_realloc, front_mem_free};
+    return (hk_allocator){hooks[domain].context, front_object_malloc, front_object_calloc, front_object_realloc,
+                          front_object_free};
+}
+
+/* True: nobody is passed by. */
+static bool replace_table(int domain)
+{
+    hk_allocator table = many_table(domain), ours = hk_cpython_table(domain), in_force;
+    hk_python.get_allocator(domain, &in_force);
+    hk_allocator *copy = NULL;
+    bool is_hooked = !is_table(&in_force, &ours);
+    if (is_hooked && (copy = find_copy(&in_force, &ours)) != NULL) {
+        correct(copy, &table);
+        return true;
+    }
+    if (is_hooked) {
+        hooks[domain] = in_force;
+        table = front_table(domain);
+    }
+    hk_python.set_allocator(domain, &table);
+    return !is_hooked;
+}
+
+/* Called by each creator of an interpreter. If a hook that we stood in front of has gone since, and put our old
+ * table back, that is replaced again. */
+void hk_cpython_become_many(void)
+{
+    static bool passed_by; /* said once */
+    bool begins = false, good = true;
+    hk_lock_take(&family.lock);
     for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++) {
         hk_allocator in_force, ours = hk_cpython_table(i);
         hk_python.get_allocator(i, &in_force);
-        if (!is_table(&in_force, &ours) && (copies[i] = find_copy(&in_force, &ours)) == NULL)
-            return false;
+        if (!hk_python.many || is_table(&in_force, &ours))
+            good &= replace_table(i);
     }
-    for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++) {
-        hk_allocator table = many_table(i);
-        if (copies[i] != NULL)
-            correct(copies[i], &table);
-        else
-            hk_python.set_allocator(i, &table);
-    }
+    begins = !hk_python.many;
     __atomic_store_n(&hk_python.many, true, __ATOMIC_RELEASE);
-    return true;
-}
-
-bool hk_cpython_become_many(void)
-{
-    static bool refused; /* said once */
-    if (hk_python.many)
-        return true;
-    hk_lock_take(&family.lock);
-    bool begins = !hk_python.many, good = !begins || become_many_locked();
     hk_lock_release(&family.lock);
-    if (begins && good)
+    if (begins)
         hk_record_event(HK_EVENT_INTERPRETERS, 1, "interpreters with their own GIL: each has a heap of its own");
-    if (!good && !__atomic_exchange_n(&refused, true, __ATOMIC_RELAXED))
-        hk_record_event(HK_EVENT_INTERPRETERS, 0, "an interpreter with its own GIL was refused: another hook is installed");
-    return good;
+    if (!good && !__atomic_exchange_n(&passed_by, true, __ATOMIC_RELAXED))
+        hk_record_event(HK_EVENT_INTERPRETERS, 0,
+                        "another hook is installed: what interpreters with their own lock allocate passes it by");
 }
 
 /* --- ends --- */
