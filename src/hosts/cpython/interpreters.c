@@ -40,9 +40,9 @@
 enum state { UNUSED, ALIVE, ENDED, LOST };
 
 struct member {
-    const void *interpreter; /* its state; atomic: ended() looks without the lock */
-    int64_t id;
-    hk_heap *heap;
+    const void *interpreter; /* its state; atomic: hk_cpython_state_freed looks without the lock */
+    int64_t id; /* of the interpreter; atomic: threads compare it without the lock, the heap then is theirs */
+    hk_heap *heap; /* NULL: it shares the main GIL and uses the main heaps. Never changes */
     enum state state;
     uint64_t ended_at; /* serial number: the last to end is the first to be used again */
     char name[32];     /* the heap's */
@@ -55,11 +55,9 @@ static struct {
     hk_lock lock; /* taken before every other lock of ours */
 } family;
 
-/* What this thread asked for last. Zero: the main interpreter, whose heaps are the tables' contexts. */
-static __thread struct {
-    int64_t id;
-    hk_heap *heap; /* NULL: the main ones */
-} here;
+/* Whose heap this thread asked for last. Initialised, so that it lies in a gap of the little there is for threads. */
+static struct member main_member = {.state = ALIVE}, crowd = {.id = -1}, crowd_of_main = {.id = -1};
+static __thread struct member *here = &main_member;
 
 /* --- whose heap --- */
 
@@ -84,42 +82,45 @@ static hk_heap *heap_create(char *name)
     return heap;
 }
 
-/* The heap that was left last, else a new one; NULL: there can be no more. */
-static struct member *member_take(void)
+/* One that was left last, with a heap or without, else a new one; NULL: there can be no more. */
+static struct member *member_take(bool own)
 {
     struct member *best = NULL;
-    for (uint32_t i = 0; i < family.count; i++)
-        if (family.member[i].state == ENDED && (best == NULL || family.member[i].ended_at > best->ended_at))
-            best = &family.member[i];
+    for (uint32_t i = 0; i < family.count; i++) {
+        struct member *member = &family.member[i];
+        if (member->state == ENDED && (member->heap != NULL) == own && (best == NULL || member->ended_at > best->ended_at))
+            best = member;
+    }
     if (best != NULL || family.count == MEMBERS)
         return best;
     best = &family.member[family.count];
-    best->heap = heap_create(best->name);
-    if (best->heap == NULL)
+    if (own && (best->heap = heap_create(best->name)) == NULL)
         return NULL;
     __atomic_store_n(&family.count, family.count + 1, __ATOMIC_RELEASE);
     return best;
 }
 
-static hk_heap *own_heap(const void *interpreter, int64_t id)
+static struct member *member_for(const void *interpreter, int64_t id, bool own)
 {
     hk_lock_take(&family.lock);
     struct member *member = member_of(id);
-    if (member == NULL && (member = member_take()) != NULL) {
-        member->id = id;
+    if (member == NULL && (member = member_take(own)) != NULL) {
         member->state = ALIVE;
         snprintf(member->name, sizeof(member->name), "interpreter %lld", (long long)id);
+        __atomic_store_n(&member->id, id, __ATOMIC_RELEASE);
         __atomic_store_n(&member->interpreter, interpreter, __ATOMIC_RELEASE);
     }
     hk_lock_release(&family.lock);
-    return member != NULL ? member->heap : hk_python.interpreters;
+    if (member != NULL)
+        return member;
+    crowd.heap = hk_python.interpreters;
+    return own ? &crowd : &crowd_of_main; /* no id matches these: looked up each time */
 }
 
 static __attribute__((noinline)) void look_up(const void *state, int64_t id)
 {
     const void *interpreter = *(void *const *)((const char *)state + hk_python.layout->thread_interpreter);
-    here.heap = hk_py_interp_has_own_gil(hk_python.layout, state) && id != 0 ? own_heap(interpreter, id) : NULL;
-    here.id = id;
+    here = id == 0 ? &main_member : member_for(interpreter, id, hk_py_interp_has_own_gil(hk_python.layout, state));
 }
 
 /* The heap that this thread may use without a lock, or the shared one, which has a lock. */
@@ -130,9 +131,9 @@ static inline hk_heap *heap_here(hk_heap *context)
         return hk_python.interpreters;
     const char *interpreter = *(const char *const *)(state + hk_python.layout->thread_interpreter);
     int64_t id = *(const int64_t *)(interpreter + hk_python.layout->interpreter_id);
-    if (__builtin_expect(id != here.id, 0))
+    if (__builtin_expect(id != __atomic_load_n(&here->id, __ATOMIC_RELAXED), 0))
         look_up(state, id);
-    return here.heap != NULL ? here.heap : context;
+    return here->heap != NULL ? here->heap : context;
 }
 
 /* The block may be freed into its heap by who may use `heap`. */
@@ -350,7 +351,8 @@ void hk_cpython_state_freed(const void *block)
             continue;
         hk_lock_take(&family.lock);
         if (member->state == ALIVE && member->interpreter == interpreter) {
-            hk_heap_rest(member->heap);
+            if (member->heap != NULL)
+                hk_heap_rest(member->heap);
             snprintf(member->name, sizeof(member->name), "interpreter (ended)");
             member->state = ENDED;
             member->ended_at = ++family.ends;
@@ -369,7 +371,7 @@ void hk_cpython_interpreters_fork_prepare(void)
 void hk_cpython_interpreters_fork_release(bool child)
 {
     for (uint32_t i = 0; child && i < family.count; i++)
-        if (family.member[i].state == ALIVE && family.member[i].id != here.id) {
+        if (family.member[i].state == ALIVE && &family.member[i] != here) {
             family.member[i].state = LOST;
             family.member[i].interpreter = NULL;
         }
