@@ -8,8 +8,8 @@ in forked children, whether every structure of the heap is valid and its statist
 At its end the capture is read: the program ended by itself, our heap was in force and stacks were whole to the end,
 sites sum to the totals, and the file is within its bound; the captures of forked children, as many as CHILDREN, too.
 
-greenlets needs greenlet: from P itself if it is there, else from a virtual environment that is made for the run
-(HEAPKEEPER_SOAK_VENV: one that is kept). Where it cannot be had the program is skipped.
+interpreters needs Python 3.12 or later. greenlets needs greenlet: from P itself if it is there, else from a virtual
+environment that is made for the run (HEAPKEEPER_SOAK_VENV: one that is kept). Where it cannot be had the program is skipped.
 
 One line for each program, then "N passed, N failed, N skipped". Exit status 1: one failed, or none passed.
 """
@@ -27,7 +27,7 @@ import time
 
 TREE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS = os.path.join(TREE, "tests", "soak")
-NAMES = ("fork_from_threads", "deep_recursion", "generators", "greenlets", "asyncio_load")
+NAMES = ("fork_from_threads", "deep_recursion", "generators", "greenlets", "asyncio_load", "interpreters")
 BOUND = 8 << 20
 GRACE = 300  # seconds a program may take beyond its time, for its last round on a busy machine
 CHILDREN = 40
@@ -67,6 +67,15 @@ def with_greenlet(python, directory):
                 last = (done.stdout.strip().splitlines() or ["no word"])[-1]
                 raise Skipped("greenlet is not to be had: %s" % last)
     return made
+
+
+# --- interpreters ---
+
+
+def has_own_gil(python):
+    """Interpreters with a GIL of their own."""
+    return subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 12))"], env=environment(),
+                          timeout=60).returncode == 0
 
 
 # --- captures ---
@@ -193,6 +202,8 @@ def soak(name, options, directory):
     command = os.path.join(options.build, "heapkeeper")
     try:
         python = with_greenlet(options.python, own) if name == "greenlets" else options.python
+        if name == "interpreters" and not has_own_gil(python):
+            raise Skipped("before Python 3.12 no interpreter has a GIL of its own")
         run_program(outcome, command, python, options.minutes * 60, own)
     except Skipped as why:
         outcome.skipped = str(why)
