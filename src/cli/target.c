@@ -349,37 +349,83 @@ static const char *doubt_on_file(const char *path)
     return NULL;
 }
 
-/* "-X dev" or "-Xdev" before the script. */
-static bool asks_for_dev_mode(char **argv)
+/* ---- what Python is told about its allocators ---- */
+
+struct settings {
+    bool ignores_environment; /* -E, -I */
+    bool dev, tracemalloc;    /* -X dev, -X tracemalloc */
+};
+
+static void read_x_option(struct settings *s, const char *option)
 {
-    for (int i = 1; argv[i] && argv[i][0] == '-' && strcmp(argv[i], "-m") && strcmp(argv[i], "-c");
-         i++) {
-        if (strcmp(argv[i], "-Xdev") == 0 ||
-            (strcmp(argv[i], "-X") == 0 && argv[i + 1] && strcmp(argv[i + 1], "dev") == 0))
-            return true;
-        if (strcmp(argv[i], "-X") == 0 || strcmp(argv[i], "-W") == 0)
-            i++;
-        if (!argv[i])
-            break;
+    s->dev |= strcmp(option, "dev") == 0;
+    s->tracemalloc |= strcmp(option, "tracemalloc") == 0 ||
+                      (strncmp(option, "tracemalloc=", 12) == 0 && strcmp(option + 12, "0") != 0);
+}
+
+/* One word of options, "-sEX" "dev" or "-Xdev"; `next` is the word behind it, or NULL. Returns the words used; 0: the
+ * options end here. */
+static int read_option_word(struct settings *s, const char *word, const char *next)
+{
+    if (word[0] != '-' || word[1] == '\0' || strcmp(word, "--") == 0)
+        return 0;
+    if (word[1] == '-')
+        return 1 + (strcmp(word, "--check-hash-based-pycs") == 0);
+    for (const char *letter = word + 1; *letter; letter++) {
+        if (*letter == 'c' || *letter == 'm')
+            return 0;
+        s->ignores_environment |= *letter == 'E' || *letter == 'I';
+        if (*letter == 'W' || *letter == 'X') {
+            const char *argument = letter[1] ? letter + 1 : next;
+            if (*letter == 'X' && argument)
+                read_x_option(s, argument);
+            return letter[1] ? 1 : 2;
+        }
     }
-    return false;
+    return 1;
+}
+
+/* The options before the script; of another program than Python none are looked at. */
+static struct settings read_settings(const struct hk_target *t)
+{
+    struct settings s = {false, false, false};
+    const char *slash = strrchr(t->path, '/'), *name = slash ? slash + 1 : t->path;
+    if (strncmp(name, "python", 6) != 0)
+        return s;
+    for (int i = 1, used; t->argv[i] && (used = read_option_word(&s, t->argv[i], t->argv[i + 1])) > 0;)
+        for (; used > 0 && t->argv[i]; used--)
+            i++;
+    return s;
+}
+
+/* What the variable says to a Python that looks at its environment; NULL: nothing. */
+static const char *variable(const struct settings *s, const char *name)
+{
+    const char *value = s->ignores_environment ? NULL : getenv(name);
+    return value && *value ? value : NULL;
 }
 
 size_t hk_target_doubts(const struct hk_target *t, char **doubts, size_t max)
 {
-    const char *allocator = getenv("PYTHONMALLOC"), *dev = getenv("PYTHONDEVMODE");
-    const char *file = doubt_on_file(t->path);
+    struct settings settings = read_settings(t);
+    const char *allocator = variable(&settings, "PYTHONMALLOC"), *file = doubt_on_file(t->path);
+    const char *trace = variable(&settings, "PYTHONTRACEMALLOC");
     size_t count = 0;
 
     if (file && count < max)
         doubts[count++] = format("%s: %s", t->path, file);
-    if (allocator && *allocator && strcmp(allocator, "default") != 0 && count < max)
+    if (allocator && count < max)
         doubts[count++] = format(
             "PYTHONMALLOC=%s makes Python choose its allocator itself: little will be recorded",
             allocator);
-    if (((dev && *dev) || asks_for_dev_mode(t->argv)) && count < max)
+    if ((settings.dev || variable(&settings, "PYTHONDEVMODE")) && count < max)
         doubts[count++] = format(
             "Python's development mode puts its debug allocator in our place: little will be "
             "recorded");
+    if ((settings.tracemalloc || (trace && strcmp(trace, "0") != 0)) && count < max)
+        doubts[count++] = format("tracemalloc will stand before us: both record, and the program pays for both");
+    if (variable(&settings, "PYTHONMALLOCSTATS") && count < max)
+        doubts[count++] = format(
+            "PYTHONMALLOCSTATS prints what Python's own allocator has, which is not in use: see `heapkeeper report`");
     return count;
 }

@@ -28,7 +28,8 @@ bool hk_target_takes_library(const struct hk_target *target);
 bool hk_target_lies_low(const struct hk_target *target);
 
 /* Why nothing, or not all, will be recorded, as far as it shows from outside: set-uid, static,
- * another architecture, another C library, free-threaded, PYTHONMALLOC. Sentences; the caller frees
+ * another architecture, another C library, free-threaded; and what PYTHONMALLOC, PYTHONDEVMODE,
+ * PYTHONTRACEMALLOC, PYTHONMALLOCSTATS and -X (unless -E or -I) make of it. Sentences; the caller frees
  * each. At most `max`; returns how many. */
 size_t hk_target_doubts(const struct hk_target *target, char **doubts, size_t max);
 
