@@ -183,7 +183,9 @@ def read_captures(outcome, command, capture, facts):
     except (ValueError, subprocess.TimeoutExpired) as error:
         outcome.faults.append(str(error))
         return
-    outcome.faults.extend(main_faults(report))
+    # 3.12 puts its own RAW functions in force for moments, as it makes interpreters while other threads allocate.
+    exchanges = outcome.name == "interpreters" and report["python"]["version"].startswith("3.12.")
+    outcome.faults.extend(fault for fault in main_faults(report) if not (exchanges and fault.startswith("foreign_frees")))
     outcome.facts = "%.0f s, %d rounds, %d checks, %s; %d sites, %d samples, capture %.1f MiB" % (
         facts.get("seconds", 0), facts.get("rounds", 0), facts.get("checks", 0),
         " ".join("%s %d" % each for each in sorted(facts.get("counts", {}).items())),

@@ -53,28 +53,36 @@ static void *locked_realloc(void *heap, void *block, size_t size)
 
 /* --- RAW --- */
 
-static void *raw_malloc(void *heap, size_t size)
+/* CPython puts its own RAW table in our place for a moment at times, while other threads allocate (3.12 with every
+ * interpreter that it makes): a thread may then see our functions with its context, NULL. The other mixture, its
+ * functions with our context, ends at libc's names, which know our blocks (src/hosts/malloc/interpose.c). */
+static inline hk_heap *raw_heap(void *context)
 {
-    return hk_malloc(heap, size);
+    return __builtin_expect(context != NULL, 1) ? context : hk_python.heaps[HK_DOMAIN_RAW];
 }
 
-static void *raw_calloc(void *heap, size_t count, size_t size)
+static void *raw_malloc(void *context, size_t size)
+{
+    return hk_malloc(raw_heap(context), size);
+}
+
+static void *raw_calloc(void *context, size_t count, size_t size)
 {
     if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0)
         hk_cpython_become_many();
-    return hk_calloc(heap, count, size);
+    return hk_calloc(raw_heap(context), count, size);
 }
 
-static void *raw_realloc(void *heap, void *block, size_t size)
+static void *raw_realloc(void *context, void *block, size_t size)
 {
-    return hk_realloc(heap, block, size);
+    return hk_realloc(raw_heap(context), block, size);
 }
 
-static void raw_free(void *heap, void *block)
+static void raw_free(void *context, void *block)
 {
     if (__builtin_expect(hk_python.many, 0) && !hk_region_has(block))
         hk_cpython_state_freed(block);
-    hk_free(heap, block);
+    hk_free(raw_heap(context), block);
 }
 
 /* 3.12: the audit event that precedes each new interpreter. */
