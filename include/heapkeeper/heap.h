@@ -70,6 +70,15 @@ typedef enum {
  * maybe by several threads at once; under HK_LOCK_HOST with the program's lock as the request was made. */
 typedef bool hk_at_limit(hk_heap *heap, size_t wanted, void *argument);
 
+/* Debug mode finds misuse of a heap's blocks (overflow, underflow, double free, use after free, a free into another heap)
+ * and of functions, says on stderr what happened and where the block was allocated and freed, and aborts.
+ * See docs/debug.md. A heap in debug mode is slower, takes more memory, and locks itself whatever `lock` says. */
+typedef enum {
+    HK_DEBUG_DEFAULT = 0, /* as hk_debug_default says, else as the environment: on if HEAPKEEPER_DEBUG is set and not 0 */
+    HK_DEBUG_ON = 1,
+    HK_DEBUG_OFF = 2,
+} hk_debug_mode;
+
 typedef struct {
     size_t size; /* sizeof(hk_heap_options): lets later versions add fields */
     hk_lock_mode lock;
@@ -86,6 +95,7 @@ typedef struct {
     size_t limit_bytes;     /* mapped bytes and large blocks together, as statistics count them; 0: no limit */
     hk_at_limit *at_limit;  /* NULL: at its limit the heap says NULL */
     void *at_limit_argument;
+    hk_debug_mode debug;
 } hk_heap_options;
 
 /* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space, no such alignment, a buffer too
@@ -198,6 +208,13 @@ HK_API void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument);
 
 /* Checks every structure of the heap; NULL: of all heaps. 0, or the number of the rule that is broken (see src/heap/check.c). */
 HK_API int hk_heap_check(hk_heap *heap);
+
+/* Debug mode for heaps that are made from now on with HK_DEBUG_DEFAULT (the domains' are made when they are first used).
+ * Any thread. */
+HK_API void hk_debug_default(bool on);
+/* Looks at every block of every heap in debug mode, allocated or in quarantine; a finding is reported and aborts. Returns
+ * their number; 0 without debug mode. Any thread. */
+HK_API size_t hk_debug_check(void);
 
 /* Domains: the C form of PEP 445. A domain is a replaceable table of functions; the default of each is a heap of
  * its own. RAW may be called without the program's lock; MEM and OBJECT only under it. */

@@ -199,6 +199,7 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                 set("HEAPKEEPER_CAPTURE_DIR", place->directory ? place->directory : "") &&
                 set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
                 set("HEAPKEEPER_SAMPLE", sample) &&
+                (!s->debug || set("HEAPKEEPER_DEBUG", "1")) &&
                 set("HEAPKEEPER_ALIGN", s->align16 ? "16" : NULL);
     if (!done)
         hk_error_set(error, "the environment cannot be set: %s", strerror(errno));

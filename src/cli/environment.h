@@ -10,6 +10,7 @@ struct hk_settings {
     uint64_t sample_bytes; /* 0: chosen by the recorder */
     bool guide;            /* the guide's geometry */
     bool align16;          /* in it: every block is aligned to 16 */
+    bool debug;            /* misuse of memory is found, reported, and ends the program */
 };
 
 /* The library's file, of the guide's geometry or the default one, found from where this command

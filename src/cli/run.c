@@ -30,7 +30,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, GEOMETRY };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, DEBUG, GEOMETRY };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -89,6 +89,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
                                "guide,align=16 (blocks aligned to 16 bytes throughout)",
                                optarg);
         return 0;
+    case DEBUG:
+        o->settings.debug = true;
+        return 0;
     case NO_RECORD:
         o->off_given = true;
         o->settings.mode = "none";
@@ -120,6 +123,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"force", no_argument, NULL, 'f'},
         {"python", required_argument, NULL, PYTHON},
         {"geometry", required_argument, NULL, GEOMETRY},
+        {"debug", no_argument, NULL, DEBUG},
         {"native", no_argument, NULL, NATIVE},
         {NULL, 0, NULL, 0},
     };

@@ -20,8 +20,10 @@ static hk_heap *default_heap(hk_domain domain)
             .name = names[domain],
             .alignment = domain == HK_DOMAIN_RAW ? 16 : 8,
         });
-        if (heap != NULL)
+        if (heap != NULL) {
             heap->domain = (int16_t)domain;
+            heap->is_domain = true;
+        }
         __atomic_store_n(&default_heaps[domain], heap, __ATOMIC_RELEASE);
     }
     hk_lock_release(&default_lock);

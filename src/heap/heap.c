@@ -4,7 +4,7 @@
  * a partial pool takes its place, the one that was opened last; then an empty pool. A free that is not the
  * fast path's is one of: a block of a pool that had none free, a block of another heap, or no block of ours.
  */
-#include "heap/pool.h"
+#include "heap/debug.h"
 #include "heap/threads.h"
 
 #include <malloc.h>
@@ -534,12 +534,15 @@ void hk_free_slow(hk_heap *heap, void *block)
 {
     const struct hk_pool *pool = hk_pool_find(block);
     if (pool == NULL) {
-        large_free(heap, block);
+        if (__builtin_expect(!hk_debug_on, 1) || !hk_debug_stray(heap, block, "freed"))
+            large_free(heap, block);
         return;
     }
     hk_heap *owner = owner_of(pool);
     if (owner == heap)
         free_into(heap, block);
+    else if (__builtin_expect(hk_debug_on, 0) && hk_debug_stray(heap, block, "freed"))
+        return;
     else if (owner->mode == HK_LOCK_HOST && heap->mode == HK_LOCK_HOST)
         free_into(owner, block); /* both are under the same host's lock */
     else if (owner->mode == HK_LOCK_MEMBER && heap->mode == HK_LOCK_MEMBER)
@@ -550,6 +553,8 @@ void hk_free_slow(hk_heap *heap, void *block)
 
 bool hk_free_remote(void *block)
 {
+    if (hk_debug_on && hk_debug_stray(NULL, block, "freed by hk_free_remote"))
+        return true;
     const struct hk_pool *pool = hk_pool_find(block);
     if (pool == NULL)
         return false;
@@ -681,6 +686,9 @@ static hk_heap *structure_for(const hk_heap_options *o)
 hk_heap *hk_heap_create(const hk_heap_options *options)
 {
     hk_heap_options o = options_known(options);
+    bool is_debug = o.debug == HK_DEBUG_ON || (o.debug == HK_DEBUG_DEFAULT && hk_debug_wanted());
+    if (is_debug)
+        o.lock = HK_LOCK_OWN;
     if ((o.alignment != 8 && o.alignment != 16) || (unsigned)o.source > HK_SOURCE_HUGE_PAGES)
         return NULL;
     hk_heap *heap = structure_for(&o);
@@ -706,6 +714,8 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
         heap_give_up(heap);
         return NULL;
     }
+    if (is_debug)
+        hk_debug_begin(heap);
     return heap;
 }
 
@@ -713,6 +723,8 @@ void hk_heap_destroy(hk_heap *heap)
 {
     if (heap == NULL)
         return;
+    if (heap->is_debug)
+        hk_debug_end(heap);
     if (heap->source == HK_SOURCE_BUFFER) {
         hk_buffer_unregister(heap);
         return;
@@ -727,6 +739,10 @@ static __attribute__((noinline)) void *malloc_again(hk_heap *heap, size_t size)
     struct hk_asked asked = {0};
     void *block = NULL;
     while (block == NULL && hk_limit_ask(heap, &asked)) {
+        if (heap->is_debug) {
+            block = hk_debug_malloc(heap, size);
+            continue;
+        }
         hk_heap *entered = heap_enter(heap);
         block = hk_malloc_slow(entered, size);
         heap_leave(entered);
@@ -734,7 +750,7 @@ static __attribute__((noinline)) void *malloc_again(hk_heap *heap, size_t size)
     return block;
 }
 
-static __attribute__((noinline)) void *malloc_entering(hk_heap *heap, size_t size)
+void *hk_below_malloc(hk_heap *heap, size_t size)
 {
     hk_heap *entered = heap_enter(heap);
     void *block = hk_malloc_slow(entered, size);
@@ -742,12 +758,54 @@ static __attribute__((noinline)) void *malloc_entering(hk_heap *heap, size_t siz
     return block;
 }
 
+static __attribute__((noinline)) void *malloc_entering(hk_heap *heap, size_t size)
+{
+    return heap->is_debug ? hk_debug_malloc(heap, size) : hk_below_malloc(heap, size);
+}
+
+void *hk_below_calloc(hk_heap *heap, size_t size)
+{
+    struct hk_asked asked = {0};
+    void *block;
+    do {
+        hk_heap *entered = heap_enter(heap);
+        block = hk_calloc_unlocked(entered, 1, size);
+        heap_leave(entered);
+    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
+    return block;
+}
+
+void *hk_below_aligned(hk_heap *heap, size_t alignment, size_t size)
+{
+    struct hk_asked asked = {0};
+    void *block;
+    do {
+        hk_heap *entered = heap_enter(heap);
+        block = aligned_unlocked(entered, alignment, size);
+        heap_leave(entered);
+    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
+    return block;
+}
+
+void hk_below_free(hk_heap *heap, void *block)
+{
+    const struct hk_pool *pool = hk_pool_find(block);
+    if (pool != NULL)
+        free_from_outside(owner_of(pool), block);
+    else
+        large_free(heap, block);
+}
+
 /* Only the owner's lock is taken, so that heaps never wait for each other in a circle. */
 static __attribute__((noinline)) void free_entering(hk_heap *heap, void *block)
 {
     hk_heap *member = heap->mode == HK_LOCK_THREADS ? hk_threads_known(heap) : NULL;
-    if (member != NULL)
+    if (heap->is_debug)
+        hk_debug_free(heap, block);
+    else if (member != NULL)
         hk_free_slow(member, block);
+    else if (hk_debug_on && hk_debug_stray(heap, block, "freed"))
+        return;
     else if (!hk_free_remote(block))
         large_free(heap, block);
 }
@@ -776,14 +834,10 @@ void hk_free(hk_heap *heap, void *block)
 
 void *hk_calloc(hk_heap *heap, size_t count, size_t size)
 {
-    struct hk_asked asked = {0};
-    void *block;
-    do {
-        hk_heap *entered = heap_enter(heap);
-        block = hk_calloc_unlocked(entered, count, size);
-        heap_leave(entered);
-    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
-    return block;
+    size_t total;
+    if (__builtin_mul_overflow(count, size, &total))
+        return NULL;
+    return heap->is_debug ? hk_debug_calloc(heap, total) : hk_below_calloc(heap, total);
 }
 
 /* Charges the heap for size bytes; true: they are a sample. */
@@ -857,6 +911,11 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
 {
     if (block == NULL)
         return hk_malloc(heap, size);
+    if (__builtin_expect(hk_debug_on, 0)) {
+        if (heap->is_debug)
+            return hk_debug_realloc(heap, block, size);
+        hk_debug_stray(heap, block, "reallocated");
+    }
     size_t old;
     struct hk_pool *pool = hk_pool_find(block);
     if (pool != NULL) {
@@ -881,22 +940,18 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
 
 void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
 {
+    if (heap->is_debug)
+        return hk_debug_aligned_alloc(heap, alignment, size);
     if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_ALIGNMENT_MAX)
         return NULL;
-    if (alignment <= heap->alignment)
-        return hk_malloc(heap, size);
-    struct hk_asked asked = {0};
-    void *block;
-    do {
-        hk_heap *entered = heap_enter(heap);
-        block = aligned_unlocked(entered, alignment, size);
-        heap_leave(entered);
-    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
-    return block;
+    return alignment <= heap->alignment ? hk_malloc(heap, size) : hk_below_aligned(heap, alignment, size);
 }
 
 size_t hk_usable_size(const void *block)
 {
+    size_t size;
+    if (hk_debug_knows(block, &size))
+        return size;
     const struct hk_pool *pool = hk_pool_find(block);
     return pool != NULL ? hk_pool_block_bytes(pool) : 0;
 }

@@ -111,6 +111,8 @@ struct hk_heap {
     uint64_t class_allocations[HK_CLASSES];
 
     hk_lock lock; /* for HK_LOCK_OWN, and of a facade (threads.h) */
+    bool is_debug;   /* debug.h; mode is HK_LOCK_OWN then */
+    bool is_domain;  /* of one of the three domains, named after it */
     bool is_watched; /* holds the blocks that the recorder knows */
     int16_t domain;  /* of blocks allocated here, as the recorder numbers them */
     hk_heap *watched; /* where this heap's recorded blocks live: a heap under HK_LOCK_OWN; NULL: recording is off */

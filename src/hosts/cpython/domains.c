@@ -227,10 +227,12 @@ static bool heaps_create(void)
         if (hk_python.heaps[i] == NULL)
             return false;
         hk_python.heaps[i]->domain = (int16_t)i;
+        hk_python.heaps[i]->is_domain = true;
     }
     hk_python.interpreters = hk_heap_create(&(hk_heap_options){
         .size = sizeof(hk_heap_options),
         .name = "interpreters",
+        .debug = HK_DEBUG_OFF,
         .alignment = hk_python.alignment,
     });
     return hk_python.interpreters != NULL;
@@ -265,13 +267,16 @@ enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why)
     if (!heaps_create())
         return refuse(why, "no address space for the heap (RLIMIT_AS or overcommit)");
 
+    bool is_debug = hk_python.heaps[HK_DOMAIN_OBJECT]->is_debug;
+    if (is_debug)
+        hk_cpython_debug_begin();
     for (int i = 0; i < HK_DOMAINS; i++)
         set_table(i);
     if (hk_python.layout->minor >= 11 && hk_python.set_arena_allocator != NULL)
         hk_python.set_arena_allocator(&(struct hk_arena_allocator){NULL, chunk_alloc, chunk_free});
     if (hk_python.layout->minor >= 13)
         interpreter_size = hk_py_interpreter_size(hk_python.layout);
-    bool audited = hk_python.layout->minor == 12 && hk_python.add_audit_hook != NULL && gil_can_be_known();
+    bool audited = hk_python.layout->minor == 12 && hk_python.add_audit_hook != NULL && gil_can_be_known() && !is_debug;
     for (int i = HK_DOMAIN_MEM; audited && i <= HK_DOMAIN_OBJECT; i++)
         hk_python.set_allocator(i, &(hk_allocator){hk_python.heaps[i], first_malloc, first_calloc, locked_realloc, locked_free});
     return HK_WATCH_OURS;

@@ -32,6 +32,9 @@ struct hk_python {
 
 extern struct hk_python hk_python;
 
+/* debug_frames.c: stacks of debug mode have Python's frames from now on. */
+void hk_cpython_debug_begin(void);
+
 /* domains.c: looks the functions up; false: there is no interpreter. */
 bool hk_cpython_find(void);
 

@@ -322,6 +322,8 @@ void hk_cpython_become_many(void)
 {
     static bool passed_by; /* said once */
     bool begins = false, good = true;
+    if (hk_python.heaps[HK_DOMAIN_OBJECT]->is_debug)
+        return; /* heaps in debug mode lock themselves */
     hk_lock_take(&family.lock);
     for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++) {
         hk_allocator in_force, ours = hk_cpython_table(i);

@@ -216,7 +216,11 @@ static bool heaps_create(void)
     for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++) {
         if (late.heaps[i] == NULL)
             late.heaps[i] = hk_heap_create(&(hk_heap_options){
-                .size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = names[i]});
+                .size = sizeof(hk_heap_options),
+                .lock = HK_LOCK_HOST,
+                .name = names[i],
+                .debug = HK_DEBUG_OFF,
+            });
         if (late.heaps[i] == NULL)
             return false;
         late.heaps[i]->domain = (int16_t)i;

@@ -227,6 +227,7 @@ void hk_cpython_attach_recorder(bool samples)
         hk_python.watched[i] = hk_heap_create(&(hk_heap_options){
             .size = sizeof(hk_heap_options),
             .name = names[i],
+            .debug = HK_DEBUG_OFF,
             .alignment = i == HK_DOMAIN_RAW ? 0 : hk_python.alignment,
         });
         if (hk_python.watched[i] == NULL)

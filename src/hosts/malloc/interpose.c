@@ -21,6 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "heap/debug.h"
 #include "heap/pool.h"
 #include "record/record.h"
 
@@ -54,6 +55,70 @@ void hk_interpose_init(void)
     next.free(NULL);
 }
 
+/* --- debug mode: these stand in `next`'s place --- */
+
+static struct {
+    void (*free)(void *);
+    void *(*realloc)(void *, size_t);
+    size_t (*usable_size)(void *);
+    const void *interpreter; /* where it is loaded */
+} beyond;
+
+/* While an interpreter begins and ends, its own RAW functions are libc's for a time, and meet blocks from before. */
+static bool is_interpreter(const void *caller)
+{
+    Dl_info info;
+    return beyond.interpreter != NULL && dladdr(caller, &info) != 0 && info.dli_fbase == beyond.interpreter;
+}
+
+static void debug_free(void *block)
+{
+    const void *caller = __builtin_return_address(0);
+    size_t size;
+    if (!hk_debug_knows(block, &size) && !hk_region_has(block))
+        beyond.free(block);
+    else
+        hk_debug_foreign_free(block, "free", is_interpreter(caller));
+}
+
+static void *debug_realloc(void *block, size_t size)
+{
+    const void *caller = __builtin_return_address(0);
+    size_t old;
+    if (!hk_debug_knows(block, &old)) {
+        if (!hk_region_has(block))
+            return beyond.realloc(block, size);
+        old = 0;
+    }
+    bool forgive = is_interpreter(caller);
+    void *moved = forgive ? malloc(size) : NULL;
+    if (forgive && moved == NULL)
+        return NULL;
+    if (forgive)
+        memcpy(moved, block, size < old ? size : old);
+    hk_debug_foreign_free(block, "realloc", forgive);
+    return moved;
+}
+
+static size_t debug_usable_size(void *block)
+{
+    size_t size;
+    return hk_debug_knows(block, &size) ? size : beyond.usable_size(block);
+}
+
+void hk_interpose_debug(void)
+{
+    Dl_info info;
+    const void *function = dlsym(RTLD_DEFAULT, "PyMem_RawMalloc");
+    beyond.free = next.free;
+    beyond.realloc = next.realloc;
+    beyond.usable_size = next.usable_size;
+    beyond.interpreter = function != NULL && dladdr(function, &info) != 0 ? info.dli_fbase : NULL;
+    next.free = debug_free;
+    next.realloc = debug_realloc;
+    next.usable_size = debug_usable_size;
+}
+
 /* Counts, and records each caller once; beyond as many the rest are counted only. */
 static void note_culprit(void *caller, const char *function)
 {
@@ -72,7 +137,7 @@ static void note_culprit(void *caller, const char *function)
 
 HK_API void free(void *block)
 {
-    if (__builtin_expect(hk_region_has(block), 0)) {
+    if (__builtin_expect(hk_region_has(block), 0) && next.free != debug_free) {
         note_culprit(__builtin_return_address(0), "free");
         hk_free_remote(block);
         return;
@@ -84,7 +149,7 @@ HK_API void free(void *block)
 
 HK_API void *realloc(void *block, size_t size)
 {
-    if (__builtin_expect(!hk_region_has(block), 1)) {
+    if (__builtin_expect(!hk_region_has(block), 1) || next.realloc == debug_realloc) {
         if (__builtin_expect(next.realloc == NULL, 0))
             next_find();
         return next.realloc(block, size);
@@ -105,7 +170,7 @@ HK_API void *realloc(void *block, size_t size)
 
 HK_API size_t malloc_usable_size(void *block)
 {
-    if (__builtin_expect(hk_region_has(block), 0))
+    if (__builtin_expect(hk_region_has(block), 0) && next.usable_size != debug_usable_size)
         return hk_usable_size(block);
     if (__builtin_expect(next.usable_size == NULL, 0))
         next_find();

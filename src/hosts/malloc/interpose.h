@@ -6,6 +6,9 @@
  * them for large blocks. In the constructor. */
 void hk_interpose_init(void);
 
+/* In debug mode: a block of ours that arrives by a name of libc is reported. After the heaps were made. */
+void hk_interpose_debug(void);
+
 /* Called by the interposed _exit and _Exit before the process ends. */
 extern void (*hk_interpose_at_exit)(void);
 

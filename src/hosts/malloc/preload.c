@@ -13,9 +13,10 @@
  *   HEAPKEEPER_OUTPUT      -o's argument: further processes write OUTPUT.PID; /dev/null: all record into memory
  *   HEAPKEEPER_CAPTURE_DIR else: further processes write DIR/NAME.PID.SECONDS.N.hkc
  *   HEAPKEEPER_ALIGN       16: mem's and object's blocks are aligned to 16 in the guide's geometry, too
+ *   HEAPKEEPER_DEBUG       1: heaps are in debug mode
  *   HEAPKEEPER_SEED        of the sampler, for tests
  *
- * Nothing is printed: what there is to say goes into the capture. */
+ * Nothing is printed: what there is to say goes into the capture. Except in debug mode, which was asked for. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "heap/debug.h"
 #include "heap/threads.h"
 #include "hosts/cpython/domains.h"
 #include "hosts/malloc/interpose.h"
@@ -189,6 +191,7 @@ static bool stands_for_the_run(void)
 
 static void at_exit(void)
 {
+    hk_debug_check_at_exit();
     hk_cpython_watch_at_exit();
     bool is_child = !naming.first && naming.children[0] != '\0';
     hk_record_exit(is_child && !stands_for_the_run() ? naming.children : NULL);
@@ -201,6 +204,8 @@ __attribute__((constructor)) static void preload(void)
     hk_threads_host_forks = true; /* see fork_prepare */
     hk_interpose_init();
     enum hk_capture_watch watch = hk_cpython_install(alignment(), &why);
+    if (hk_debug_on)
+        hk_interpose_debug();
     if (watch != HK_WATCH_NOT_PYTHON && record_start()) {
         hk_interpose_at_exit = at_exit;
         if (watch == HK_WATCH_REFUSED)
