@@ -2,6 +2,7 @@
 """CPython's own test suite on heapkeeper's heap, recording on, compared with the stock interpreter.
 
     tools/regrtest.py --quick | --near | --all | MODULE...   [--python P] [--chroot NAME] [--geometry NAME]
+                      [--debug]
 
 Every module runs in a process of its own (as `python -m test -jN` does), two at a time, with default
 resources, a fixed --timeout, no standard input and a scratch directory; what it leaves running is
@@ -444,6 +445,7 @@ def parse_arguments():
     parser.add_argument("--chroot", help="a chroot of tools/chroots.sh: trixie, sid")
     parser.add_argument("--runner", help="what stands before the interpreter; default: build/heapkeeper run")
     parser.add_argument("--geometry", help="the heap's: passed on to build/heapkeeper run")
+    parser.add_argument("--debug", action="store_true", help="debug mode: passed on to build/heapkeeper run")
     parser.add_argument("-j", "--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=int, default=900, metavar="S", help="per module (default: 900)")
     parser.add_argument("--stock-only", action="store_true", help="fill the cache, then stop")
@@ -455,8 +457,8 @@ def parse_arguments():
     options = parser.parse_args()
     if not (options.all or options.near or options.quick or options.modules):
         parser.error("say --quick, --near, --all or name modules")
-    if options.runner and options.geometry:
-        parser.error("--geometry is for build/heapkeeper run; put it into --runner")
+    if options.runner and (options.geometry or options.debug):
+        parser.error("--geometry and --debug are for build/heapkeeper run; put it into --runner")
     options.lazy = options.lazy or options.quick
     return options
 
@@ -511,6 +513,8 @@ def main():
     runner = shlex.split(options.runner) if options.runner else [str(BUILD / "heapkeeper"), "run"]
     if options.geometry:
         runner += ["--geometry", options.geometry]
+    if options.debug:
+        runner += ["--debug"]
     interpreter = Interpreter(options.python, options.chroot, runner)
     names = QUICK if options.quick else NEAR if options.near else options.modules
     modules, absent = (interpreter.modules(), []) if options.all else interpreter.select(names)

@@ -21,6 +21,7 @@ import tracemalloc
 
 __all__ = [
     "active",
+    "debug_check",
     "debugmallocstats",
     "getallocatedblocks",
     "install",
@@ -70,6 +71,7 @@ def _declare(library):
     library.hk_stats_json.argtypes = [chars, size_t]
     library.hk_mark.restype, library.hk_mark.argtypes = ctypes.c_uint64, [chars]
     library.hk_recording.restype, library.hk_recording.argtypes = ctypes.c_bool, []
+    library.hk_debug_check.restype, library.hk_debug_check.argtypes = size_t, []
     library.hk_stats_text.restype = size_t
     library.hk_stats_text.argtypes = [chars, size_t]
     if hasattr(library, "hk_python_install"):
@@ -142,6 +144,14 @@ def getallocatedblocks():
 def debugmallocstats(file=None):
     """What sys._debugmallocstats() is for: every heap's arenas, pools and blocks, to file (default: sys.stderr)."""
     print(_text(_library.hk_stats_text), end="", file=sys.stderr if file is None else file)
+
+
+def debug_check():
+    """Look at every block that C code could have damaged, under ``heapkeeper run --debug``: their number; 0 without it.
+
+    What is found is reported on stderr, with where the block was allocated and freed, and ends the process (abort).
+    """
+    return _library.hk_debug_check()
 
 
 def recording():

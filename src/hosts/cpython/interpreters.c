@@ -75,6 +75,7 @@ static hk_heap *heap_create(char *name)
         .size = sizeof(hk_heap_options),
         .lock = HK_LOCK_HOST,
         .name = name,
+        .debug = HK_DEBUG_OFF,
         .alignment = hk_python.alignment,
     });
     if (heap != NULL)
