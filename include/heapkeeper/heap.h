@@ -105,7 +105,7 @@ HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
 /* Ends a heap with all that is allocated in it, in time proportional to its arenas. Large blocks that are still
  * allocated are freed if they come from the heap's source; those of the C allocator are not. A buffer or file
  * is the program's again; what it holds is not defined. No other call on this heap, and no statistics or check of all
- * heaps, may be under way. */
+ * heaps, may be under way. NULL, and a heap that was destroyed before, unless another was made since: nothing. */
 HK_API void hk_heap_destroy(hk_heap *heap);
 
 /* As in C, but: size 0 gives a block of its own; a block is aligned as hk_heap_options says. realloc may move within or between the
@@ -234,6 +234,7 @@ HK_API void hk_get_allocator(hk_domain domain, hk_allocator *allocator);
  * live blocks will be freed through it. Not while another thread allocates in the domain. */
 HK_API void hk_set_allocator(hk_domain domain, const hk_allocator *allocator);
 
+/* Of a number that is no domain: nothing is done, NULL is returned. */
 HK_API void *hk_domain_malloc(hk_domain domain, size_t size);
 HK_API void *hk_domain_calloc(hk_domain domain, size_t count, size_t size);
 HK_API void *hk_domain_realloc(hk_domain domain, void *block, size_t size);

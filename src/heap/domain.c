@@ -1,6 +1,6 @@
 /* Domains: PEP 445 for C programs. Three tables of functions; the default ones allocate from a heap per domain,
  * made when the domain is first used: RAW's locks itself, MEM's and OBJECT's are under the program's lock. */
-#include "heap/pool.h"
+#include "heap/debug.h"
 
 static hk_heap *default_heaps[HK_DOMAINS];
 static hk_lock default_lock;
@@ -75,22 +75,32 @@ void hk_set_allocator(hk_domain domain, const hk_allocator *allocator)
     tables[domain] = *allocator;
 }
 
+/* A number that is no domain: nothing is done, NULL is returned. */
+static bool is_domain(hk_domain domain)
+{
+    if (__builtin_expect((unsigned)domain < HK_DOMAINS, 1))
+        return true;
+    hk_debug_misuse("%d is no domain", (int)domain);
+    return false;
+}
+
 void *hk_domain_malloc(hk_domain domain, size_t size)
 {
-    return tables[domain].malloc(tables[domain].context, size);
+    return is_domain(domain) ? tables[domain].malloc(tables[domain].context, size) : NULL;
 }
 
 void *hk_domain_calloc(hk_domain domain, size_t count, size_t size)
 {
-    return tables[domain].calloc(tables[domain].context, count, size);
+    return is_domain(domain) ? tables[domain].calloc(tables[domain].context, count, size) : NULL;
 }
 
 void *hk_domain_realloc(hk_domain domain, void *block, size_t size)
 {
-    return tables[domain].realloc(tables[domain].context, block, size);
+    return is_domain(domain) ? tables[domain].realloc(tables[domain].context, block, size) : NULL;
 }
 
 void hk_domain_free(hk_domain domain, void *block)
 {
-    tables[domain].free(tables[domain].context, block);
+    if (is_domain(domain))
+        tables[domain].free(tables[domain].context, block);
 }

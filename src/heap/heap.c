@@ -729,7 +729,10 @@ void hk_heap_destroy(hk_heap *heap)
         hk_buffer_unregister(heap);
         return;
     }
-    hk_heap_unregister(heap);
+    if (!hk_heap_unregister(heap)) {
+        hk_debug_misuse("hk_heap_destroy: %p is no heap, or was destroyed before", (void *)heap);
+        return;
+    }
     heap_give_up(heap);
 }
 
@@ -965,6 +968,10 @@ hk_heap *hk_heap_of(const void *block)
 
 size_t hk_heap_trim(hk_heap *heap)
 {
+    if (heap == NULL) {
+        hk_debug_misuse("hk_heap_trim: the heap is NULL");
+        return 0;
+    }
     if (heap->mode == HK_LOCK_THREADS)
         hk_threads_settle(heap);
     hk_heap_take(heap);

@@ -103,12 +103,16 @@ bool hk_heap_register(hk_heap *heap)
     return slot != NULL;
 }
 
-void hk_heap_unregister(hk_heap *heap)
+bool hk_heap_unregister(hk_heap *heap)
 {
+    bool found = false;
     hk_lock_take(&hk_heaps_lock);
     for (struct slots *chunk = &first_slots; chunk != NULL; chunk = chunk->next)
         for (uint32_t i = 0; i < chunk->count; i++)
-            if (chunk->heaps[i] == heap)
+            if (chunk->heaps[i] == heap) {
                 __atomic_store_n(&chunk->heaps[i], NULL, __ATOMIC_RELEASE);
+                found = true;
+            }
     hk_lock_release(&hk_heaps_lock);
+    return found;
 }

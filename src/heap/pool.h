@@ -202,7 +202,7 @@ const void *hk_heap_chunks(void); /* the table of heaps, for who reads it from o
 hk_heap *hk_heap_new(void);             /* zeroed; NULL: no memory */
 void hk_heap_put_spare(hk_heap *heap);  /* its structure, when nothing is left in it */
 bool hk_heap_register(hk_heap *heap);   /* false: no memory */
-void hk_heap_unregister(hk_heap *heap);
+bool hk_heap_unregister(hk_heap *heap); /* false: it is no heap (any more) */
 
 /* source.c: buffers, files, huge pages. */
 extern hk_lock hk_buffers_lock; /* of the list of buffers; held around a fork */

@@ -491,6 +491,46 @@ static void test_a_bad_argument_is_reported(void **state)
     assert_non_null(strstr(text, "bad_alignment "));
 }
 
+static void destroyed_twice(void)
+{
+    hk_heap *heap = debug_heap("a");
+    hk_heap_destroy(heap);
+    hk_heap_destroy(heap);
+}
+
+static void no_domain(void)
+{
+    debug_heap("a");
+    hk_domain_malloc((hk_domain)17, 1);
+}
+
+static void misuse_without_debug_mode(void)
+{
+    hk_heap *heap = heap_new(HK_LOCK_OWN);
+    hk_heap_destroy(heap);
+    hk_heap_destroy(heap);
+    hk_heap_destroy(NULL);
+    hk_heap *first = heap_new(HK_LOCK_OWN), *second = heap_new(HK_LOCK_OWN);
+    CHILD_CHECK(first != second);
+    CHILD_CHECK(hk_heap_trim(NULL) == 0);
+    CHILD_CHECK(hk_aligned_alloc(first, 24, 100) == NULL);
+    CHILD_CHECK(hk_domain_malloc((hk_domain)17, 1) == NULL);
+    CHILD_CHECK(hk_domain_realloc((hk_domain)-1, NULL, 1) == NULL);
+    hk_domain_free((hk_domain)3, NULL);
+}
+
+static void test_misuse_of_functions_is_reported_and_without_debug_mode_does_nothing(void **state)
+{
+    static char text[65536];
+    int status = run_child(destroyed_twice, text, sizeof(text));
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    assert_non_null(strstr(text, "is no heap, or was destroyed before"));
+    status = run_child(no_domain, text, sizeof(text));
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    assert_non_null(strstr(text, "17 is no domain"));
+    in_child(misuse_without_debug_mode);
+}
+
 /* ---- what is no bug ---- */
 
 static void test_blocks_are_filled_when_fresh_and_when_dead(void **state)
@@ -690,6 +730,7 @@ int main(void)
         cmocka_unit_test(test_every_seeded_bug_is_found_and_both_sites_are_named),
         cmocka_unit_test(test_the_changed_bytes_are_shown),
         cmocka_unit_test(test_a_bad_argument_is_reported),
+        cmocka_unit_test(test_misuse_of_functions_is_reported_and_without_debug_mode_does_nothing),
         cmocka_unit_test(test_blocks_are_filled_when_fresh_and_when_dead),
         cmocka_unit_test(test_a_freed_block_is_not_handed_out_again_at_once),
         cmocka_unit_test(test_sizes_are_exact_and_alignment_is_kept),
