@@ -15,11 +15,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* [guide's geometry][linked for addresses below 4 GiB] */
-static const char *const libraries[2][2] = {
+/* [guide's geometry, and 2 with the malloc family][linked for addresses below 4 GiB] */
+static const char *const libraries[4][2] = {
     {"libheapkeeper-preload.so", "libheapkeeper-low-preload.so"},
     {"libheapkeeper-guide-preload.so", "libheapkeeper-guide-low-preload.so"},
+    {"libheapkeeper-malloc-preload.so", "libheapkeeper-malloc-low-preload.so"},
+    {"libheapkeeper-guide-malloc-preload.so", "libheapkeeper-guide-malloc-low-preload.so"},
 };
+#define KINDS (sizeof libraries / sizeof libraries[0])
 
 /* Where the library may lie, seen from the command's directory: the build tree, an installation,
  * the package directories of a Python environment. */
@@ -51,9 +54,9 @@ static void quote(char *to, const char *from)
     *to = 0;
 }
 
-char *hk_library_find(bool guide, struct hk_error *error)
+char *hk_library_find(const struct hk_settings *settings, struct hk_error *error)
 {
-    const char *library = libraries[guide][0];
+    const char *library = libraries[2 * settings->family + settings->guide][0];
     char self[4096], quoted[2 * sizeof self], *found = NULL;
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     self[n > 0 ? n : 0] = 0;
@@ -86,8 +89,11 @@ char *hk_library_low(const char *library)
     char *low = NULL;
     if (!slash)
         return NULL;
-    bool guide = strcmp(slash + 1, libraries[1][0]) == 0;
-    if (asprintf(&low, "%.*s/%s", (int)(slash - library), library, libraries[guide][1]) < 0)
+    size_t kind = 0;
+    while (kind < KINDS && strcmp(slash + 1, libraries[kind][0]) != 0)
+        kind++;
+    if (kind == KINDS ||
+        asprintf(&low, "%.*s/%s", (int)(slash - library), library, libraries[kind][1]) < 0)
         return NULL;
     if (access(low, R_OK) == 0)
         return low;
@@ -134,7 +140,7 @@ static char *link_to(const struct hk_place *place, const char *library, struct h
 static bool is_library(const char *path, size_t length)
 {
     bool found = false;
-    for (int i = 0; i < 4; i++)
+    for (size_t i = 0; i < 2 * KINDS; i++)
         found |= ends_with(path, length, libraries[i / 2][i % 2]);
     return found;
 }
@@ -183,7 +189,7 @@ static void draw_run_id(char digits[33])
 bool hk_environment_set(const struct hk_settings *s, const struct hk_place *place,
                         const char *library, struct hk_error *error)
 {
-    char run[33], id[96], sample[32];
+    char run[33], id[96], sample[32], self[32];
     char *linked = !library                  ? NULL
                    : strpbrk(library, " :$") ? link_to(place, library, error)
                                              : hk_must_strdup(library);
@@ -193,6 +199,7 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
     snprintf(id, sizeof id, "%llu:%llu:%d", (unsigned long long)place->device,
              (unsigned long long)place->inode, (int)getpid());
     snprintf(sample, sizeof sample, "%llu", (unsigned long long)s->sample_bytes);
+    snprintf(self, sizeof self, "%d", (int)getpid());
     bool done = (!linked || set_preload(linked)) && set("HEAPKEEPER_LIBRARY", linked) &&
                 set("HEAPKEEPER_RUN", run) && set("HEAPKEEPER_CAPTURE", place->file) &&
                 set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
@@ -200,6 +207,7 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                 set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
                 set("HEAPKEEPER_SAMPLE", sample) &&
                 (!s->debug || set("HEAPKEEPER_DEBUG", "1")) &&
+                set("HEAPKEEPER_NATIVE", s->native ? "all" : s->family ? self : NULL) &&
                 set("HEAPKEEPER_ALIGN", s->align16 ? "16" : NULL);
     if (!done)
         hk_error_set(error, "the environment cannot be set: %s", strerror(errno));

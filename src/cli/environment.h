@@ -11,11 +11,13 @@ struct hk_settings {
     bool guide;            /* the guide's geometry */
     bool align16;          /* in it: every block is aligned to 16 */
     bool debug;            /* misuse of memory is found, reported, and ends the program */
+    bool family;           /* the library with the malloc family */
+    bool native;           /* which serves every process of the run; else this one, unless it is a Python */
 };
 
-/* The library's file, of the guide's geometry or the default one, found from where this command
- * lies; the caller frees it. NULL and an error if it is nowhere. */
-char *hk_library_find(bool guide, struct hk_error *error);
+/* The library's file for these settings, found from where this command lies; the caller frees it.
+ * NULL and an error if it is nowhere. */
+char *hk_library_find(const struct hk_settings *settings, struct hk_error *error);
 
 /* The same library, linked for addresses below 4 GiB, if it lies beside `library`; else NULL. The caller frees it. */
 char *hk_library_low(const char *library);

@@ -81,7 +81,8 @@ static int take_option(int argc, char **argv, int option, struct options *o)
         return hk_cli_fail(HK_EXIT_USAGE,
                            "run: --exact is not available yet; --sample=16K records finely");
     case NATIVE:
-        return hk_cli_fail(HK_EXIT_USAGE, "run: --native is not available yet");
+        o->settings.native = true;
+        return 0;
     case GEOMETRY:
         if (!parse_geometry(optarg, &o->settings))
             return hk_cli_fail(HK_EXIT_USAGE,
@@ -225,8 +226,9 @@ int hk_cli_run(int argc, char **argv)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --python needs a program");
     struct hk_place place = {0};
     char *library = NULL;
-    if (hk_target_find(&target, argv + program, o.python, &error) &&
-        (library = hk_library_find(o.settings.guide, &error)))
+    bool found = hk_target_find(&target, argv + program, o.python, &error);
+    o.settings.family = o.settings.native || (found && !hk_target_has_python(&target));
+    if (found && (library = hk_library_find(&o.settings, &error)))
         start(&o, &target, &place, library, &error);
     free(library);
     hk_place_free(&place);

@@ -331,6 +331,80 @@ bool hk_target_lies_low(const struct hk_target *t)
     return low;
 }
 
+/* ---- is there a Python in it? ---- */
+
+static bool read_at(int fd, void *out, size_t size, uint64_t offset)
+{
+    return offset <= INT64_MAX && pread(fd, out, size, (off_t)offset) == (ssize_t)size;
+}
+
+/* Where the file has what will be at `address`; UINT64_MAX: nowhere. */
+static uint64_t offset_of(const Elf64_Phdr *segments, size_t count, uint64_t address)
+{
+    for (size_t i = 0; i < count; i++)
+        if (segments[i].p_type == PT_LOAD && address - segments[i].p_vaddr < segments[i].p_filesz)
+            return address - segments[i].p_vaddr + segments[i].p_offset;
+    return UINT64_MAX;
+}
+
+/* The names that the program shares with its libraries, those of the libraries among them; NULL: none, or no program. The
+ * caller frees. */
+static char *dynamic_strings(int fd, size_t *size)
+{
+    Elf64_Ehdr header;
+    Elf64_Phdr segments[64];
+    uint64_t address = 0, bytes = 0;
+    if (!read_at(fd, &header, sizeof header, 0) || memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
+        header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_phentsize != sizeof *segments)
+        return NULL;
+    size_t count = header.e_phnum < 64 ? header.e_phnum : 64;
+    if (!read_at(fd, segments, count * sizeof *segments, header.e_phoff))
+        return NULL;
+    for (size_t i = 0; i < count; i++) {
+        Elf64_Dyn entry;
+        for (uint64_t at = 0; segments[i].p_type == PT_DYNAMIC && at < segments[i].p_filesz; at += sizeof entry) {
+            if (!read_at(fd, &entry, sizeof entry, segments[i].p_offset + at))
+                return NULL;
+            if (entry.d_tag == DT_STRTAB)
+                address = entry.d_un.d_ptr;
+            if (entry.d_tag == DT_STRSZ)
+                bytes = entry.d_un.d_val;
+        }
+    }
+    uint64_t offset = offset_of(segments, count, address);
+    if (bytes == 0 || bytes > (64u << 20) || offset == UINT64_MAX)
+        return NULL;
+    char *strings = hk_must_calloc(bytes, 1);
+    *size = bytes;
+    if (read_at(fd, strings, bytes, offset))
+        return strings;
+    free(strings);
+    return NULL;
+}
+
+static bool file_has_python(const char *path)
+{
+    size_t size = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    char *strings = fd >= 0 ? dynamic_strings(fd, &size) : NULL;
+    bool found = strings && (memmem(strings, size, "libpython3", 10) ||
+                             memmem(strings, size, "\0PyMem_SetAllocator", 20));
+    free(strings);
+    if (fd >= 0)
+        close(fd);
+    return found;
+}
+
+bool hk_target_has_python(const struct hk_target *t)
+{
+    if (t->is_python || file_has_python(t->path))
+        return true;
+    char *interpreter = interpreter_of(t->path);
+    bool found = interpreter && file_has_python(interpreter);
+    free(interpreter);
+    return found;
+}
+
 static const char *doubt_on_file(const char *path)
 {
     struct stat st;

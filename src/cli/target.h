@@ -23,6 +23,10 @@ void hk_target_free(struct hk_target *target);
 /* False if the program's loader would stop or complain at a library for glibc on this machine. */
 bool hk_target_takes_library(const struct hk_target *target);
 
+/* True if it is a Python, or the interpreter that its first line names is one, or a Python is linked
+ * into it. */
+bool hk_target_has_python(const struct hk_target *target);
+
 /* True if the program, or the interpreter that its first line names, is linked for a fixed address: it then lies below
  * 4 GiB, as Debian's and Ubuntu's Pythons do. */
 bool hk_target_lies_low(const struct hk_target *target);

@@ -13,7 +13,7 @@
 
 struct hk_pool hk_no_pool;
 struct hk_heap_recorder hk_recorder;
-struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign};
+struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign, malloc_trim};
 
 /* Large blocks: the C allocator's, counted by what they can hold. Counters of a heap that any thread may use without
  * a lock for it are atomic; a heap under the host's lock, and a thread's member, pay only plain stores.
@@ -941,13 +941,18 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
     return moved;
 }
 
+void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size)
+{
+    return alignment <= heap->alignment ? hk_malloc(heap, size) : hk_below_aligned(heap, alignment, size);
+}
+
 void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
 {
     if (heap->is_debug)
         return hk_debug_aligned_alloc(heap, alignment, size);
     if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_ALIGNMENT_MAX)
         return NULL;
-    return alignment <= heap->alignment ? hk_malloc(heap, size) : hk_below_aligned(heap, alignment, size);
+    return hk_aligned_any(heap, alignment, size);
 }
 
 size_t hk_usable_size(const void *block)
@@ -982,7 +987,7 @@ size_t hk_heap_trim(hk_heap *heap)
     size_t bytes = hk_heap_discard(heap, 0);
     hk_heap_release(heap);
     if (!heap->is_closed)
-        malloc_trim(0);
+        hk_libc.trim(0);
     return bytes;
 }
 

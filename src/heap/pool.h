@@ -184,6 +184,7 @@ struct hk_libc {
     void (*free)(void *);
     size_t (*usable_size)(void *);
     int (*memalign)(void **, size_t, size_t);
+    int (*trim)(size_t);
 };
 extern struct hk_libc hk_libc;
 
@@ -250,6 +251,8 @@ void *hk_malloc_slow(hk_heap *heap, size_t size);    /* not charged to the budge
 void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget went below 0 */
 void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
 void hk_pool_emptied(struct hk_pool *pool);
+/* hk_aligned_alloc for any power of two; the C allocator serves what is beyond a pool's. */
+void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
 void hk_heap_retire(hk_heap *heap); /* takes back remote frees; no pool stays CURRENT */
 void hk_pool_move(struct hk_pool *pool, hk_heap *to); /* to another member of the same facade; not CURRENT, not EMPTY */

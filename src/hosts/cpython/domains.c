@@ -172,19 +172,19 @@ static hk_heap *const *own_locks(void)
 
 void hk_cpython_fork_prepare(void)
 {
-    if (hk_python.interpreters == NULL)
-        return;
-    hk_cpython_interpreters_fork_prepare();
-    for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
-        hk_lock_take(&(*heap)->lock);
+    if (hk_python.interpreters != NULL) {
+        hk_cpython_interpreters_fork_prepare();
+        for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
+            hk_lock_take(&(*heap)->lock);
+    }
     hk_lock_take(&hk_region.lock);
 }
 
 void hk_cpython_fork_release(bool child)
 {
+    hk_lock_release(&hk_region.lock);
     if (hk_python.interpreters == NULL)
         return;
-    hk_lock_release(&hk_region.lock);
     for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
         hk_lock_release(&(*heap)->lock);
     hk_cpython_interpreters_fork_release(child);

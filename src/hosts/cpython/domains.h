@@ -34,7 +34,7 @@ int32_t hk_cpython_trim(void);
 /* Compares the interpreter's allocator tables with ours and tells the recorder. At exit. */
 void hk_cpython_watch_at_exit(void);
 
-/* Around fork: every lock of ours is held while the child is made. */
+/* Around fork: every lock of ours, and the region's, is held while the child is made. */
 void hk_cpython_fork_prepare(void);
 void hk_cpython_fork_release(bool child);
 

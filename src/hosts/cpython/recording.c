@@ -282,7 +282,7 @@ void hk_cpython_fill_point(struct hk_capture_point *point)
 int32_t hk_cpython_trim(void)
 {
     size_t bytes = 0;
-    if (ticking == NULL)
+    if (ticking == NULL || ticking->mode == HK_LOCK_MEMBER) /* one of malloc's heap, which needs no GIL */
         return -1;
     if (ticking->mode == HK_LOCK_OWN)
         bytes += hk_heap_discard(ticking, 0);

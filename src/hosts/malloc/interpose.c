@@ -1,8 +1,8 @@
-/* Names of libc that we stand in front of, and why:
+/* Names of libc that we stand in front of in both products, and why:
  *
- *   free realloc malloc_usable_size   a block of PyMem_Malloc may reach C's free (it works on stock CPython, where
- *                                     requests over 512 bytes are malloc's). One range check; C may hold no GIL, so
- *                                     the block always takes the remote path
+ *   free realloc malloc_usable_size   (few.c; the malloc product: family.c) a block of PyMem_Malloc may reach C's free (it
+ *                                     works on stock CPython, where requests over 512 bytes are malloc's). One range
+ *                                     check; C may hold no GIL, so the block always takes the remote path
  *   setrlimit prlimit (and 64)        when the limit on addresses is lowered after start, the unused part of our
  *                                     reservation is given back, or threads could not start
  *   _exit _Exit                       os._exit and multiprocessing's children end here, without destructors
@@ -14,10 +14,8 @@
 #include "hosts/malloc/interpose.h"
 
 #include <dlfcn.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,36 +24,39 @@
 #include "record/record.h"
 
 void (*hk_interpose_at_exit)(void);
+struct hk_next hk_next;
+bool hk_interpose_is_debug;
 
-static struct {
-    void (*free)(void *);
-    void *(*realloc)(void *, size_t);
-    size_t (*usable_size)(void *);
-    int (*setrlimit)(__rlimit_resource_t, const struct rlimit *);
-    int (*prlimit)(pid_t, enum __rlimit_resource, const struct rlimit *, struct rlimit *);
-} next;
-
-static void next_find(void)
+void hk_next_find(void)
 {
-    next.free = dlsym(RTLD_NEXT, "free");
-    next.realloc = dlsym(RTLD_NEXT, "realloc");
-    next.usable_size = dlsym(RTLD_NEXT, "malloc_usable_size");
-    next.setrlimit = dlsym(RTLD_NEXT, "setrlimit");
-    next.prlimit = dlsym(RTLD_NEXT, "prlimit");
+    static __thread bool is_inside; /* dlsym may call malloc and free; what several threads find is the same */
+    if (is_inside || hk_next_is_known())
+        return;
+    is_inside = true;
+    hk_next.malloc = dlsym(RTLD_NEXT, "malloc");
+    hk_next.calloc = dlsym(RTLD_NEXT, "calloc");
+    hk_next.realloc = dlsym(RTLD_NEXT, "realloc");
+    hk_next.usable_size = dlsym(RTLD_NEXT, "malloc_usable_size");
+    hk_next.posix_memalign = dlsym(RTLD_NEXT, "posix_memalign");
+    hk_next.memalign = dlsym(RTLD_NEXT, "memalign");
+    hk_next.trim = dlsym(RTLD_NEXT, "malloc_trim");
+    hk_next.setrlimit = dlsym(RTLD_NEXT, "setrlimit");
+    hk_next.prlimit = dlsym(RTLD_NEXT, "prlimit");
+    __atomic_store_n(&hk_next.free, (void (*)(void *))dlsym(RTLD_NEXT, "free"), __ATOMIC_RELEASE);
+    is_inside = false;
 }
 
 void hk_interpose_init(void)
 {
-    next_find();
-    hk_libc.free = next.free;
-    hk_libc.realloc = next.realloc;
-    hk_libc.usable_size = next.usable_size;
+    hk_next_find();
+    hk_libc = (struct hk_libc){hk_next.malloc, hk_next.calloc, hk_next.realloc, hk_next.free, hk_next.usable_size,
+                               hk_next.posix_memalign, hk_next.trim};
     /* An earlier preload may look its own next one up at its first call. Let it do so now: dlsym, when it clears the
      * error of a lookup that failed (ours of names that not every Python has), calls free itself. */
-    next.free(NULL);
+    hk_next.free(NULL);
 }
 
-/* --- debug mode: these stand in `next`'s place --- */
+/* --- debug mode: these stand in the next definitions' place --- */
 
 static struct {
     void (*free)(void *);
@@ -110,17 +111,18 @@ void hk_interpose_debug(void)
 {
     Dl_info info;
     const void *function = dlsym(RTLD_DEFAULT, "PyMem_RawMalloc");
-    beyond.free = next.free;
-    beyond.realloc = next.realloc;
-    beyond.usable_size = next.usable_size;
+    beyond.free = hk_next.free;
+    beyond.realloc = hk_next.realloc;
+    beyond.usable_size = hk_next.usable_size;
     beyond.interpreter = function != NULL && dladdr(function, &info) != 0 ? info.dli_fbase : NULL;
-    next.free = debug_free;
-    next.realloc = debug_realloc;
-    next.usable_size = debug_usable_size;
+    hk_next.free = debug_free;
+    hk_next.realloc = debug_realloc;
+    hk_next.usable_size = debug_usable_size;
+    hk_interpose_is_debug = true;
 }
 
 /* Counts, and records each caller once; beyond as many the rest are counted only. */
-static void note_culprit(void *caller, const char *function)
+void hk_interpose_note_culprit(void *caller, const char *function)
 {
     static void *known[16];
     hk_record_count_foreign(true);
@@ -135,26 +137,15 @@ static void note_culprit(void *caller, const char *function)
     }
 }
 
-HK_API void free(void *block)
+void hk_interpose_free_other(void *block, void *caller)
 {
-    if (__builtin_expect(hk_region_has(block), 0) && next.free != debug_free) {
-        note_culprit(__builtin_return_address(0), "free");
-        hk_free_remote(block);
-        return;
-    }
-    if (__builtin_expect(next.free == NULL, 0))
-        next_find();
-    next.free(block);
+    hk_interpose_note_culprit(caller, "free");
+    hk_free_remote(block);
 }
 
-HK_API void *realloc(void *block, size_t size)
+void *hk_interpose_realloc_other(void *block, size_t size, void *caller)
 {
-    if (__builtin_expect(!hk_region_has(block), 1) || next.realloc == debug_realloc) {
-        if (__builtin_expect(next.realloc == NULL, 0))
-            next_find();
-        return next.realloc(block, size);
-    }
-    note_culprit(__builtin_return_address(0), "realloc");
+    hk_interpose_note_culprit(caller, "realloc");
     if (size == 0) { /* as glibc: freed */
         hk_free_remote(block);
         return NULL;
@@ -168,15 +159,6 @@ HK_API void *realloc(void *block, size_t size)
     return moved;
 }
 
-HK_API size_t malloc_usable_size(void *block)
-{
-    if (__builtin_expect(hk_region_has(block), 0) && next.usable_size != debug_usable_size)
-        return hk_usable_size(block);
-    if (__builtin_expect(next.usable_size == NULL, 0))
-        next_find();
-    return next.usable_size(block);
-}
-
 /* Keeps a sixteenth of the new limit for the heap to grow into (then the C allocator serves it); the rest of what it does
  * not use goes back. */
 static void address_limit(int resource, const struct rlimit *limit)
@@ -187,10 +169,9 @@ static void address_limit(int resource, const struct rlimit *limit)
 
 HK_API int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
 {
-    if (next.setrlimit == NULL)
-        next_find();
+    hk_next_find();
     address_limit((int)resource, limit);
-    return next.setrlimit(resource, limit);
+    return hk_next.setrlimit(resource, limit);
 }
 
 HK_API int setrlimit64(__rlimit_resource_t resource, const struct rlimit64 *limit)
@@ -200,11 +181,10 @@ HK_API int setrlimit64(__rlimit_resource_t resource, const struct rlimit64 *limi
 
 HK_API int prlimit(pid_t pid, enum __rlimit_resource resource, const struct rlimit *limit, struct rlimit *old)
 {
-    if (next.prlimit == NULL)
-        next_find();
+    hk_next_find();
     if (pid == 0 || pid == getpid())
         address_limit((int)resource, limit);
-    return next.prlimit(pid, resource, limit, old);
+    return hk_next.prlimit(pid, resource, limit, old);
 }
 
 HK_API int prlimit64(pid_t pid, enum __rlimit_resource resource, const struct rlimit64 *limit, struct rlimit64 *old)

@@ -1,8 +1,9 @@
 /* What happens when the library is preloaded: the constructor of `heapkeeper run`.
  *
- *      1. is there a CPython in this process? If not, nothing: no reservation, no file, no thread.
- *      2. the heap is installed (hosts/cpython)
- *      3. the recorder is started, as the environment says, and connected to the heap
+ *      1. malloc: is it to be ours in this process? (family_start.c; in the product without the family: no)
+ *      2. is there a CPython? Then the heap is installed as its three domains (hosts/cpython)
+ *      3. if either: the recorder is started, as the environment says, and connected to the heaps. If neither: nothing,
+ *         no reservation, no file, no thread
  *
  * The environment, set by the command (src/cli/run.c):
  *   HEAPKEEPER_MODE        none, sample (exact: not yet); unset: the heap alone, nothing is recorded
@@ -14,6 +15,8 @@
  *   HEAPKEEPER_CAPTURE_DIR else: further processes write DIR/NAME.PID.SECONDS.N.hkc
  *   HEAPKEEPER_ALIGN       16: mem's and object's blocks are aligned to 16 in the guide's geometry, too
  *   HEAPKEEPER_DEBUG       1: heaps are in debug mode
+ *   HEAPKEEPER_NATIVE      who has the malloc family: all, or one pid
+ *   HEAPKEEPER_NATIVE_STACKS  1: with the callers of those who call malloc
  *   HEAPKEEPER_SEED        of the sampler, for tests
  *
  * Nothing is printed: what there is to say goes into the capture. Except in debug mode, which was asked for. */
@@ -28,9 +31,10 @@
 #include <unistd.h>
 
 #include "heap/debug.h"
-#include "heap/threads.h"
 #include "hosts/cpython/domains.h"
+#include "hosts/malloc/family.h"
 #include "hosts/malloc/interpose.h"
+#include "hosts/native/stack.h"
 #include "record/record.h"
 
 static struct {
@@ -120,6 +124,40 @@ static size_t alignment(void)
     return text != NULL && strcmp(text, "16") == 0 ? 16 : 8;
 }
 
+static void tick(hk_heap *heap, uint64_t allocated_bytes)
+{
+    hk_record_tick(allocated_bytes);
+}
+
+/* A tick of either side may be the one that sees a reader's request. */
+static int32_t trim(void)
+{
+    int32_t python = hk_cpython_trim(), native = hk_family_trim();
+    return python < 0 ? native : native < 0 ? python : python + native;
+}
+
+/* Stacks, and heaps whose blocks are recorded. */
+static void attach(bool samples)
+{
+    const char *why = NULL;
+    if (hk_family_heap() != NULL) {
+        why = hk_native_init(secure_getenv("HEAPKEEPER_NATIVE_STACKS") != NULL, dlsym(RTLD_DEFAULT, "PyMem_SetAllocator"));
+        hk_record_set_source(&hk_native_source);
+        hk_recorder = (struct hk_heap_recorder){
+            .draw = samples ? hk_record_draw : NULL,
+            .allocation = hk_record_allocation,
+            .free = hk_record_free,
+            .table_size = hk_record_table_size,
+            .foreign = NULL, /* blocks from before we served */
+            .tick = tick,
+        };
+    }
+    if (why != NULL)
+        hk_record_event(HK_EVENT_NOTE, 0, why);
+    hk_cpython_attach_recorder(samples);
+    hk_family_attach_recorder(samples);
+}
+
 static bool record_start(void)
 {
     static char path[4096];
@@ -133,7 +171,7 @@ static bool record_start(void)
         .alignment = (uint32_t)alignment(),
         .child_path = child_path,
         .fill_point = hk_cpython_fill_point,
-        .trim = hk_cpython_trim,
+        .trim = trim,
     };
     read_naming();
     parse_run_id(secure_getenv("HEAPKEEPER_RUN"), options.run_id);
@@ -151,13 +189,14 @@ static bool record_start(void)
         started = hk_record_start(&options, &why);
     }
     if (started)
-        hk_cpython_attach_recorder(options.mode == HK_MODE_SAMPLE);
+        attach(options.mode == HK_MODE_SAMPLE);
     return started;
 }
 
 static void fork_prepare(void)
 {
     hk_threads_fork_prepare();
+    hk_family_fork_prepare();
     hk_cpython_fork_prepare();
     hk_record_fork_prepare();
 }
@@ -166,6 +205,7 @@ static void fork_parent(void)
 {
     hk_record_fork_parent();
     hk_cpython_fork_release(false);
+    hk_family_fork_release();
     hk_threads_fork_parent();
 }
 
@@ -174,7 +214,16 @@ static void fork_child(void)
     naming.first = false;
     hk_record_fork_child();
     hk_cpython_fork_release(true);
+    hk_family_fork_release();
     hk_threads_fork_child();
+}
+
+void hk_preload_watch_forks(void)
+{
+    static bool done;
+    if (!done)
+        pthread_atfork(fork_prepare, fork_parent, fork_child);
+    done = true;
 }
 
 /* True for one process of a run whose own has recorded nothing (a shell, timeout, make): it stands for the run. */
@@ -203,16 +252,18 @@ __attribute__((constructor)) static void preload(void)
     int saved = errno;
     hk_threads_host_forks = true; /* see fork_prepare */
     hk_interpose_init();
+    hk_family_start();
     enum hk_capture_watch watch = hk_cpython_install(alignment(), &why);
     if (hk_debug_on)
         hk_interpose_debug();
-    if (watch != HK_WATCH_NOT_PYTHON && record_start()) {
+    bool any = watch != HK_WATCH_NOT_PYTHON || hk_family_heap() != NULL;
+    if (any && record_start()) {
         hk_interpose_at_exit = at_exit;
-        if (watch == HK_WATCH_REFUSED)
+        if (watch != HK_WATCH_OURS)
             hk_record_set_watch(watch, why);
     }
     if (watch == HK_WATCH_OURS)
-        pthread_atfork(fork_prepare, fork_parent, fork_child);
+        hk_preload_watch_forks();
     while (dlerror() != NULL)
         ; /* what we did not find is not the program's error */
     errno = saved;

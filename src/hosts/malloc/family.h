@@ -1,0 +1,91 @@
+/* The malloc family, where it is ours: what its files share, and what the constructor knows of it.
+ *
+ * There are two products. libheapkeeper-preload.so stands in front of free, realloc and malloc_usable_size only (few.c);
+ * libheapkeeper-malloc-preload.so has the whole family (family*.c) and serves it from a heap of its own, "native",
+ * in the processes for which the environment asks (see preload.c). In all others its functions pass every call on.
+ *
+ *      undecided   the loader is at work, libc has no environment yet    the next definitions
+ *      deciding    we look names up, and make the heap                   the next definitions
+ *      passive     not for this process                                  the next definitions
+ *      active                                                            the heap, its large blocks the next ones
+ *
+ * "Next" are libc's, or those of a library that was preloaded before. While they are being looked up (dlsym may call
+ * malloc itself) blocks come from a small buffer in this library and are never freed.
+ *
+ * Fast paths are those of heap/threads.h. In a process without the heap every thread's member is hk_no_member, which
+ * has no blocks and owns none, so that the slow path finds out and the fast path needs no test. */
+#ifndef HK_HOSTS_MALLOC_FAMILY_H
+#define HK_HOSTS_MALLOC_FAMILY_H
+
+#include "heap/threads.h"
+
+#define HK_DOMAIN_NATIVE 3 /* as the recorder numbers it, behind Python's three */
+
+/* few.c and family_start.c, one of them in each product. */
+hk_heap *hk_family_heap(void); /* NULL: malloc is not ours */
+void hk_family_start(void);    /* in the constructor: decides, unless a call of malloc has done so */
+void hk_family_attach_recorder(bool samples); /* after hk_record_start */
+void hk_family_fork_prepare(void); /* after hk_threads_fork_prepare, before the region's lock */
+void hk_family_fork_release(void);
+int32_t hk_family_trim(void); /* for a request of a reader; 4096 bytes each; -1: not now. Waits for no lock */
+
+/* preload.c: around fork all locks are held; the earlier this is called the more handlers may allocate. */
+void hk_preload_watch_forks(void);
+
+/* family_start.c, for the family alone. */
+void hk_family_decide(void);                    /* once libc is there; cheap when repeated */
+extern hk_heap *hk_family_watched;              /* blocks that the recorder sampled; NULL: none are */
+void *hk_family_early_malloc(size_t size);      /* from the buffer; zero; NULL: full */
+bool hk_family_is_early(const void *block);
+size_t hk_family_early_size(const void *block);
+extern bool hk_family_probed; /* our malloc was called while we were deciding */
+
+/* family.c: slow paths. */
+void *hk_family_malloc_slow(size_t size);
+void hk_family_free_slow(hk_heap *member, void *block);
+/* alignment: a power of two. errno is set. */
+void *hk_family_aligned(size_t alignment, size_t size);
+
+/* NULL: the slow path is to be asked. */
+static inline __attribute__((always_inline)) void *hk_family_malloc_fast(size_t size)
+{
+    hk_heap *member = hk_process_member;
+    if (__builtin_expect(size > HK_SMALL_MAX, 0))
+        return NULL;
+    struct hk_pool *pool = member->current[(size + HK_STEP - 1) / HK_STEP];
+    void *block = pool->other_free;
+    if (__builtin_expect(block == NULL, 0))
+        return NULL;
+    if (__builtin_expect((member->budget -= (int64_t)size) < 0, 0))
+        return hk_malloc_expired(member, size);
+    pool->other_free = *(void **)block;
+    return block;
+}
+
+static inline __attribute__((always_inline)) void *hk_family_malloc(size_t size)
+{
+    void *block = hk_family_malloc_fast(size);
+    return __builtin_expect(block != NULL, 1) ? block : hk_family_malloc_slow(size);
+}
+
+static inline __attribute__((always_inline)) void hk_family_free(void *block)
+{
+    hk_heap *member = hk_process_member;
+    uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
+    if (__builtin_expect(distance >= hk_region.span, 0)) {
+        hk_family_free_slow(member, block);
+        return;
+    }
+    struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
+    void *next = pool->other_free;
+    if (__builtin_expect(__atomic_load_n(&pool->heap, __ATOMIC_RELAXED) != member || next == NULL, 0)) {
+        hk_family_free_slow(member, block);
+        return;
+    }
+    *(void **)block = next;
+    pool->other_free = block;
+    if (__builtin_expect(hk_take_one(&pool->used), 0))
+        hk_pool_emptied(pool);
+}
+
+#endif

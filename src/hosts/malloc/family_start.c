@@ -1,0 +1,186 @@
+/* How the malloc family comes to life: for which processes, and what serves until then.
+ *
+ * The first calls come from the loader, before libc has an environment; they are libc's own. Then the first call decides,
+ * or the constructor does. HEAPKEEPER_NATIVE says for whom:
+ *
+ *      unset   nobody
+ *      all     every process (`run --native`)
+ *      PID     this one process, whatever it execs, unless it has a Python inside, or is a program that does nothing but
+ *              start another (a shell, env, timeout): of those, what they start is of interest
+ *
+ * A program that brings a malloc of its own in its executable is left alone: its calls never reach us. That is seen by
+ * calling the one that everybody calls. */
+#include "hosts/malloc/family.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hosts/malloc/interpose.h"
+#include "record/record.h"
+
+enum { UNDECIDED, DECIDING, PASSIVE, ACTIVE };
+
+static int stage;
+hk_heap *hk_family_watched;
+bool hk_family_probed;
+
+/* --- the buffer of the start --- */
+
+static char early[16384] __attribute__((aligned(16)));
+static size_t early_used;
+
+/* A block's size stands before it. */
+void *hk_family_early_malloc(size_t size)
+{
+    size_t room = (size + 31) & ~(size_t)15;
+    if (size > sizeof(early))
+        return NULL;
+    size_t start = __atomic_fetch_add(&early_used, room, __ATOMIC_RELAXED);
+    if (start > sizeof(early) - room) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    *(size_t *)(early + start) = size;
+    return early + start + 16;
+}
+
+bool hk_family_is_early(const void *block)
+{
+    return (uintptr_t)block - (uintptr_t)early < sizeof(early);
+}
+
+size_t hk_family_early_size(const void *block)
+{
+    return *(const size_t *)((const char *)block - 16);
+}
+
+/* --- for whom --- */
+
+static bool is_launcher(void)
+{
+    static const char *const names[] = {
+        "ash", "bash", "busybox", "catatonit", "chroot", "chrt", "dash", "doas", "dumb-init", "env", "fish", "flock",
+        "gmake", "ionice", "ksh", "make", "mksh", "nice", "ninja", "nohup", "nsenter", "numactl", "parallel", "prlimit",
+        "runuser", "script", "setarch", "setpriv", "setsid", "sh", "stdbuf", "su", "sudo", "taskset", "time", "timeout", "tini",
+        "unshare", "xargs", "zsh",
+    };
+    char path[4096];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    path[length > 0 ? length : 0] = '\0';
+    const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool is_for_this_process(void)
+{
+    const char *who = secure_getenv("HEAPKEEPER_NATIVE");
+    if (who == NULL || *who == '\0')
+        return false;
+    if (strcmp(who, "all") == 0)
+        return true;
+    return strtol(who, NULL, 10) == getpid() && dlsym(RTLD_DEFAULT, "PyMem_SetAllocator") == NULL && !is_launcher();
+}
+
+static bool calls_reach_us(void)
+{
+    void *(*everybodys_malloc)(size_t) = dlsym(RTLD_DEFAULT, "malloc");
+    void (*everybodys_free)(void *) = dlsym(RTLD_DEFAULT, "free");
+    if (everybodys_malloc == NULL || everybodys_free == NULL)
+        return false;
+    hk_family_probed = false;
+    everybodys_free(everybodys_malloc(1));
+    return hk_family_probed;
+}
+
+static int decide(void)
+{
+    if (!is_for_this_process() || !calls_reach_us())
+        return PASSIVE;
+    hk_interpose_init();
+    hk_threads_host_forks = true;
+    hk_preload_watch_forks(); /* before there is a heap: the child of a fork in between needs none of it */
+    hk_heap *heap = hk_threads_process("native");
+    if (heap == NULL)
+        return PASSIVE;
+    heap->domain = HK_DOMAIN_NATIVE;
+    hk_threads_inherit(heap);
+    return ACTIVE;
+}
+
+void hk_family_decide(void)
+{
+    int now = __atomic_load_n(&stage, __ATOMIC_ACQUIRE);
+    if (__builtin_expect(now == PASSIVE, 1))
+        return;
+    if (now == DECIDING)
+        hk_family_probed = true;
+    if (now != UNDECIDED)
+        return;
+    if (!hk_next_is_known())
+        hk_next_find();
+    if (environ == NULL || !hk_next_is_known())
+        return;
+    if (!__atomic_compare_exchange_n(&stage, &now, DECIDING, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        return;
+    int saved = errno;
+    now = decide();
+    while (dlerror() != NULL)
+        ; /* what we did not find is not the program's error */
+    errno = saved;
+    __atomic_store_n(&stage, now, __ATOMIC_RELEASE);
+}
+
+void hk_family_start(void)
+{
+    hk_family_decide();
+}
+
+hk_heap *hk_family_heap(void)
+{
+    return hk_process_heap;
+}
+
+/* --- recording --- */
+
+void hk_family_attach_recorder(bool samples)
+{
+    if (hk_process_heap == NULL || !samples)
+        return;
+    hk_heap *watched = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .name = "native, sampled"});
+    if (watched == NULL)
+        return;
+    watched->is_watched = true;
+    watched->domain = HK_DOMAIN_NATIVE;
+    hk_family_watched = watched;
+    hk_process_heap->watched = watched;
+    hk_threads_inherit(hk_process_heap);
+}
+
+void hk_family_fork_prepare(void)
+{
+    if (hk_family_watched != NULL)
+        hk_lock_take(&hk_family_watched->lock);
+}
+
+void hk_family_fork_release(void)
+{
+    if (hk_family_watched != NULL)
+        hk_lock_release(&hk_family_watched->lock);
+}
+
+/* The recorder's lock is held, and a thread that forks waits for that with the heap's: so nothing is waited for. */
+int32_t hk_family_trim(void)
+{
+    hk_heap *heap = hk_process_heap;
+    if (heap == NULL || !hk_lock_try(&heap->lock))
+        return -1;
+    size_t bytes = hk_heap_discard(heap, 0);
+    hk_lock_release(&heap->lock);
+    return (int32_t)(bytes / 4096);
+}
