@@ -146,6 +146,9 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     }
     if (o->sample_given && o->off_given)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --sample and --no-record exclude each other");
+    if (o->settings.debug && o->settings.native)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --debug and --native exclude each other: malloc's blocks "
+                                          "have no debug mode");
     uint64_t unused;
     if (*program<argc && * program> 1 && strcmp(argv[*program - 1], "--sample") == 0 &&
         parse_bytes(argv[*program], &unused))
@@ -227,7 +230,7 @@ int hk_cli_run(int argc, char **argv)
     struct hk_place place = {0};
     char *library = NULL;
     bool found = hk_target_find(&target, argv + program, o.python, &error);
-    o.settings.family = o.settings.native || (found && !hk_target_has_python(&target));
+    o.settings.family = o.settings.native || (found && !o.settings.debug && !hk_target_has_python(&target));
     if (found && (library = hk_library_find(&o.settings, &error)))
         start(&o, &target, &place, library, &error);
     free(library);

@@ -25,6 +25,7 @@ TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build"))
 COMMAND = os.path.join(BUILD, "heapkeeper")
 PRELOAD = os.path.join(BUILD, "libheapkeeper-preload.so")
+MALLOC_PRELOAD = os.path.join(BUILD, "libheapkeeper-malloc-preload.so")
 LOW_PRELOAD = os.path.join(BUILD, "libheapkeeper-low-preload.so")
 LIBRARY = os.path.join(BUILD, "libheapkeeper.so")
 BOUND = 8 << 20

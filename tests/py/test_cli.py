@@ -93,7 +93,6 @@ def test_help_and_version_are_on_stdout():
     (["run", "--sample=64K", "--no-record", "x.py"], "exclude each other"),
     (["run", "--sample", "64K", "x.py"], "write --sample=64K, in one word"),
     (["run", "--exact", "x.py"], "not available yet"),
-    (["run", "--native", "x.py"], "not available yet"),
     (["report", "--frob"], "unknown option --frob"),
     (["report", "a", "b"], "one capture at a time"),
     (["report", "--pid", "x"], "needs a process id"),

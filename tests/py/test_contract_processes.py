@@ -234,7 +234,7 @@ def readable_copy(name):
     """The build's products where everybody may read them."""
     directory = "/tmp/heapkeeper-test-%d-%s" % (os.getpid(), name)
     os.makedirs(directory)
-    for path in (COMMAND, PRELOAD):
+    for path in (COMMAND, PRELOAD, MALLOC_PRELOAD):
         shutil.copy(path, directory)
     os.chmod(directory, 0o755)
     return directory

@@ -62,10 +62,10 @@ size_t hk_family_early_size(const void *block)
 static bool is_launcher(void)
 {
     static const char *const names[] = {
-        "ash", "bash", "busybox", "catatonit", "chroot", "chrt", "dash", "doas", "dumb-init", "env", "fish", "flock",
-        "gmake", "ionice", "ksh", "make", "mksh", "nice", "ninja", "nohup", "nsenter", "numactl", "parallel", "prlimit",
-        "runuser", "script", "setarch", "setpriv", "setsid", "sh", "stdbuf", "su", "sudo", "taskset", "time", "timeout", "tini",
-        "unshare", "xargs", "zsh",
+        "ash", "bash", "busybox", "catatonit", "chroot", "chrt", "dash", "doas", "dumb-init", "env", "fish", "flock", "gdb",
+        "gmake", "ionice", "ksh", "ltrace", "make", "mksh", "nice", "ninja", "nohup", "nsenter", "numactl", "parallel", "perf",
+        "prlimit", "rr", "runuser", "script", "setarch", "setpriv", "setsid", "sh", "stdbuf", "strace", "su", "sudo", "taskset", "time",
+        "timeout", "tini", "unshare", "valgrind", "valgrind.bin", "xargs", "zsh",
     };
     char path[4096];
     ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);

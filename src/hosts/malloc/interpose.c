@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "heap/debug.h"
-#include "heap/pool.h"
+#include "heap/threads.h"
 #include "record/record.h"
 
 void (*hk_interpose_at_exit)(void);
@@ -29,10 +29,11 @@ bool hk_interpose_is_debug;
 
 void hk_next_find(void)
 {
-    static __thread bool is_inside; /* dlsym may call malloc and free; what several threads find is the same */
-    if (is_inside || hk_next_is_known())
+    static void *inside; /* the thread: dlsym may call malloc and free. What several threads find is the same */
+    void *me = &hk_process_member;
+    if (__atomic_load_n(&inside, __ATOMIC_RELAXED) == me || hk_next_is_known())
         return;
-    is_inside = true;
+    __atomic_store_n(&inside, me, __ATOMIC_RELAXED);
     hk_next.malloc = dlsym(RTLD_NEXT, "malloc");
     hk_next.calloc = dlsym(RTLD_NEXT, "calloc");
     hk_next.realloc = dlsym(RTLD_NEXT, "realloc");
@@ -43,7 +44,7 @@ void hk_next_find(void)
     hk_next.setrlimit = dlsym(RTLD_NEXT, "setrlimit");
     hk_next.prlimit = dlsym(RTLD_NEXT, "prlimit");
     __atomic_store_n(&hk_next.free, (void (*)(void *))dlsym(RTLD_NEXT, "free"), __ATOMIC_RELEASE);
-    is_inside = false;
+    __atomic_store_n(&inside, NULL, __ATOMIC_RELAXED);
 }
 
 void hk_interpose_init(void)
