@@ -818,8 +818,8 @@ void *hk_malloc(hk_heap *heap, size_t size)
     void *block;
     if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
         block = hk_malloc_unlocked(heap, size);
-    else if (__builtin_expect(heap == hk_mine.facade, 1))
-        block = hk_member_malloc(hk_mine.member, size);
+    else if (__builtin_expect(heap == hk_local.mine.facade, 1))
+        block = hk_member_malloc(hk_local.mine.member, size);
     else
         block = malloc_entering(heap, size);
     return __builtin_expect(block != NULL, 1) ? block : malloc_again(heap, size);
@@ -829,8 +829,8 @@ void hk_free(hk_heap *heap, void *block)
 {
     if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
         hk_free_unlocked(heap, block);
-    else if (__builtin_expect(heap == hk_mine.facade, 1))
-        hk_member_free(hk_mine.member, block);
+    else if (__builtin_expect(heap == hk_local.mine.facade, 1))
+        hk_member_free(hk_local.mine.member, block);
     else
         free_entering(heap, block);
 }

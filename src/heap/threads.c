@@ -23,11 +23,10 @@ struct hk_thread {
 hk_heap hk_no_member = {.current = {[0 ... HK_CLASSES - 1] = &hk_no_pool}, .mode = HK_LOCK_MEMBER};
 hk_heap *hk_process_heap;
 bool hk_threads_host_forks;
-__thread struct hk_mine hk_mine;
+__thread struct hk_local hk_local;
 __thread hk_heap *hk_process_member = &hk_no_member;
 
 static struct hk_thread ended; /* stands for "has none, and gets none any more" */
-static __thread struct hk_thread *this_thread;
 
 static struct {
     hk_lock lock;
@@ -134,8 +133,8 @@ static void record_free(struct hk_thread *thread)
 static void thread_end(void *argument)
 {
     struct hk_thread *thread = argument;
-    this_thread = &ended;
-    hk_mine = (struct hk_mine){NULL, NULL};
+    hk_local.thread = &ended;
+    hk_local.mine = (struct hk_mine){NULL, NULL};
     hk_process_member = &hk_no_member;
     for (uint32_t i = 0; i < thread->count; i++)
         member_put(thread->entries[i].member);
@@ -145,7 +144,7 @@ static void thread_end(void *argument)
 static struct hk_thread *thread_begin(void)
 {
     if (!threads.has_key)
-        return this_thread = &ended;
+        return hk_local.thread = &ended;
     hk_lock_take(&threads.lock);
     struct hk_thread *thread = threads.free_records;
     if (thread != NULL)
@@ -155,15 +154,15 @@ static struct hk_thread *thread_begin(void)
     hk_lock_release(&threads.lock);
     if (thread == NULL)
         return &ended;
-    this_thread = thread;
+    hk_local.thread = thread;
     if (pthread_setspecific(threads.key, thread) != 0)
         thread_end(thread); /* nobody would tell us of its end */
-    return this_thread;
+    return hk_local.thread;
 }
 
 static hk_heap *use_now(hk_heap *facade, hk_heap *member)
 {
-    hk_mine = (struct hk_mine){facade, member};
+    hk_local.mine = (struct hk_mine){facade, member};
     if (facade == hk_process_heap)
         hk_process_member = member;
     return member;
@@ -171,16 +170,16 @@ static hk_heap *use_now(hk_heap *facade, hk_heap *member)
 
 hk_heap *hk_threads_known(hk_heap *facade)
 {
-    for (uint32_t i = 0; this_thread != NULL && i < this_thread->count; i++)
-        if (this_thread->entries[i].facade == facade)
-            return use_now(facade, this_thread->entries[i].member);
+    for (uint32_t i = 0; hk_local.thread != NULL && i < hk_local.thread->count; i++)
+        if (hk_local.thread->entries[i].facade == facade)
+            return use_now(facade, hk_local.thread->entries[i].member);
     return NULL;
 }
 
 /* This thread's member of the facade; NULL: it has none and gets none. */
 static hk_heap *member_of_this_thread(hk_heap *facade)
 {
-    struct hk_thread *thread = this_thread != NULL ? this_thread : thread_begin();
+    struct hk_thread *thread = hk_local.thread != NULL ? hk_local.thread : thread_begin();
     hk_heap *member = hk_threads_known(facade);
     if (member != NULL)
         return member;
@@ -195,8 +194,8 @@ static hk_heap *member_of_this_thread(hk_heap *facade)
 
 hk_heap *hk_threads_enter(hk_heap *facade)
 {
-    if (hk_mine.facade == facade)
-        return hk_mine.member;
+    if (hk_local.mine.facade == facade)
+        return hk_local.mine.member;
     int saved = errno;
     hk_heap *member = member_of_this_thread(facade);
     errno = saved;
@@ -482,8 +481,8 @@ void hk_threads_fork_parent(void)
 
 static bool is_of_this_thread(const hk_heap *member)
 {
-    for (uint32_t i = 0; this_thread != NULL && i < this_thread->count; i++)
-        if (this_thread->entries[i].member == member)
+    for (uint32_t i = 0; hk_local.thread != NULL && i < hk_local.thread->count; i++)
+        if (hk_local.thread->entries[i].member == member)
             return true;
     return false;
 }

@@ -60,7 +60,15 @@ struct hk_facade {
 struct hk_mine {
     hk_heap *facade, *member;
 };
-extern __thread struct hk_mine hk_mine;
+
+struct hk_thread;
+
+/* All that a thread has, in one, since thread-local storage is short: 64 bytes in the whole library. */
+struct hk_local {
+    struct hk_mine mine;
+    struct hk_thread *thread; /* which facades it has a member of; NULL: none yet */
+};
+extern __thread struct hk_local hk_local;
 
 /* This thread's member of the process's facade; &hk_no_member until it has one, and after it has ended. */
 extern __thread hk_heap *hk_process_member;

@@ -3,6 +3,7 @@
 Both work on stock CPython for requests over 512 bytes, which are malloc's there; programs rely on it.
 """
 
+import shutil
 import textwrap
 
 import pytest

@@ -13,7 +13,7 @@ import textwrap
 
 import pytest
 
-from conftest import (COMMAND, PRELOAD, TREE, all_interpreters, check_real_path, check_sums, clean_environment, execute,
+from conftest import (COMMAND, MALLOC_PRELOAD, PRELOAD, TREE, all_interpreters, check_real_path, check_sums, clean_environment, execute,
                       interpreter, live_in)
 
 # Over 64 MiB: a child that ended well keeps its capture then.

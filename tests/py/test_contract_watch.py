@@ -273,7 +273,7 @@ def test_libpython_that_is_opened_late_is_left_alone_and_the_programs_malloc_rec
     ours = heapkeeper.run(words, python=program, env=environment)
     assert ours.said == stock.said and ours.status == 0
     report = heapkeeper.report()
-    assert (report["watch"], report["state"]) == ("not python", "ended")
+    assert (report["watch"], report["state"]) == ("not_python", "ended")
     assert report["heap"]["live_blocks"] > 0
 
 
