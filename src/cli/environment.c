@@ -207,6 +207,7 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                 set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
                 set("HEAPKEEPER_SAMPLE", sample) &&
                 (!s->debug || set("HEAPKEEPER_DEBUG", "1")) &&
+                set("HEAPKEEPER_NATIVE_STACKS", s->native_stacks ? "1" : NULL) &&
                 set("HEAPKEEPER_NATIVE", s->native ? "all" : s->family ? self : NULL) &&
                 set("HEAPKEEPER_ALIGN", s->align16 ? "16" : NULL);
     if (!done)

@@ -12,6 +12,7 @@ struct hk_settings {
     bool align16;          /* in it: every block is aligned to 16 */
     bool debug;            /* misuse of memory is found, reported, and ends the program */
     bool family;           /* the library with the malloc family */
+    bool native_stacks;    /* with the callers of those who call malloc */
     bool native;           /* which serves every process of the run; else this one, unless it is a Python */
 };
 

@@ -33,6 +33,8 @@ static const char run_usage[] =
     "  --native            memory of the C library's malloc, too, and in all children; of a program "
     "without\n"
     "                      Python it is recorded always\n"
+    "  --native-stacks     with the callers of the functions that call malloc; for Python, --native "
+    "as well\n"
     "  --geometry NAME     sizes of arenas, pools and blocks: default, or guide (256 KiB, 4 KiB, 8 "
     "to 512\n"
     "                      bytes in eights); guide,align=16 aligns every block to 16 bytes\n"

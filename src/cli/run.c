@@ -30,7 +30,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, DEBUG, GEOMETRY };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -83,6 +83,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case NATIVE:
         o->settings.native = true;
         return 0;
+    case NATIVE_STACKS:
+        o->settings.native_stacks = true;
+        return 0;
     case GEOMETRY:
         if (!parse_geometry(optarg, &o->settings))
             return hk_cli_fail(HK_EXIT_USAGE,
@@ -126,6 +129,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"geometry", required_argument, NULL, GEOMETRY},
         {"debug", no_argument, NULL, DEBUG},
         {"native", no_argument, NULL, NATIVE},
+        {"native-stacks", no_argument, NULL, NATIVE_STACKS},
         {NULL, 0, NULL, 0},
     };
     opterr = 0;
@@ -230,6 +234,8 @@ int hk_cli_run(int argc, char **argv)
     struct hk_place place = {0};
     char *library = NULL;
     bool found = hk_target_find(&target, argv + program, o.python, &error);
+    if (found && o.settings.native_stacks && !o.settings.debug && hk_target_has_python(&target))
+        o.settings.native = true; /* it would change nothing without */
     o.settings.family = o.settings.native || (found && !o.settings.debug && !hk_target_has_python(&target));
     if (found && (library = hk_library_find(&o.settings, &error)))
         start(&o, &target, &place, library, &error);
