@@ -112,7 +112,7 @@ static uint32_t read_code(const void *address, const struct hk_code_identity *id
     code.name = read_name(address, 1);
     code.qualified_name = read_name(address, 2);
     read_line_table(address, &code);
-    code.flags = hk_rec.source.is_trampoline && hk_rec.source.is_trampoline(address) 
+    code.flags = hk_rec.source.is_trampoline && hk_rec.source.is_trampoline(address)
                      ? HK_CODE_TRAMPOLINE
                      : 0;
     if (hk_rec.stage != HK_REC_ON)
