@@ -351,7 +351,9 @@ def test_capture_that_is_removed_or_cut_meanwhile_harms_nobody(heapkeeper):
 
 def test_capture_is_cut_to_its_used_length(heapkeeper):
     heapkeeper.good(WORK)
-    assert os.stat(heapkeeper.output).st_size < BOUND // 2
+    status = os.stat(heapkeeper.output)
+    assert status.st_size < BOUND // 4 * 3  # sites are the last of it,
+    assert status.st_blocks * 512 < BOUND // 8  # and what was not used takes no room
     heapkeeper.recorded()
 
 
