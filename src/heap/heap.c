@@ -378,8 +378,8 @@ static __attribute__((noinline)) void *malloc_without_pool(hk_heap *heap, size_t
             return NULL; /* the limit refused, or there is nothing left */
         hk_limit_forget(heap);
     }
-    if (pool == NULL) /* no addresses left: the C allocator may have some */
-        return large_malloc(heap, size);
+    if (pool == NULL) /* no addresses left: the C allocator may have some; whole words, as a block of ours has */
+        return large_malloc(heap, (size + (size == 0) + 7) & ~(size_t)7);
     void **list = hk_pool_list(heap, pool), *block = *list;
     *list = *(void **)block;
     return block;
@@ -881,6 +881,8 @@ static void *large_realloc(hk_heap *heap, void *block, size_t size)
     bool sampled = charge(heap, size, &mean);
     large_forget(block);
     void *moved = hk_libc.realloc(block, size);
+    if (moved == NULL && size <= usable)
+        moved = block; /* it holds as much already */
     if (moved == NULL)
         return NULL;
     int64_t after = (int64_t)hk_libc.usable_size(moved);
