@@ -15,58 +15,6 @@ struct hk_pool hk_no_pool;
 struct hk_heap_recorder hk_recorder;
 struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign, malloc_trim};
 
-/* Large blocks: the C allocator's, counted by what they can hold. Counters of a heap that any thread may use without
- * a lock for it are atomic; a heap under the host's lock, and a thread's member, pay only plain stores.
- *
- * A block of the C allocator that was never ours may come to be freed here, too (a program that mixes malloc and
- * PyMem_Free). Where it is smaller than any of ours it is known for what it is, and not counted. */
-
-static bool small_ones_exist; /* large blocks in name only: the region was full, or the alignment too large */
-
-static bool is_foreign(size_t usable)
-{
-    return usable <= HK_BLOCK_MAX && !__atomic_load_n(&small_ones_exist, __ATOMIC_RELAXED);
-}
-
-static void large_add(hk_heap *heap, int64_t bytes, int64_t blocks)
-{
-    if (heap->mode == HK_LOCK_HOST || heap->mode == HK_LOCK_MEMBER) {
-        __atomic_store_n(&heap->large_bytes, heap->large_bytes + bytes, __ATOMIC_RELAXED);
-        __atomic_store_n(&heap->large_blocks, heap->large_blocks + blocks, __ATOMIC_RELAXED);
-    } else {
-        __atomic_add_fetch(&heap->large_bytes, bytes, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&heap->large_blocks, blocks, __ATOMIC_RELAXED);
-    }
-}
-
-static void large_count(hk_heap *heap, size_t usable, int sign)
-{
-    if (usable <= HK_BLOCK_MAX)
-        __atomic_store_n(&small_ones_exist, true, __ATOMIC_RELAXED);
-    large_add(heap, sign * (int64_t)usable, sign);
-}
-
-static void large_forget(const void *block)
-{
-    if (hk_recorder.table_size != NULL && hk_recorder.table_size() != 0)
-        hk_recorder.free(block);
-}
-
-static __attribute__((noinline)) void large_free(hk_heap *heap, void *block)
-{
-    if (block == NULL)
-        return;
-    size_t usable = hk_libc.usable_size(block);
-    if (is_foreign(usable)) {
-        if (hk_recorder.foreign != NULL)
-            hk_recorder.foreign();
-    } else {
-        large_forget(block);
-        large_count(heap, usable, -1);
-    }
-    hk_libc.free(block);
-}
-
 /* Pools. */
 
 static void partial_push(hk_heap *heap, struct hk_pool *pool)
@@ -294,7 +242,7 @@ static bool is_tight(hk_heap *heap)
 
 /* What is free and does not look so: current pools stay current when their last block is freed, and blocks that were
  * freed from outside wait. True: there was something. */
-static bool reclaim(hk_heap *heap)
+bool hk_heap_reclaim(hk_heap *heap)
 {
     bool some = __atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL;
     if (some)
@@ -307,48 +255,6 @@ static bool reclaim(hk_heap *heap)
         some = true;
     }
     return some;
-}
-
-/* A large block of the heap's own pools. */
-static void *run_malloc(hk_heap *heap, size_t alignment, size_t size)
-{
-    hk_heap *whole = hk_heap_whole(heap);
-    void *run = NULL;
-    for (int attempt = 0; run == NULL && (attempt == 0 || (attempt == 1 && reclaim(heap))); attempt++) {
-        if (whole != heap)
-            hk_lock_take(&whole->lock);
-        run = hk_run_malloc(whole, alignment, size);
-        if (whole != heap)
-            hk_lock_release(&whole->lock);
-    }
-    return run;
-}
-
-/* The limit has room for a large block of the C allocator. */
-static bool is_large_allowed(hk_heap *heap, size_t size)
-{
-    hk_heap *whole = hk_heap_whole(heap);
-    if (whole->limit == 0)
-        return true;
-    if (whole != heap)
-        hk_lock_take(&whole->lock);
-    bool allowed = hk_limit_allows(whole, size);
-    if (whole != heap)
-        hk_lock_release(&whole->lock);
-    return allowed;
-}
-
-/* From the C allocator, or of a heap that asks it for nothing: from its own pools. */
-static void *large_malloc(hk_heap *heap, size_t size)
-{
-    if (hk_heap_whole(heap)->is_closed)
-        return run_malloc(heap, HK_POOL_SIZE, size);
-    void *block = is_large_allowed(heap, size) ? hk_libc.malloc(size) : NULL;
-    if (block != NULL) {
-        large_count(heap, hk_libc.usable_size(block), 1);
-        heap->large_allocations++;
-    }
-    return block;
 }
 
 /* A larger class that has a free block, where there are no more pools; NULL: none. */
@@ -370,7 +276,7 @@ static __attribute__((noinline)) void *malloc_without_pool(hk_heap *heap, size_t
 {
     struct hk_pool *pool = NULL;
     if (is_tight(heap)) {
-        if (reclaim(heap))
+        if (hk_heap_reclaim(heap))
             pool = pool_with_free(heap, size_class);
         if (pool == NULL)
             pool = pool_of_larger_class(heap, size_class);
@@ -379,7 +285,7 @@ static __attribute__((noinline)) void *malloc_without_pool(hk_heap *heap, size_t
         hk_limit_forget(heap);
     }
     if (pool == NULL) /* no addresses left: the C allocator may have some; whole words, as a block of ours has */
-        return large_malloc(heap, (size + (size == 0) + 7) & ~(size_t)7);
+        return hk_large_malloc(heap, (size + (size == 0) + 7) & ~(size_t)7);
     void **list = hk_pool_list(heap, pool), *block = *list;
     *list = *(void **)block;
     return block;
@@ -388,7 +294,7 @@ static __attribute__((noinline)) void *malloc_without_pool(hk_heap *heap, size_t
 static void *malloc_charged(hk_heap *heap, size_t size)
 {
     if (size > HK_BLOCK_MAX)
-        return large_malloc(heap, size);
+        return hk_large_malloc(heap, size);
     uint8_t size_class = hk_class_for(heap, size);
     struct hk_pool *pool = heap->current[size_class];
     void **list = hk_pool_list(heap, pool), *block = *list;
@@ -407,7 +313,7 @@ static void *malloc_sampled(hk_heap *heap, size_t size, uint64_t mean)
 {
     void *block;
     if (size > HK_BLOCK_MAX) {
-        block = large_malloc(heap, size);
+        block = hk_large_malloc(heap, size);
     } else {
         hk_heap *watched = heap->watched;
         hk_lock_take(&watched->lock);
@@ -479,7 +385,7 @@ static void free_into(hk_heap *heap, void *block)
 {
     struct hk_pool *pool = hk_pool_find(block);
     if (pool->place == HK_PLACE_RUN) {
-        large_forget(block);
+        hk_large_forget(block);
         hk_run_free(pool);
         return;
     }
@@ -535,7 +441,7 @@ void hk_free_slow(hk_heap *heap, void *block)
     const struct hk_pool *pool = hk_pool_find(block);
     if (pool == NULL) {
         if (__builtin_expect(!hk_debug_on, 1) || !hk_debug_stray(heap, block, "freed"))
-            large_free(heap, block);
+            hk_large_free(heap, block);
         return;
     }
     hk_heap *owner = owner_of(pool);
@@ -576,7 +482,7 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
         void *block = hk_libc.calloc(1, total); /* fresh pages need no clearing */
         if (block != NULL) {
             heap->budget -= (int64_t)total;
-            large_count(heap, hk_libc.usable_size(block), 1);
+            hk_large_count(heap, hk_libc.usable_size(block), 1);
             heap->large_allocations++;
         }
         return block;
@@ -588,18 +494,6 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
         return memset(block, 0, total);
     for (uint64_t *word = block, *end = word + (total + 7) / 8; word < end; word++)
         *word = 0; /* sooner done than called */
-    return block;
-}
-
-static void *large_aligned(hk_heap *heap, size_t alignment, size_t size)
-{
-    if (hk_heap_whole(heap)->is_closed)
-        return run_malloc(heap, alignment, size);
-    void *block;
-    if (!is_large_allowed(heap, size) || hk_libc.memalign(&block, alignment, size) != 0)
-        return NULL;
-    large_count(heap, hk_libc.usable_size(block), 1);
-    heap->large_allocations++;
     return block;
 }
 
@@ -624,7 +518,7 @@ static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
         heap->allocated_before -= hk_class_size[i];
         hk_free_slow(heap, block);
     }
-    block = large_aligned(heap, alignment, size);
+    block = hk_large_aligned(heap, alignment, size);
     if (block == NULL)
         return NULL;
     uint64_t mean;
@@ -634,107 +528,6 @@ static void *aligned_unlocked(hk_heap *heap, size_t alignment, size_t size)
 }
 
 /* Public. */
-
-/* The heap to work on, with what protects it held: the heap itself, or this thread's member of it. */
-static hk_heap *heap_enter(hk_heap *heap)
-{
-    if (heap->mode == HK_LOCK_THREADS)
-        return hk_threads_enter(heap);
-    if (heap->mode == HK_LOCK_OWN)
-        hk_lock_take(&heap->lock);
-    return heap;
-}
-
-static void heap_leave(hk_heap *entered)
-{
-    if (entered->mode == HK_LOCK_MEMBER)
-        hk_threads_leave(entered);
-    else if (entered->mode == HK_LOCK_OWN)
-        hk_lock_release(&entered->lock);
-}
-
-static void heap_give_up(hk_heap *heap)
-{
-    if (heap->mode == HK_LOCK_THREADS) {
-        hk_threads_give_up(heap);
-        return;
-    }
-    hk_arenas_give_up(heap);
-    hk_heap_put_spare(heap);
-}
-
-/* The options with the defaults of what was not given, by leaving it zero or by an older header. */
-static hk_heap_options options_known(const hk_heap_options *given)
-{
-    hk_heap_options o = {.lock = HK_LOCK_OWN};
-    if (given != NULL)
-        memcpy(&o, given, given->size < sizeof(o) ? given->size : sizeof(o));
-    if (o.alignment == 0 || (o.alignment == 8 && HK_STEP == HK_ALIGNMENT))
-        o.alignment = HK_ALIGNMENT;
-    return o;
-}
-
-static hk_heap *structure_for(const hk_heap_options *o)
-{
-    if (o->source == HK_SOURCE_BUFFER) /* members of threads would need memory of the system */
-        return o->lock != HK_LOCK_THREADS ? hk_buffer_heap(o->buffer, o->buffer_size) : NULL;
-    if (!hk_region_init())
-        return NULL;
-    return o->lock == HK_LOCK_THREADS ? hk_threads_create() : hk_heap_new();
-}
-
-hk_heap *hk_heap_create(const hk_heap_options *options)
-{
-    hk_heap_options o = options_known(options);
-    bool is_debug = o.debug == HK_DEBUG_ON || (o.debug == HK_DEBUG_DEFAULT && hk_debug_wanted());
-    if (is_debug)
-        o.lock = HK_LOCK_OWN;
-    if ((o.alignment != 8 && o.alignment != 16) || (unsigned)o.source > HK_SOURCE_HUGE_PAGES)
-        return NULL;
-    hk_heap *heap = structure_for(&o);
-    if (heap == NULL)
-        return NULL;
-    heap->source = (uint8_t)o.source;
-    heap->file = o.file;
-    heap->is_closed = o.source == HK_SOURCE_BUFFER || o.large_from_source;
-    heap->limit = o.limit_bytes;
-    heap->at_limit = o.at_limit;
-    heap->at_limit_argument = o.at_limit_argument;
-    heap->mode = (uint8_t)o.lock;
-    heap->name = o.name != NULL ? o.name : "heap";
-    heap->alignment = (uint8_t)o.alignment;
-    heap->domain = HK_DOMAIN_OBJECT;
-    for (int i = 0; i < HK_CLASSES; i++)
-        heap->current[i] = &hk_no_pool;
-    if (o.lock == HK_LOCK_THREADS)
-        hk_threads_inherit(heap);
-    if (o.source == HK_SOURCE_BUFFER) {
-        hk_buffer_register(heap);
-    } else if (!hk_heap_register(heap)) {
-        heap_give_up(heap);
-        return NULL;
-    }
-    if (is_debug)
-        hk_debug_begin(heap);
-    return heap;
-}
-
-void hk_heap_destroy(hk_heap *heap)
-{
-    if (heap == NULL)
-        return;
-    if (heap->is_debug)
-        hk_debug_end(heap);
-    if (heap->source == HK_SOURCE_BUFFER) {
-        hk_buffer_unregister(heap);
-        return;
-    }
-    if (!hk_heap_unregister(heap)) {
-        hk_debug_misuse("hk_heap_destroy: %p is no heap, or was destroyed before", (void *)heap);
-        return;
-    }
-    heap_give_up(heap);
-}
 
 /* There was no memory: if it was the limit that refused, the embedder may make room. */
 static __attribute__((noinline)) void *malloc_again(hk_heap *heap, size_t size)
@@ -746,18 +539,18 @@ static __attribute__((noinline)) void *malloc_again(hk_heap *heap, size_t size)
             block = hk_debug_malloc(heap, size);
             continue;
         }
-        hk_heap *entered = heap_enter(heap);
+        hk_heap *entered = hk_heap_enter(heap);
         block = hk_malloc_slow(entered, size);
-        heap_leave(entered);
+        hk_heap_leave(entered);
     }
     return block;
 }
 
 void *hk_below_malloc(hk_heap *heap, size_t size)
 {
-    hk_heap *entered = heap_enter(heap);
+    hk_heap *entered = hk_heap_enter(heap);
     void *block = hk_malloc_slow(entered, size);
-    heap_leave(entered);
+    hk_heap_leave(entered);
     return block;
 }
 
@@ -771,9 +564,9 @@ void *hk_below_calloc(hk_heap *heap, size_t size)
     struct hk_asked asked = {0};
     void *block;
     do {
-        hk_heap *entered = heap_enter(heap);
+        hk_heap *entered = hk_heap_enter(heap);
         block = hk_calloc_unlocked(entered, 1, size);
-        heap_leave(entered);
+        hk_heap_leave(entered);
     } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
     return block;
 }
@@ -783,9 +576,9 @@ void *hk_below_aligned(hk_heap *heap, size_t alignment, size_t size)
     struct hk_asked asked = {0};
     void *block;
     do {
-        hk_heap *entered = heap_enter(heap);
+        hk_heap *entered = hk_heap_enter(heap);
         block = aligned_unlocked(entered, alignment, size);
-        heap_leave(entered);
+        hk_heap_leave(entered);
     } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
     return block;
 }
@@ -796,7 +589,7 @@ void hk_below_free(hk_heap *heap, void *block)
     if (pool != NULL)
         free_from_outside(owner_of(pool), block);
     else
-        large_free(heap, block);
+        hk_large_free(heap, block);
 }
 
 /* Only the owner's lock is taken, so that heaps never wait for each other in a circle. */
@@ -810,7 +603,7 @@ static __attribute__((noinline)) void free_entering(hk_heap *heap, void *block)
     else if (hk_debug_on && hk_debug_stray(heap, block, "freed"))
         return;
     else if (!hk_free_remote(block))
-        large_free(heap, block);
+        hk_large_free(heap, block);
 }
 
 void *hk_malloc(hk_heap *heap, size_t size)
@@ -843,75 +636,6 @@ void *hk_calloc(hk_heap *heap, size_t count, size_t size)
     return heap->is_debug ? hk_debug_calloc(heap, total) : hk_below_calloc(heap, total);
 }
 
-/* Charges the heap for size bytes; true: they are a sample. */
-static bool charge(hk_heap *heap, size_t size, uint64_t *mean)
-{
-    hk_heap *entered = heap_enter(heap);
-    entered->budget -= (int64_t)size;
-    bool sampled = entered->budget < 0 && hk_budget_expire(entered, mean);
-    entered->large_allocations++;
-    heap_leave(entered);
-    return sampled;
-}
-
-/* The limit has room for so many bytes more, after asking the embedder. */
-static bool may_grow(hk_heap *heap, size_t bytes)
-{
-    struct hk_asked asked = {0};
-    bool allowed;
-    do {
-        hk_heap *entered = heap_enter(heap);
-        allowed = is_large_allowed(entered, bytes);
-        heap_leave(entered);
-    } while (!allowed && hk_limit_ask(heap, &asked));
-    return allowed;
-}
-
-/* Both sizes are large: the C allocator may grow in place or move pages. Counted as a free and an allocation. */
-static void *large_realloc(hk_heap *heap, void *block, size_t size)
-{
-    if (size > PTRDIFF_MAX)
-        return NULL;
-    size_t usable = hk_libc.usable_size(block);
-    bool foreign = is_foreign(usable);
-    int64_t before = foreign ? 0 : (int64_t)usable;
-    uint64_t mean;
-    if (size > usable && !may_grow(heap, size - usable))
-        return NULL;
-    bool sampled = charge(heap, size, &mean);
-    large_forget(block);
-    void *moved = hk_libc.realloc(block, size);
-    if (moved == NULL && size <= usable)
-        moved = block; /* it holds as much already */
-    if (moved == NULL)
-        return NULL;
-    int64_t after = (int64_t)hk_libc.usable_size(moved);
-    if (foreign) { /* it becomes ours */
-        if (hk_recorder.foreign != NULL)
-            hk_recorder.foreign();
-    }
-    large_add(heap, after - before, foreign);
-    if (sampled)
-        hk_recorder.allocation(moved, size, mean, heap->domain);
-    return moved;
-}
-
-/* A large block of the heap's own stays one, in its place. */
-static bool run_realloc(hk_heap *heap, struct hk_pool *pool, size_t size)
-{
-    if (size <= HK_BLOCK_MAX || size > PTRDIFF_MAX || pool->heap != heap)
-        return false;
-    hk_heap_take(heap);
-    bool resized = hk_run_resize(pool, size);
-    hk_heap_release(heap);
-    uint64_t mean;
-    if (resized && charge(heap, size, &mean)) {
-        large_forget(hk_pool_start(pool));
-        hk_recorder.allocation(hk_pool_start(pool), size, mean, heap->domain);
-    }
-    return resized;
-}
-
 void *hk_realloc(hk_heap *heap, void *block, size_t size)
 {
     if (block == NULL)
@@ -925,14 +649,14 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
     struct hk_pool *pool = hk_pool_find(block);
     if (pool != NULL) {
         old = hk_pool_block_bytes(pool);
-        if (pool->block_size == 0 && run_realloc(heap, pool, size))
+        if (pool->block_size == 0 && hk_run_realloc(heap, pool, size))
             return block;
         bool aligned = HK_STEP == HK_ALIGNMENT || size % HK_ALIGNMENT != 0 || (uintptr_t)block % HK_ALIGNMENT == 0;
         if (size <= old && size > old - old / 4 && aligned)
             return block; /* CPython's rule: shrink only if a quarter is saved */
     } else {
         if (size > HK_BLOCK_MAX && !heap->is_closed)
-            return large_realloc(heap, block, size);
+            return hk_large_realloc(heap, block, size);
         old = hk_libc.usable_size(block);
     }
     void *moved = hk_malloc(heap, size);
@@ -985,7 +709,7 @@ size_t hk_heap_trim(hk_heap *heap)
     if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
         remote_drain(heap);
     if (is_tight(heap))
-        reclaim(heap);
+        hk_heap_reclaim(heap);
     size_t bytes = hk_heap_discard(heap, 0);
     hk_heap_release(heap);
     if (!heap->is_closed)

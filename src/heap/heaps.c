@@ -1,11 +1,12 @@
-/* All heaps of the process, any number of them.
+/* All heaps of the process, any number of them: how they begin and end, and how their protection is taken.
  *
  * A table of slots that grows by chunks; the first chunk is static, later ones are pages of their own. Chunks are never
  * given back and neither is a heap's own structure: it waits for the next heap. So who goes through all heaps
  * (statistics, a tick of the timeline) takes no lock, and if a heap ends meanwhile reads what it left. Heaps that lie in
  * buffers are in a list of their own (source.c), and come last.
  */
-#include "heap/pool.h"
+#include "heap/debug.h"
+#include "heap/threads.h"
 
 #include <string.h>
 
@@ -115,4 +116,105 @@ bool hk_heap_unregister(hk_heap *heap)
             }
     hk_lock_release(&hk_heaps_lock);
     return found;
+}
+
+/* The heap to work on, with what protects it held: the heap itself, or this thread's member of it. */
+hk_heap *hk_heap_enter(hk_heap *heap)
+{
+    if (heap->mode == HK_LOCK_THREADS)
+        return hk_threads_enter(heap);
+    if (heap->mode == HK_LOCK_OWN)
+        hk_lock_take(&heap->lock);
+    return heap;
+}
+
+void hk_heap_leave(hk_heap *entered)
+{
+    if (entered->mode == HK_LOCK_MEMBER)
+        hk_threads_leave(entered);
+    else if (entered->mode == HK_LOCK_OWN)
+        hk_lock_release(&entered->lock);
+}
+
+static void heap_give_up(hk_heap *heap)
+{
+    if (heap->mode == HK_LOCK_THREADS) {
+        hk_threads_give_up(heap);
+        return;
+    }
+    hk_arenas_give_up(heap);
+    hk_heap_put_spare(heap);
+}
+
+/* The options with the defaults of what was not given, by leaving it zero or by an older header. */
+static hk_heap_options options_known(const hk_heap_options *given)
+{
+    hk_heap_options o = {.lock = HK_LOCK_OWN};
+    if (given != NULL)
+        memcpy(&o, given, given->size < sizeof(o) ? given->size : sizeof(o));
+    if (o.alignment == 0 || (o.alignment == 8 && HK_STEP == HK_ALIGNMENT))
+        o.alignment = HK_ALIGNMENT;
+    return o;
+}
+
+static hk_heap *structure_for(const hk_heap_options *o)
+{
+    if (o->source == HK_SOURCE_BUFFER) /* members of threads would need memory of the system */
+        return o->lock != HK_LOCK_THREADS ? hk_buffer_heap(o->buffer, o->buffer_size) : NULL;
+    if (!hk_region_init())
+        return NULL;
+    return o->lock == HK_LOCK_THREADS ? hk_threads_create() : hk_heap_new();
+}
+
+hk_heap *hk_heap_create(const hk_heap_options *options)
+{
+    hk_heap_options o = options_known(options);
+    bool is_debug = o.debug == HK_DEBUG_ON || (o.debug == HK_DEBUG_DEFAULT && hk_debug_wanted());
+    if (is_debug)
+        o.lock = HK_LOCK_OWN;
+    if ((o.alignment != 8 && o.alignment != 16) || (unsigned)o.source > HK_SOURCE_HUGE_PAGES)
+        return NULL;
+    hk_heap *heap = structure_for(&o);
+    if (heap == NULL)
+        return NULL;
+    heap->source = (uint8_t)o.source;
+    heap->file = o.file;
+    heap->is_closed = o.source == HK_SOURCE_BUFFER || o.large_from_source;
+    heap->limit = o.limit_bytes;
+    heap->at_limit = o.at_limit;
+    heap->at_limit_argument = o.at_limit_argument;
+    heap->mode = (uint8_t)o.lock;
+    heap->name = o.name != NULL ? o.name : "heap";
+    heap->alignment = (uint8_t)o.alignment;
+    heap->domain = HK_DOMAIN_OBJECT;
+    for (int i = 0; i < HK_CLASSES; i++)
+        heap->current[i] = &hk_no_pool;
+    if (o.lock == HK_LOCK_THREADS)
+        hk_threads_inherit(heap);
+    if (o.source == HK_SOURCE_BUFFER) {
+        hk_buffer_register(heap);
+    } else if (!hk_heap_register(heap)) {
+        heap_give_up(heap);
+        return NULL;
+    }
+    if (is_debug)
+        hk_debug_begin(heap);
+    return heap;
+}
+
+void hk_heap_destroy(hk_heap *heap)
+{
+    if (heap == NULL)
+        return;
+    if (heap->is_debug)
+        hk_debug_end(heap);
+    if (heap->source == HK_SOURCE_BUFFER) {
+        hk_buffer_unregister(heap);
+        return;
+    }
+    if (!hk_heap_unregister(heap)) {
+        hk_debug_misuse("hk_heap_destroy: %p is no heap, or was destroyed before", (void *)heap);
+        return;
+    }
+    heap_give_up(heap);
 }

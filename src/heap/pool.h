@@ -259,7 +259,21 @@ void hk_pool_move(struct hk_pool *pool, hk_heap *to); /* to another member of th
 void hk_free_own(hk_heap *heap, void *block); /* a block of this heap, whose protection is held */
 void hk_remote_push(hk_heap *heap, void *block);
 void hk_heap_rest(hk_heap *heap); /* whoever used it is gone: all that is empty goes back; it may be used again */
+bool hk_heap_reclaim(hk_heap *heap); /* pools that are free and do not look so; true: there were some */
 void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations of their class */
+
+/* large.c: what is larger than a pool's blocks. The protection of the heap is held, but for free and the reallocs. */
+void *hk_large_malloc(hk_heap *heap, size_t size);
+void *hk_large_aligned(hk_heap *heap, size_t alignment, size_t size);
+void hk_large_free(hk_heap *heap, void *block); /* any block that lies in no pool, or NULL */
+void *hk_large_realloc(hk_heap *heap, void *block, size_t size);           /* both are large, and the C allocator's */
+bool hk_run_realloc(hk_heap *heap, struct hk_pool *pool, size_t size);     /* in its place; false: it cannot be */
+void hk_large_count(hk_heap *heap, size_t usable, int sign);
+void hk_large_forget(const void *block); /* the recorder may know it */
+
+/* heaps.c: the heap to work on, with what protects it held: the heap itself, or this thread's member of it. */
+hk_heap *hk_heap_enter(hk_heap *heap);
+void hk_heap_leave(hk_heap *entered);
 
 /* budget.c */
 bool hk_budget_expire(hk_heap *heap, uint64_t *mean); /* true: the allocation at hand is a sample */
