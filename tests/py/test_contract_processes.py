@@ -401,9 +401,9 @@ def test_table_in_the_docs_has_a_test_for_each_row(heapkeeper):
         rows = [line for line in file if line.startswith("| ") and not line.startswith("| how")]
     here = os.path.dirname(os.path.abspath(__file__))
     names = set()
-    for path in glob.glob(os.path.join(here, "test_contract*.py")) + [os.path.join(here, "test_native_programs.py")]:
+    for path in glob.glob(os.path.join(here, "*.py")) + glob.glob(os.path.join(here, "..", "c", "*.c")):
         with open(path) as file:
-            names |= set(re.findall(r"^def (test_\w+)", file.read(), re.M))
+            names |= set(re.findall(r"^(?:def|static void) (test_\w+)", file.read(), re.M))
     assert len(rows) > 20
     for row in rows:
         named = re.findall(r"`(test_\w+)`", row)
