@@ -149,6 +149,9 @@ void hk_rec_mark(uint64_t now_ns, uint64_t allocated_bytes)
         hk_rec.mark_distance_ns = FIRST_DISTANCE_NS;
         hk_rec.mark_distance_bytes = FIRST_DISTANCE_BYTES;
     }
+    /* The sum over heaps that others are allocating from meanwhile may be a little less than the one before. */
+    if (section->count > 0 && allocated_bytes < hk_rec.mark_allocated)
+        allocated_bytes = hk_rec.mark_allocated;
     if (section->count == HK_MARKS)
         thin_marks((struct hk_capture_mark *)section->data);
     mark = hk_rec_append(HK_SECTION_MARKS, 1);

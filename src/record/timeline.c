@@ -201,7 +201,7 @@ static void mark_if_due(uint64_t now, uint64_t allocated_bytes)
     uint64_t elapsed = since_start(now);
 
     if (elapsed - hk_rec.mark_ns >= hk_rec.mark_distance_ns ||
-        allocated_bytes - hk_rec.mark_allocated >= hk_rec.mark_distance_bytes)
+        (int64_t)(allocated_bytes - hk_rec.mark_allocated) >= (int64_t)hk_rec.mark_distance_bytes)
         hk_rec_mark(elapsed, allocated_bytes);
     __atomic_store_n(&hk_rec.next_mark_bytes,
                      hk_rec.mark_allocated + hk_rec.mark_distance_bytes +
