@@ -5,6 +5,7 @@ that a slow minute of the machine slows both. The figure reported is the median 
 interval is a percentile bootstrap over the rounds.
 """
 
+import argparse
 import atexit
 import glob
 import json
@@ -262,6 +263,19 @@ def settled_note():
         return "free memory was taken as it came (cold)"
     return "first touch of 2 MiB took %.2f to %.2f ms; such waits for a host were kept out of the measured processes" % (
         1000 * min(_touch_seconds), 1000 * max(_touch_seconds))
+
+
+def words(known):
+    """For argparse: a list of words, separated by commas, of which each is known."""
+
+    def parse(text):
+        chosen = [word for word in text.replace(",", " ").split() if word]
+        for word in chosen:
+            if word not in known:
+                raise argparse.ArgumentTypeError("unknown: %s (known: %s)" % (word, " ".join(known)))
+        return chosen
+
+    return parse
 
 
 def progress(text):

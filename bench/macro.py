@@ -363,16 +363,6 @@ def enter_namespace(root):
     os.execvp(command[0], command)
 
 
-def words(known):
-    def parse(text):
-        chosen = [word for word in text.replace(",", " ").split() if word]
-        for word in chosen:
-            if word not in known:
-                raise argparse.ArgumentTypeError("unknown: %s (known: %s)" % (word, " ".join(known)))
-        return chosen
-    return parse
-
-
 def main():
     parser = argparse.ArgumentParser(
         description="Ratios of CPU time and peak memory to stock Python.",
@@ -381,8 +371,8 @@ def main():
     parser.add_argument("--rounds", type=int, help="default 9 (5 with --memory)")
     parser.add_argument("--repeat", type=int, default=3, help="calls of a workload in one process, default 3")
     parser.add_argument("--scale", type=float, action="append", help="default 1 (1 and 4 with --memory)")
-    parser.add_argument("--workloads", type=words(WORKLOADS), default=list(WORKLOADS))
-    parser.add_argument("--modes", type=words(DEFAULT_MODES + OTHER_MODES), default=list(DEFAULT_MODES))
+    parser.add_argument("--workloads", type=common.words(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--modes", type=common.words(DEFAULT_MODES + OTHER_MODES), default=list(DEFAULT_MODES))
     parser.add_argument("--memory", action="store_true", help="peak resident sizes instead of times")
     parser.add_argument("--chroot", default="", metavar="DIR", help="the interpreters are inside DIR")
     parser.add_argument("--cold", action="store_true", help="do not see to it that free memory is there (common.settle)")

@@ -359,22 +359,12 @@ def table(title, programs, modes, values, reference, form):
     return columns
 
 
-def words(known):
-    def parse(text):
-        chosen = [word for word in text.replace(",", " ").split() if word]
-        for word in chosen:
-            if word not in known:
-                raise argparse.ArgumentTypeError("unknown: %s (known: %s)" % (word, " ".join(known)))
-        return chosen
-    return parse
-
-
 def main():
     parser = argparse.ArgumentParser(description="Ratios of CPU time and peak memory to glibc's malloc, by program.")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--scale", type=float, default=1.0, help="size of each program's task, default 1")
-    parser.add_argument("--programs", type=words(PROGRAMS), default=list(PROGRAMS))
-    parser.add_argument("--modes", type=words(MODES + ("tcmalloc",)), default=list(MODES))
+    parser.add_argument("--programs", type=common.words(PROGRAMS), default=list(PROGRAMS))
+    parser.add_argument("--modes", type=common.words(MODES + ("tcmalloc",)), default=list(MODES))
     parser.add_argument("--redis", default="", metavar="DIR", help="the src directory of a redis built with MALLOC=libc")
     parser.add_argument("--python", default="python3", help="a Python with numpy and pandas")
     parser.add_argument("--check", action="store_true", help="exit 1 if heapkeeper's geomean of time is over %.2f" % GOAL)

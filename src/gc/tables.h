@@ -62,4 +62,15 @@ static inline uint64_t hk_bit_of(size_t granule)
     return (uint64_t)1 << (granule % 64);
 }
 
+/* There is no object there any more. */
+static inline void hk_gc_forget(const void *object)
+{
+    struct hk_gc_word *word = hk_word_of(hk_granule_of(object));
+    uint64_t others = ~hk_bit_of(hk_granule_of(object));
+    word->tracked &= others;
+    word->age[0] &= others;
+    word->age[1] &= others;
+    word->white &= others;
+}
+
 #endif

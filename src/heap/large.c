@@ -1,5 +1,5 @@
 /* Large blocks: the C allocator's, counted by what they can hold; or, of a heap that asks it for nothing, runs of the heap's own
- * pools (region.c). Counters of a heap that any thread may use without a lock for it are atomic; a heap under the host's lock,
+ * pools (runs.c). Counters of a heap that any thread may use without a lock for it are atomic; a heap under the host's lock,
  * and a thread's member, pay only plain stores.
  *
  * A block of the C allocator that was never ours may come to be freed here, too (a program that mixes malloc and

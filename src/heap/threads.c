@@ -248,15 +248,6 @@ void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block)
         hk_remote_push(__atomic_load_n(&hk_pool_of(block)->heap, __ATOMIC_RELAXED), block);
 }
 
-void hk_member_free_foreign(hk_heap *member, void *block)
-{
-    hk_heap *owner = __atomic_load_n(&hk_region.owners[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED);
-    if (owner == NULL)
-        hk_member_free_slow(member, block); /* of a heap of another kind */
-    else
-        hk_threads_free_foreign(member != &hk_no_member ? member : NULL, owner, block);
-}
-
 static bool owners_make_writable(size_t index)
 {
     enum { STEP = 8192 };
@@ -346,7 +337,14 @@ void *hk_member_malloc_slow(hk_heap *member, size_t size)
 
 void hk_member_free_slow(hk_heap *member, void *block)
 {
-    hk_free_slow(member != &hk_no_member ? member : hk_process_heap, block);
+    bool is_member = member != &hk_no_member;
+    hk_heap *owner = NULL; /* NULL: no block of a member */
+    if (hk_region_has(block))
+        owner = __atomic_load_n(&hk_region.owners[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED);
+    if (owner != NULL && owner != member)
+        hk_threads_free_foreign(is_member ? member : NULL, owner, block);
+    else
+        hk_free_slow(is_member ? member : hk_process_heap, block);
 }
 
 /* Facades. */

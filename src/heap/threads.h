@@ -33,8 +33,8 @@
  * A destroyed facade is kept with all of its members for the next one that is made, so that what threads remember of
  * facades (struct hk_thread) is true for ever.
  *
- * The malloc of a whole process is a facade, too, which hk_threads_process makes: hk_threads_malloc and
- * hk_threads_free below, to be inlined into malloc and free, are the fastest way into it.
+ * The malloc of a whole process is a facade, too, which hk_threads_process makes: the fast paths below on
+ * this thread's hk_process_member, inlined into malloc and free, are the fastest way into it (hosts/malloc/family.h).
  *
  * Locks are taken in this order: idle_lock, the facade's lock, the region's. */
 #ifndef HK_HEAP_THREADS_H
@@ -115,7 +115,6 @@ void hk_threads_fork_child(void);
 /* Slow paths of the inline functions; member may be &hk_no_member, which stands for the process's facade. */
 void *hk_member_malloc_slow(hk_heap *member, size_t size);
 void hk_member_free_slow(hk_heap *member, void *block);
-void hk_member_free_foreign(hk_heap *member, void *block); /* in the region, but not of a pool of the member */
 
 static inline struct hk_facade *hk_facade_of(hk_heap *heap)
 {
@@ -128,52 +127,49 @@ static inline hk_heap *hk_threads_members(const hk_heap *heap)
     return heap->mode == HK_LOCK_THREADS ? __atomic_load_n(&((const struct hk_facade *)heap)->members, __ATOMIC_ACQUIRE) : NULL;
 }
 
-static inline __attribute__((always_inline)) void *hk_member_malloc(hk_heap *member, size_t size)
+/* The fast paths. NULL, or false: the slow one is to be asked. */
+static inline __attribute__((always_inline)) void *hk_member_malloc_fast(hk_heap *member, size_t size)
 {
     if (__builtin_expect(size > HK_SMALL_MAX, 0))
-        return hk_member_malloc_slow(member, size);
+        return NULL;
     struct hk_pool *pool = member->current[(size + HK_STEP - 1) / HK_STEP];
     void *block = pool->other_free;
     if (__builtin_expect(block == NULL, 0))
-        return hk_member_malloc_slow(member, size);
+        return NULL;
     if (__builtin_expect((member->budget -= (int64_t)size) < 0, 0))
         return hk_malloc_expired(member, size);
     pool->other_free = *(void **)block;
     return block;
 }
 
-static inline __attribute__((always_inline)) void hk_member_free(hk_heap *member, void *block)
+static inline __attribute__((always_inline)) bool hk_member_free_fast(hk_heap *member, void *block)
 {
     uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
-    if (__builtin_expect(distance >= hk_region.span, 0)) {
-        hk_member_free_slow(member, block);
-        return;
-    }
-    if (__builtin_expect(__atomic_load_n(&hk_region.owners[distance >> HK_POOL_SHIFT], __ATOMIC_RELAXED) != member, 0)) {
-        hk_member_free_foreign(member, block);
-        return;
-    }
+    if (__builtin_expect(distance >= hk_region.span, 0))
+        return false;
+    if (__builtin_expect(__atomic_load_n(&hk_region.owners[distance >> HK_POOL_SHIFT], __ATOMIC_RELAXED) != member, 0))
+        return false;
     struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
     void *next = pool->other_free;
-    if (__builtin_expect(next == NULL, 0)) {
-        hk_member_free_slow(member, block);
-        return;
-    }
+    if (__builtin_expect(next == NULL, 0))
+        return false;
     *(void **)block = next;
     pool->other_free = block;
     if (__builtin_expect(hk_take_one(&pool->used), 0))
         hk_pool_emptied(pool);
+    return true;
 }
 
-/* malloc and free of the process. */
-static inline __attribute__((always_inline)) void *hk_threads_malloc(size_t size)
+static inline __attribute__((always_inline)) void *hk_member_malloc(hk_heap *member, size_t size)
 {
-    return hk_member_malloc(hk_process_member, size);
+    void *block = hk_member_malloc_fast(member, size);
+    return __builtin_expect(block != NULL, 1) ? block : hk_member_malloc_slow(member, size);
 }
 
-static inline __attribute__((always_inline)) void hk_threads_free(void *block)
+static inline __attribute__((always_inline)) void hk_member_free(hk_heap *member, void *block)
 {
-    hk_member_free(hk_process_member, block);
+    if (__builtin_expect(!hk_member_free_fast(member, block), 0))
+        hk_member_free_slow(member, block);
 }
 
 #endif

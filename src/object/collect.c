@@ -149,46 +149,22 @@ static int64_t finalize_dead(hk_runtime *runtime, struct hk_gc_array *dead)
     return saved;
 }
 
-struct outside {
-    hk_traversal visitor;
-    hk_runtime *runtime;
-    hk_object *buffer[256];
-};
-
-static void outside_full(hk_traversal *visitor)
+static void give_up_outside(hk_object *child, void *runtime)
 {
-    struct outside *outside = (struct outside *)visitor;
-    size_t count = (size_t)(visitor->next - outside->buffer);
-    hk_object *given_up[256];
-    size_t kept = 0;
-    for (size_t i = 0; i < count; i++)
-        if (!hk_gc_is_white(outside->buffer[i]))
-            given_up[kept++] = outside->buffer[i];
-    visitor->next = outside->buffer;
-    for (size_t i = 0; i < kept; i++)
-        hk_decref(outside->runtime, given_up[i]);
+    if (!hk_gc_is_white(child))
+        hk_decref(runtime, child);
 }
 
 static void free_dead(hk_runtime *runtime, const struct hk_gc_array *dead)
 {
-    struct outside outside = {.runtime = runtime};
-    outside.visitor = (hk_traversal){outside.buffer, outside.buffer + 256, outside_full};
     for (size_t i = 0; i < dead->count; i++)
-        hk_object_traverse(dead->items[i], &outside.visitor);
-    outside_full(&outside.visitor);
-
+        hk_object_each_child(dead->items[i], give_up_outside, runtime);
     for (size_t i = 0; i < dead->count; i++) {
         hk_object *object = dead->items[i];
         const hk_type *type = hk_type_of(object);
         if (type->destroy != NULL)
             type->destroy(runtime, object);
-        size_t granule = hk_granule_of(object);
-        struct hk_gc_word *word = hk_word_of(granule);
-        uint64_t others = ~hk_bit_of(granule);
-        word->tracked &= others;
-        word->age[0] &= others;
-        word->age[1] &= others;
-        word->white &= others;
+        hk_gc_forget(object);
         hk_object_free(runtime, object, type);
     }
 }
@@ -452,27 +428,21 @@ struct each_object {
     const hk_object *target; /* of get_referrers; NULL: every object will do */
 };
 
-struct target_visitor {
-    hk_traversal visitor;
+struct looking {
     const hk_object *target;
     bool seen;
-    hk_object *buffer[64];
 };
 
-static void target_full(hk_traversal *visitor)
+static void look_at(hk_object *child, void *argument)
 {
-    struct target_visitor *looking = (struct target_visitor *)visitor;
-    for (hk_object **child = looking->buffer; child < visitor->next; child++)
-        looking->seen |= *child == looking->target;
-    visitor->next = looking->buffer;
+    struct looking *looking = argument;
+    looking->seen |= child == looking->target;
 }
 
 static bool refers_to(const hk_object *object, const hk_object *target)
 {
-    struct target_visitor looking = {.target = target};
-    looking.visitor = (hk_traversal){looking.buffer, looking.buffer + 64, target_full};
-    hk_object_traverse(object, &looking.visitor);
-    target_full(&looking.visitor);
+    struct looking looking = {.target = target};
+    hk_object_each_child(object, look_at, &looking);
     return looking.seen;
 }
 
@@ -503,27 +473,21 @@ void hk_gc_get_referrers(hk_runtime *runtime, const hk_object *target, hk_gc_obj
 }
 
 struct referents {
-    hk_traversal visitor;
     hk_gc_object_function *function;
     void *argument;
     bool stopped;
-    hk_object *buffer[64];
 };
 
-static void referents_full(hk_traversal *visitor)
+static void referent(hk_object *child, void *argument)
 {
-    struct referents *referents = (struct referents *)visitor;
-    for (hk_object **child = referents->buffer; child < visitor->next && !referents->stopped; child++)
-        referents->stopped = !referents->function(*child, referents->argument);
-    visitor->next = referents->buffer;
+    struct referents *referents = argument;
+    referents->stopped = referents->stopped || !referents->function(child, referents->argument);
 }
 
 void hk_gc_get_referents(hk_runtime *runtime, const hk_object *object, hk_gc_object_function *function, void *argument)
 {
     struct referents referents = {.function = function, .argument = argument};
-    referents.visitor = (hk_traversal){referents.buffer, referents.buffer + 64, referents_full};
-    hk_object_traverse(object, &referents.visitor);
-    referents_full(&referents.visitor);
+    hk_object_each_child(object, referent, &referents);
 }
 
 void hk_gc_set_save_all(hk_runtime *runtime, bool save_all)

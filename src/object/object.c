@@ -13,7 +13,6 @@
 #include "object/runtime.h"
 
 #define MAX_DEPTH 32
-#define WORDS_MAX 64
 
 hk_type *hk_types[1 << 16];
 static uint32_t types_count; /* type 0 is none */
@@ -114,6 +113,16 @@ void *hk_memory_resize(hk_runtime *runtime, void *memory, size_t size)
 
 /* --- objects --- */
 
+static inline void zero_behind_head(hk_object *object, size_t size)
+{
+    uint64_t *words = (uint64_t *)object;
+    if (size > 128)
+        memset(words + 1, 0, size - 8);
+    else
+        for (size_t i = 1; i < (size + 7) / 8; i++)
+            words[i] = 0; /* sooner done than called */
+}
+
 static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *runtime, hk_type *type, size_t size,
                                                                         bool zeroed)
 {
@@ -137,14 +146,8 @@ static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *r
         if (object == NULL)
             return NULL;
     }
-    uint64_t *words = (uint64_t *)object;
-    if (!zeroed)
-        ;
-    else if (__builtin_constant_p(size) || size <= 128)
-        for (size_t i = 1; i < (size + 7) / 8; i++)
-            words[i] = 0;
-    else
-        memset(words + 1, 0, size - 8);
+    if (zeroed)
+        zero_behind_head(object, size);
     object->references = 1;
     object->type = (uint16_t)type->number;
     object->flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
@@ -171,12 +174,7 @@ hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size)
 
 static inline void untrack(hk_runtime *runtime, hk_object *object)
 {
-    size_t granule = hk_granule_of(object);
-    struct hk_gc_word *word = hk_word_of(granule);
-    uint64_t others = ~hk_bit_of(granule);
-    word->tracked &= others;
-    word->age[0] &= others;
-    word->age[1] &= others;
+    hk_gc_forget(object);
     runtime->plan.made--;
 }
 
@@ -212,29 +210,36 @@ void hk_make_immortal(hk_runtime *runtime, hk_object *object)
 
 /* --- release --- */
 
-struct decref_visitor {
-    hk_traversal visitor;
-    hk_runtime *runtime;
-    hk_object *buffer[16];
+/* What the object refers to, one by one. The function may do anything to the children: of the object the traverse function has
+ * read all that is in the buffer, and no more. */
+struct each_child {
+    hk_traversal traversal;
+    hk_child_function *function;
+    void *argument;
+    hk_object *buffer[32];
 };
 
-static void decref_full(hk_traversal *visitor)
+static void each_child_full(hk_traversal *traversal)
 {
-    struct decref_visitor *decref = (struct decref_visitor *)visitor;
-    hk_object *taken[16];
-    size_t count = (size_t)(visitor->next - decref->buffer);
-    memcpy(taken, decref->buffer, count * sizeof(*taken));
-    visitor->next = decref->buffer;
-    for (size_t i = 0; i < count; i++)
-        hk_decref(decref->runtime, taken[i]);
+    struct each_child *each = (struct each_child *)traversal;
+    for (hk_object **child = each->buffer; child < traversal->next; child++)
+        each->function(*child, each->argument);
+    traversal->next = each->buffer;
 }
 
-static __attribute__((noinline)) void give_up_traversed(hk_runtime *runtime, hk_object *object, const hk_type *type)
+void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument)
 {
-    struct decref_visitor decref = {.runtime = runtime};
-    decref.visitor = (hk_traversal){decref.buffer, decref.buffer + 16, decref_full};
-    type->traverse(object, &decref.visitor);
-    decref_full(&decref.visitor);
+    struct each_child each; /* the buffer is not cleared */
+    each.traversal = (hk_traversal){each.buffer, each.buffer + 32, each_child_full};
+    each.function = function;
+    each.argument = argument;
+    hk_object_traverse(object, &each.traversal);
+    each_child_full(&each.traversal);
+}
+
+static void give_up_child(hk_object *child, void *runtime)
+{
+    hk_decref(runtime, child);
 }
 
 /* Steps 3 to 5 of an object's death (object.h). */
@@ -242,12 +247,12 @@ static void drop(hk_runtime *runtime, hk_object *object, const hk_type *type)
 {
     if (type->clear != NULL) {
         type->clear(runtime, object);
+    } else if (type->traverse != NULL) {
+        hk_object_each_child(object, give_up_child, runtime);
     } else {
         hk_object **words = (hk_object **)object;
         for (uint64_t bits = type->pointers; bits != 0; bits &= bits - 1)
             hk_xdecref(runtime, words[__builtin_ctzll(bits)]);
-        if (type->traverse != NULL)
-            give_up_traversed(runtime, object, type);
     }
     if (type->destroy != NULL)
         type->destroy(runtime, object);

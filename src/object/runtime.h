@@ -68,6 +68,8 @@ uint64_t hk_hash_mix(uint64_t value);
 hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size); /* not zeroed; for types without references */
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type); /* its memory, nothing else */
 void hk_object_traverse(const void *object, hk_traversal *visitor);
+typedef void hk_child_function(hk_object *child, void *argument);
+void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument);
 bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type); /* true: it is referred to again */
 
 /* weakref.c */

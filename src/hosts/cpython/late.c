@@ -33,27 +33,15 @@ static struct {
 
 /* --- whose GIL --- */
 
-static bool has_own_gil(const char *interpreter)
-{
-    const hk_py_layout *layout = hk_python.layout;
-    return *(const char *const *)(interpreter + layout->interpreter_gil) == interpreter + layout->interpreter_own_gil;
-}
-
-static bool is_main(const char *interpreter)
-{
-    return *(const int64_t *)(interpreter + hk_python.layout->interpreter_id) == 0;
-}
-
 /* True if the GIL that the caller holds is not the main one. */
 static bool elsewhere(void)
 {
     if (!__atomic_load_n(&late.many, __ATOMIC_RELAXED))
         return false;
-    const char *state = hk_py_locked_thread_state(hk_python.layout);
+    const void *state = hk_py_locked_thread_state(hk_python.layout);
     if (state == NULL)
         return true;
-    const char *interpreter = *(const char *const *)(state + hk_python.layout->thread_interpreter);
-    return !is_main(interpreter) && has_own_gil(interpreter);
+    return hk_py_interpreter_id(hk_python.layout, state) != 0 && hk_py_interp_has_own_gil(hk_python.layout, state);
 }
 
 /* --- MEM and OBJECT; the context is the domain --- */
@@ -174,18 +162,6 @@ static void fork_release(void)
     hk_lock_release(&hk_region.lock);
 }
 
-static bool some_have_own_gil(void)
-{
-    const hk_py_layout *layout = hk_python.layout;
-    if (layout->minor < 12)
-        return false;
-    const char *interpreter = *(const char *const *)((const char *)layout->runtime + layout->runtime_interpreters);
-    for (; interpreter != NULL; interpreter = *(const char *const *)(interpreter + layout->interpreter_next))
-        if (!is_main(interpreter) && has_own_gil(interpreter))
-            return true;
-    return false;
-}
-
 /* CPython's own, without its debug hooks; what any other allocator does with blocks that are not its own is not known. */
 static bool is_stock(const char *name)
 {
@@ -252,7 +228,7 @@ const char *hk_python_install(void)
     for (int i = 0; i < HK_DOMAINS; i++)
         hk_python.get_allocator(i, &late.previous[i]);
     watch_interpreters(); /* first, so that none is missed between */
-    if (some_have_own_gil()) {
+    if (hk_python.layout->minor >= 12 && hk_py_some_have_own_gil(hk_python.layout)) {
         hk_python.set_allocator(HK_DOMAIN_RAW, &late.previous[HK_DOMAIN_RAW]);
         return "an interpreter with its own GIL exists; it uses the allocator that would be replaced";
     }

@@ -383,14 +383,22 @@ static const void *interpreter_of(const hk_py_layout *layout, const void *thread
     return pointer_at(thread_state, layout->thread_interpreter);
 }
 
-int64_t hk_py_interpreter_id(const hk_py_layout *layout, const void *thread_state)
+static int64_t id_of(const hk_py_layout *layout, const void *interpreter)
 {
-    const void *interpreter = interpreter_of(layout, thread_state);
-    if (!interpreter)
-        return -1;
     int64_t id;
     memcpy(&id, (const char *)interpreter + layout->interpreter_id, sizeof id);
     return id;
+}
+
+static bool has_own_gil(const hk_py_layout *layout, const void *interpreter)
+{
+    return pointer_at(interpreter, layout->interpreter_gil) == (const char *)interpreter + layout->interpreter_own_gil;
+}
+
+int64_t hk_py_interpreter_id(const hk_py_layout *layout, const void *thread_state)
+{
+    const void *interpreter = interpreter_of(layout, thread_state);
+    return interpreter ? id_of(layout, interpreter) : -1;
 }
 
 bool hk_py_interp_has_own_gil(const hk_py_layout *layout, const void *thread_state)
@@ -400,6 +408,14 @@ bool hk_py_interp_has_own_gil(const hk_py_layout *layout, const void *thread_sta
         return false;
     if (layout->interpreter_gil < 0)
         return hk_py_interpreter_id(layout, thread_state) == 0;
-    return pointer_at(interpreter, layout->interpreter_gil) ==
-           (const char *)interpreter + layout->interpreter_own_gil;
+    return has_own_gil(layout, interpreter);
+}
+
+bool hk_py_some_have_own_gil(const hk_py_layout *layout)
+{
+    const void *interpreter = layout->interpreter_gil < 0 ? NULL : pointer_at(layout->runtime, layout->runtime_interpreters);
+    for (; interpreter; interpreter = pointer_at(interpreter, layout->interpreter_next))
+        if (id_of(layout, interpreter) != 0 && has_own_gil(layout, interpreter))
+            return true;
+    return false;
 }

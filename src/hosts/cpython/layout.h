@@ -119,4 +119,8 @@ int64_t hk_py_interpreter_id(const hk_py_layout *layout, const void *thread_stat
  * hook. */
 bool hk_py_interp_has_own_gil(const hk_py_layout *layout, const void *thread_state);
 
+/* True if an interpreter other than the main one has a lock of its own at this moment. The caller holds the main one's,
+ * and the layout has stacks. Not in a hook. */
+bool hk_py_some_have_own_gil(const hk_py_layout *layout);
+
 #endif

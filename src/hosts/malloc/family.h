@@ -46,20 +46,9 @@ void hk_family_free_slow(hk_heap *member, void *block);
 /* alignment: a power of two. errno is set. */
 void *hk_family_aligned(size_t alignment, size_t size);
 
-/* NULL: the slow path is to be asked. */
 static inline __attribute__((always_inline)) void *hk_family_malloc_fast(size_t size)
 {
-    hk_heap *member = hk_process_member;
-    if (__builtin_expect(size > HK_SMALL_MAX, 0))
-        return NULL;
-    struct hk_pool *pool = member->current[(size + HK_STEP - 1) / HK_STEP];
-    void *block = pool->other_free;
-    if (__builtin_expect(block == NULL, 0))
-        return NULL;
-    if (__builtin_expect((member->budget -= (int64_t)size) < 0, 0))
-        return hk_malloc_expired(member, size);
-    pool->other_free = *(void **)block;
-    return block;
+    return hk_member_malloc_fast(hk_process_member, size);
 }
 
 static inline __attribute__((always_inline)) void *hk_family_malloc(size_t size)
@@ -71,21 +60,8 @@ static inline __attribute__((always_inline)) void *hk_family_malloc(size_t size)
 static inline __attribute__((always_inline)) void hk_family_free(void *block)
 {
     hk_heap *member = hk_process_member;
-    uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
-    if (__builtin_expect(distance >= hk_region.span, 0)) {
+    if (__builtin_expect(!hk_member_free_fast(member, block), 0))
         hk_family_free_slow(member, block);
-        return;
-    }
-    struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
-    void *next = pool->other_free;
-    if (__builtin_expect(__atomic_load_n(&pool->heap, __ATOMIC_RELAXED) != member || next == NULL, 0)) {
-        hk_family_free_slow(member, block);
-        return;
-    }
-    *(void **)block = next;
-    pool->other_free = block;
-    if (__builtin_expect(hk_take_one(&pool->used), 0))
-        hk_pool_emptied(pool);
 }
 
 #endif
