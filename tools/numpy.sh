@@ -3,9 +3,10 @@
 #
 #   tools/numpy.sh [--python P] [--geometry NAME] [--build DIR] [TEST...]
 #
-# numpy, pytest and hypothesis come from the package index into a virtual environment in ~/.cache/heapkeeper/venvs. Tests
-# are names of numpy's own, without test_ (default: those below). What fails on stock as well is no failure of ours; what
-# stock runs and we do not is. (Some of numpy's tests skip themselves at random.) Exit status: 0 nothing failed, 1 something did, 2 it cannot run here.
+# numpy, and what its tests need, come from the package index into a virtual environment in ~/.cache/heapkeeper/venvs (meson
+# and ninja: mem_policy builds an extension). Tests are names of numpy's own, without test_ (default: those below). What
+# fails on stock as well is no failure of ours; what stock runs and we do not is. (Some of numpy's tests skip themselves
+# at random.) Exit status: 0 nothing failed, 1 something did, 2 it cannot run here.
 set -u
 
 here=$(cd "$(dirname "$0")/.." && pwd -P)
@@ -25,8 +26,8 @@ done
 [ -x "$build/heapkeeper" ] || { echo "numpy: $build/heapkeeper is not there; build it: make" >&2; exit 2; }
 version=$("$python" -c 'import platform; print(platform.python_version())') || exit 2
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/heapkeeper/venvs/numpy-$version
-if ! "$venv/bin/python" -c 'import numpy, pytest, hypothesis' 2>/dev/null; then
-    "$python" -m venv --clear "$venv" && "$venv/bin/pip" install -q numpy pytest hypothesis ||
+if ! "$venv/bin/python" -c 'import numpy, pytest, hypothesis, mesonbuild' 2>/dev/null; then
+    "$python" -m venv --clear "$venv" && "$venv/bin/pip" install -q numpy pytest hypothesis meson ninja setuptools ||
         { echo "numpy: the virtual environment $venv cannot be made" >&2; exit 2; }
 fi
 
@@ -43,7 +44,7 @@ done
 side() {
     local name=$1
     shift
-    (cd "$scratch" && HEAPKEEPER_DIR=$scratch "$@" "$venv/bin/python" -m pytest -p no:cacheprovider --hypothesis-seed=0 \
+    (cd "$scratch" && PATH=$venv/bin:$PATH HEAPKEEPER_DIR=$scratch "$@" "$venv/bin/python" -m pytest -p no:cacheprovider --hypothesis-seed=0 \
         -o addopts= -v --tb=no -W ignore "${files[@]}") >"$scratch/$name.log" 2>&1 </dev/null
     echo $? >"$scratch/$name.status"
     sed -nE 's/^.*(test_[a-z_]+\.py::.*) (PASSED|SKIPPED|FAILED|ERROR|XFAIL|XPASS)( .*)?$/\1 \2/p' "$scratch/$name.log" |
