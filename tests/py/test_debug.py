@@ -133,6 +133,11 @@ WRONG, TO_C = "wrong domain: a block of the %s domain was given to the %s domain
 FREED, WALK, AT_END = "when the block was freed", "when all blocks were checked", "when all blocks were checked at the program's end"
 ALLOCATED = ("allocate_in_c", "allocate", ALLOCATE)
 RELEASED = ("release_in_c", "release", RELEASE)
+RESIZED = ("resize_in_c", "resize", RESIZE)
+# The call that found it, where it was one of the program's.
+FOUND_BY = {FREED: RELEASED, "when it was freed": RELEASED, "when it was given to C's free": RELEASED,
+            "when the block was reallocated": RESIZED, "when it was reallocated": RESIZED,
+            "when it was given to C's realloc": RESIZED}
 
 # name: (program, what, found, allocated, freed)
 BUGS = {
@@ -149,7 +154,7 @@ BUGS = {
     "overflow found by realloc": ("allocate('mem'); seeded.write_at(40); resize('mem', 80)",
                                   OVERFLOW % ("1 byte", 40, "mem"), "when the block was reallocated", ALLOCATED, None),
     "overflow after realloc": ("allocate('object'); resize('object', 99); seeded.write_at(99); release('object')",
-                               OVERFLOW % ("1 byte", 99, "object"), FREED, ("resize_in_c", "resize", RESIZE), None),
+                               OVERFLOW % ("1 byte", 99, "object"), FREED, RESIZED, None),
     "overflow found by a walk": ("allocate('object'); seeded.write_at(41); heapkeeper.debug_check()",
                                  OVERFLOW % ("1 byte", 40, "object"), WALK, ALLOCATED, None),
     "overflow found at the end": ("allocate('raw'); seeded.write_at(42)",
@@ -177,7 +182,7 @@ BUGS = {
     "use after free, found at the end": ("allocate('raw'); release('raw'); seeded.write_at(0, 40)",
                                          AFTER % ("40 bytes", 40, "raw"), AT_END, ALLOCATED, RELEASED),
     "use after realloc": ("allocate('object'); resize('object', 41, keep=True); seeded.write_at(3); heapkeeper.debug_check()",
-                          AFTER % ("1 byte", 40, "object"), WALK, ALLOCATED, ("resize_in_c", "resize", RESIZE)),
+                          AFTER % ("1 byte", 40, "object"), WALK, ALLOCATED, RESIZED),
     "free inside of a block": ("allocate('object'); release('object', 16)",
                                "invalid free: the pointer is not the start of a block", "when it was freed", ALLOCATED, None),
     "malloc's block given to Python": ("seeded.use_malloc(); release('mem')",
@@ -237,6 +242,8 @@ def check_bug(heapkeeper, tmp_path, python, seeded, name):
     report = done.err.decode()
     assert done.status == -signal.SIGABRT, report
     assert report.startswith("heapkeeper: %s\n  found %s, by thread " % (what, found)), report
+    if found in FOUND_BY:
+        check_site(report, "found %s," % found, script, FOUND_BY[found])
     if allocated:
         check_site(report, "allocated", script, allocated)
     if freed:
