@@ -6,7 +6,8 @@
  *      4. exec                same pid, terminal, signals and exit status; nobody supervises
  *
  * On a terminal it says in one line where the record goes, and what it knows that stands in the
- * way.
+ * way. That --debug watches nothing in this program is said always: its silence would pass for a
+ * clean bill of health.
  */
 #include "cli/cli.h"
 
@@ -237,6 +238,9 @@ int hk_cli_run(int argc, char **argv)
     if (found && o.settings.native_stacks && !o.settings.debug && hk_target_has_python(&target))
         o.settings.native = true; /* it would change nothing without */
     o.settings.family = o.settings.native || (found && !o.settings.debug && !hk_target_has_python(&target));
+    if (found && o.settings.debug && !hk_target_has_python(&target))
+        hk_cli_fail(0, "run: --debug: %s has no Python inside, and C's malloc has no debug mode: only "
+                       "Pythons that it starts are watched", target.path);
     if (found && (library = hk_library_find(&o.settings, &error)))
         start(&o, &target, &place, library, &error);
     free(library);

@@ -451,7 +451,8 @@ void hk_threads_give_up(hk_heap *heap)
 hk_heap *hk_threads_process(const char *name)
 {
     if (hk_process_heap == NULL)
-        hk_process_heap = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_THREADS, .name = name});
+        hk_process_heap = hk_heap_create(&(hk_heap_options){
+            .size = sizeof(hk_heap_options), .lock = HK_LOCK_THREADS, .name = name, .debug = HK_DEBUG_OFF});
     return hk_process_heap;
 }
 

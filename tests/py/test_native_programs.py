@@ -239,6 +239,19 @@ def test_debug_and_native_exclude_each_other():
     assert done.status == 2 and b"exclude each other" in done.err
 
 
+def test_debug_says_that_it_does_not_watch_a_program_without_python(python):
+    true, python_command = need("true"), [python.path, "-c", ""]
+    for words, said in (([true], b"heapkeeper: run: --debug: %s has no Python inside, and C's malloc has no debug mode: "
+                         b"only Pythons that it starts are watched\n" % true.encode()), (python_command, b"")):
+        assert execute([COMMAND, "run", "--debug", "-o", "/dev/null", *words]).said == (0, b"", said)
+
+
+def test_the_familys_heap_is_not_in_debug_mode_when_the_environment_asks_for_it(compile_c):
+    environment = {"HEAPKEEPER_DEBUG": "1"}
+    done = execute(OURS + ["--sample=4K", compile_c(KEEPER)], env=environment)
+    assert (done.status, done.err) == (0, b"")
+
+
 @pytest.mark.parametrize("name", ["jemalloc", "mimalloc"])
 def test_a_malloc_that_was_preloaded_before_serves_the_large_blocks(compile_c, name):
     found = [path for pattern in ("/usr/lib/*/lib%s.so.*", "/usr/lib/lib%s.so.*") for path in glob.glob(pattern % name)]

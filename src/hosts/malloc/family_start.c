@@ -152,7 +152,8 @@ void hk_family_attach_recorder(bool samples)
 {
     if (hk_process_heap == NULL || !samples)
         return;
-    hk_heap *watched = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .name = "native, sampled"});
+    hk_heap *watched = hk_heap_create(
+        &(hk_heap_options){.size = sizeof(hk_heap_options), .name = "native, sampled", .debug = HK_DEBUG_OFF});
     if (watched == NULL)
         return;
     watched->is_watched = true;
