@@ -69,7 +69,8 @@ HK_API bool hk_gc_is_finalized(const hk_object *object);
  * not make or free objects. */
 typedef bool hk_gc_object_function(hk_object *object, void *argument);
 HK_API void hk_gc_get_objects(hk_runtime *runtime, int generation, hk_gc_object_function *function, void *argument);
-/* The same for the tracked objects that refer to the target, and for those that an object refers to. */
+/* The same for the tracked objects that refer to the target, and for those that an object refers to. (Frames that hold it:
+ * hk_frame_get_referrers, frame.h.) */
 HK_API void hk_gc_get_referrers(hk_runtime *runtime, const hk_object *target, hk_gc_object_function *function, void *argument);
 HK_API void hk_gc_get_referents(hk_runtime *runtime, const hk_object *object, hk_gc_object_function *function, void *argument);
 

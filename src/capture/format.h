@@ -263,7 +263,8 @@ enum hk_site_flag {
 
 /* A frame of Python has a code object for its code; one of machine code has a module (HK_CODE_NATIVE), and its offset,
  * read as unsigned, is that of a return address from the module's load base: the call is just before it. On a path,
- * machine code that Python called stands inside the frame that called it. */
+ * machine code that Python called stands inside the frame that called it. Frames of a program on the runtime
+ * (include/heapkeeper/frame.h) are HK_CODE_LINES and otherwise as Python's. */
 struct hk_capture_node {
     uint32_t parent; /* the caller's node, always a lower index; 0: outermost */
     uint32_t code;
@@ -283,6 +284,7 @@ struct hk_capture_code {
 enum hk_code_flag {
     HK_CODE_TRAMPOLINE = 1, /* interpreter's internal trampoline: not to be shown */
     HK_CODE_NATIVE = 2,     /* since 1.1; machine code of one module */
+    HK_CODE_LINES = 4,      /* since 1.1; no bytecode: a node's offset counts lines from the first one */
 };
 
 /* A mapping with executable code, as it was when first seen: modules come and go. A file that has several shares

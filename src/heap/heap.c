@@ -13,6 +13,7 @@
 
 struct hk_pool hk_no_pool;
 struct hk_heap_recorder hk_recorder;
+int (*hk_program_frames)(struct hk_program_frame *frames, int max);
 struct hk_libc hk_libc = {malloc, calloc, realloc, free, malloc_usable_size, posix_memalign, malloc_trim};
 
 /* Pools. */
@@ -314,6 +315,9 @@ static void *malloc_sampled(hk_heap *heap, size_t size, uint64_t mean)
     void *block;
     if (size > HK_BLOCK_MAX) {
         block = hk_large_malloc(heap, size);
+    } else if (heap->watched == heap) {
+        heap->mean_due = mean;
+        return NULL;
     } else {
         hk_heap *watched = heap->watched;
         hk_lock_take(&watched->lock);
@@ -331,6 +335,18 @@ void *hk_malloc_expired(hk_heap *heap, size_t size)
     void *block = hk_budget_expire(heap, &mean) ? malloc_sampled(heap, size, mean) : malloc_charged(heap, size);
     if (block == NULL)
         heap->allocated_before -= size;
+    return block;
+}
+
+void *hk_malloc_due(hk_heap *heap, size_t size)
+{
+    uint64_t mean = heap->mean_due;
+    void *block = mean != 0 ? malloc_charged(heap, size) : NULL;
+    heap->mean_due = 0;
+    if (block != NULL) {
+        heap->allocated_before += size;
+        hk_recorder.allocation(block, size, mean, heap->domain);
+    }
     return block;
 }
 

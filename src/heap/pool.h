@@ -115,7 +115,9 @@ struct hk_heap {
     bool is_domain;  /* of one of the three domains, named after it */
     bool is_watched; /* holds the blocks that the recorder knows */
     int16_t domain;  /* of blocks allocated here, as the recorder numbers them */
-    hk_heap *watched; /* where this heap's recorded blocks live: a heap under HK_LOCK_OWN; NULL: recording is off */
+    hk_heap *watched; /* where this heap's recorded blocks live: a heap under HK_LOCK_OWN; NULL: recording is off; the heap
+                         itself: see hk_malloc_due */
+    uint64_t mean_due; /* not 0: the request that was refused just now is a sample */
     const char *name;
 
     int64_t budget_start; /* what budget was when it was last set */
@@ -175,6 +177,14 @@ struct hk_heap_recorder {
     void (*tick)(hk_heap *heap, uint64_t allocated_bytes); /* of all heaps; what protects `heap` is held */
 };
 extern struct hk_heap_recorder hk_recorder;
+
+/* The frames of a program that keeps a stack of its own (src/object/frame.c), of the calling thread, innermost first: where each
+ * is defined, and the line it is at. Returns how many, up to max. In a hook: yes. NULL: no program has any. */
+struct hk_program_frame {
+    const void *code; /* hk_code */
+    uint32_t line;
+};
+extern int (*hk_program_frames)(struct hk_program_frame *frames, int max);
 
 /* The C allocator; replaced by the next definitions where our own names are interposed. */
 struct hk_libc {
@@ -249,6 +259,9 @@ size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty);
 /* heap.c: the slow paths. `*_unlocked`: whoever calls holds what protects the heap. */
 void *hk_malloc_slow(hk_heap *heap, size_t size);    /* not charged to the budget yet */
 void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget went below 0 */
+/* A heap whose `watched` is itself refuses a small block that is a sample, so that its user comes to know: asks for it here, and
+ * has to tell the recorder when it frees it. After any NULL; NULL: there is no memory. */
+void *hk_malloc_due(hk_heap *heap, size_t size);
 void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
 void hk_pool_emptied(struct hk_pool *pool);
 /* hk_aligned_alloc for any power of two; the C allocator serves what is beyond a pool's. */

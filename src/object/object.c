@@ -123,6 +123,18 @@ static inline void zero_behind_head(hk_object *object, size_t size)
             words[i] = 0; /* sooner done than called */
 }
 
+/* There was no block for an object in the region: it is one that the recorder is to know, or there is none. */
+static __attribute__((noinline)) hk_object *not_here(hk_heap *heap, void *elsewhere, size_t size, uint16_t *flags)
+{
+    hk_free(heap, elsewhere);
+    hk_object *object = size <= HK_BLOCK_MAX ? hk_malloc_due(heap, size) : NULL;
+    *flags |= HK_SAMPLED;
+    if (hk_region_has(object))
+        return object;
+    hk_free(heap, object);
+    return NULL;
+}
+
 static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *runtime, hk_type *type, size_t size,
                                                                         bool zeroed)
 {
@@ -131,26 +143,28 @@ static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *r
     bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
     if (cyclic && __builtin_expect(runtime->plan.made >= runtime->plan.young_limit, 0))
         hk_collect_automatic(runtime);
+    uint16_t flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
     hk_object *object;
     if (cyclic) {
         object = size <= HK_BLOCK_MAX ? hk_malloc_unlocked(runtime->cyclic, size) : NULL;
         if (__builtin_expect(!hk_region_has(object), 0)) {
-            hk_free(runtime->cyclic, object);
-            return NULL;
+            object = not_here(runtime->cyclic, object, size, &flags);
+            if (object == NULL)
+                return NULL;
         }
         runtime->plan.made++;
         size_t granule = hk_granule_of(object);
         hk_word_of(granule)->tracked |= hk_bit_of(granule);
     } else {
         object = memory_malloc(runtime, runtime->acyclic, size);
-        if (object == NULL)
+        if (__builtin_expect(object == NULL, 0) && (object = not_here(runtime->acyclic, NULL, size, &flags)) == NULL)
             return NULL;
     }
     if (zeroed)
         zero_behind_head(object, size);
     object->references = 1;
     object->type = (uint16_t)type->number;
-    object->flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
+    object->flags = flags;
     return object;
 }
 
@@ -178,8 +192,18 @@ static inline void untrack(hk_runtime *runtime, hk_object *object)
     runtime->plan.made--;
 }
 
+/* It is no more, as far as the recorder is concerned. */
+static inline void unrecord(hk_object *object)
+{
+    if (__builtin_expect(object->flags & HK_SAMPLED, 0)) {
+        object->flags &= (uint16_t)~HK_SAMPLED;
+        hk_recorder.free(object);
+    }
+}
+
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type)
 {
+    unrecord(object);
     if (type->flags & HK_TYPE_ACYCLIC)
         memory_free(runtime->acyclic, object);
     else
@@ -261,6 +285,7 @@ static void drop(hk_runtime *runtime, hk_object *object, const hk_type *type)
 
 static void pending_push(hk_runtime *runtime, hk_object *object)
 {
+    unrecord(object);
     uint64_t head = object->type | (uint64_t)(object->flags & 15) << 16 | runtime->pending << 16;
     memcpy(object, &head, sizeof(head));
     runtime->pending = (uint64_t)(uintptr_t)object;
@@ -317,12 +342,46 @@ static bool arenas_added(hk_heap *heap, void *start, size_t size)
     return hk_gc_tables_commit(start, size);
 }
 
-static hk_heap *heap_create(const char *name)
+static hk_heap *heap_create(const char *name, int domain)
 {
     hk_heap *heap = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = name});
-    if (heap != NULL)
+    if (heap != NULL) {
         heap->arenas_added = arenas_added;
+        heap->domain = (int16_t)domain;
+    }
     return heap;
+}
+
+/* Blocks that the recorder knows. Objects stay where the collector and the end of the runtime find them; memory beside objects has
+ * a heap for them, as Python's domains do. */
+static void record(hk_runtime *runtime)
+{
+    if (hk_recorder.draw == NULL)
+        return;
+    hk_heap *watched = hk_heap_create(
+        &(hk_heap_options){.size = sizeof(hk_heap_options), .name = "memory, sampled", .debug = HK_DEBUG_OFF});
+    if (watched != NULL) {
+        watched->is_watched = true;
+        watched->domain = HK_DOMAIN_MEM;
+    }
+    runtime->memory->watched = watched;
+    runtime->cyclic->watched = runtime->cyclic;
+    runtime->acyclic->watched = runtime->acyclic;
+}
+
+static bool unrecord_visited(const hk_pool_info *pool, void *block, hk_block_state state, void *unused)
+{
+    if (block != NULL && state == HK_BLOCK_ALLOCATED)
+        hk_recorder.free(block);
+    return true;
+}
+
+static void record_end(hk_runtime *runtime)
+{
+    hk_heap *watched = runtime->memory->watched;
+    if (watched != NULL)
+        hk_heap_visit(watched, unrecord_visited, NULL);
+    hk_heap_destroy(watched);
 }
 
 hk_runtime *hk_runtime_create(const hk_runtime_options *options)
@@ -331,9 +390,9 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
     if (runtime == NULL)
         return NULL;
     const char *name = options != NULL && options->name != NULL ? options->name : "runtime";
-    runtime->cyclic = heap_create(name);
-    runtime->acyclic = heap_create("acyclic");
-    runtime->memory = heap_create("memory");
+    runtime->cyclic = heap_create(name, HK_DOMAIN_OBJECT);
+    runtime->acyclic = heap_create("acyclic", HK_DOMAIN_OBJECT);
+    runtime->memory = heap_create("memory", HK_DOMAIN_MEM);
     if (runtime->cyclic == NULL || runtime->acyclic == NULL || runtime->memory == NULL || !hk_gc_tables_init()) {
         hk_heap_destroy(runtime->cyclic);
         hk_heap_destroy(runtime->acyclic);
@@ -344,6 +403,7 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
     hk_plan_init(&runtime->plan);
     runtime->enabled = options == NULL || !options->manual_gc;
     hk_collect_begin_runtime(runtime);
+    record(runtime);
     return runtime;
 }
 
@@ -365,8 +425,11 @@ static bool end_visited(const hk_pool_info *pool, void *block, hk_block_state st
 
 static bool destroy_visited(const hk_pool_info *pool, void *block, hk_block_state state, void *runtime)
 {
-    if (block != NULL && state == HK_BLOCK_ALLOCATED && hk_type_of(block)->destroy != NULL)
+    if (block == NULL || state != HK_BLOCK_ALLOCATED)
+        return true;
+    if (hk_type_of(block)->destroy != NULL)
         hk_type_of(block)->destroy(runtime, block);
+    unrecord(block);
     return true;
 }
 
@@ -396,6 +459,7 @@ void hk_runtime_destroy(hk_runtime *runtime)
     hk_gc_garbage_clear(runtime);
     end_objects(runtime);
     hk_gc_array_free(&runtime->garbage);
+    hk_frames_end(&runtime->frames);
     while (runtime->large.next != NULL) {
         struct hk_large *large = runtime->large.next;
         large_unlink(large);
@@ -403,6 +467,7 @@ void hk_runtime_destroy(hk_runtime *runtime)
     }
     for (struct hk_arena *arena = runtime->cyclic->arenas; arena != NULL; arena = arena->next)
         hk_gc_arena_clear(arena);
+    record_end(runtime);
     hk_heap_destroy(runtime->cyclic);
     hk_heap_destroy(runtime->acyclic);
     hk_heap_destroy(runtime->memory);

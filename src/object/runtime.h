@@ -2,6 +2,7 @@
  *
  *      object.c    making and releasing objects, references, memory beside them
  *      weakref.c   weak references
+ *      frame.c     the stack of frames
  *      numbers.c strings.c sequences.c dict.c   the basic types
  *      collect.c   collections: which pools, the order of events, promotion, freeing the dead; the public gc.h
  *      plan.c      when to collect: a pure function of counters
@@ -12,11 +13,14 @@
 #define HK_OBJECT_RUNTIME_H
 
 #include "gc/scan.h"
+#include "heapkeeper/frame.h"
 #include "heapkeeper/gc.h"
 #include "object/plan.h"
 
 /* hk_object.flags. They must fit into four bits: see pending in object.c. */
 enum { HK_FINALIZED = 1, HK_HAS_WEAKREFS = 2, HK_LARGE = 4, HK_INTERNED = 8 };
+/* And one that is looked at before: the recorder has to be told when the object is freed. */
+#define HK_SAMPLED 16
 
 struct hk_large { /* before a large block, which stays 16-aligned */
     struct hk_large *next, *previous;
@@ -37,6 +41,21 @@ struct hk_interned { /* strings, borrowed; open addressing, a power of two */
     size_t count, capacity;
 };
 
+struct hk_frame_slot { /* see frame.c */
+    const void *thread; /* that pushed last; NULL: nobody */
+    hk_frame *current;  /* NULL: no frames */
+    const void *c_stack; /* where it was pushed */
+    bool taken;
+};
+
+struct hk_frames {
+    struct hk_frame_slot *slot; /* NULL: there was no frame yet */
+    struct hk_frame_slot unseen;
+    struct hk_frame_chunk *chunk, *spare;
+    char *top, *end; /* of the room in the chunk */
+    uint64_t depth, limit;
+};
+
 struct hk_runtime {
     hk_heap *cyclic, *acyclic, *memory;
     struct hk_large large; /* head of the list */
@@ -45,6 +64,7 @@ struct hk_runtime {
     uint64_t pending; /* released at that depth and waiting; see object.c */
     struct hk_weak_table weak;
     struct hk_interned interned;
+    struct hk_frames frames;
 
     bool enabled, collecting, ending;
     bool log_lost; /* a pool could not be noted: the next collection looks at all */
@@ -75,6 +95,9 @@ bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *t
 /* weakref.c */
 /* Clears those to the object. Callbacks are called but for weak references that a collection found dead with it. */
 void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object);
+
+/* frame.c */
+void hk_frames_end(struct hk_frames *frames);
 
 /* collect.c */
 void hk_collect_automatic(hk_runtime *runtime);

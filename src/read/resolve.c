@@ -212,6 +212,8 @@ static int32_t find_line(struct hk_resolver *r, uint32_t index)
     hk_capture_entry(r->capture, HK_SECTION_CODES, r->node_codes[index], &code, sizeof code);
 
     int first = code.first_line > 0 ? code.first_line : 0;
+    if (code.flags & HK_CODE_LINES)
+        return node.offset > 0 && node.offset < INT32_MAX - first ? first + node.offset : first;
     const uint8_t *table = hk_capture_blob(r->capture, code.line_table, code.line_table_size);
     if (!table || node.offset < 0 || r->line_work > LINE_WORK_MAX)
         return first;

@@ -115,6 +115,8 @@ static uint32_t read_code(const void *address, const struct hk_code_identity *id
     code.flags = hk_rec.source.is_trampoline && hk_rec.source.is_trampoline(address)
                      ? HK_CODE_TRAMPOLINE
                      : 0;
+    if (hk_rec.source.counts_lines)
+        code.flags |= HK_CODE_LINES;
     if (hk_rec.stage != HK_REC_ON)
         return 0;
     return hk_rec_code_by_content(&code);

@@ -52,6 +52,7 @@ struct hk_stack_source {
     /* The code's line table: borrowed, valid now. */
     const uint8_t *(*line_table)(const void *code, size_t *size);
     bool (*is_trampoline)(const void *code);
+    bool counts_lines; /* a frame's offset is no place in instructions, but lines after the code's first (HK_CODE_LINES) */
 };
 
 struct hk_record_options {

@@ -79,7 +79,7 @@ static inline bool helper_is_trampoline(const void *code)
 }
 
 static const struct hk_stack_source helper_source = {helper_stack, helper_identify, helper_name,
-                                                     helper_line_table, helper_is_trampoline};
+                                                     helper_line_table, helper_is_trampoline, false};
 
 static inline void helper_fill_point(struct hk_capture_point *point)
 {

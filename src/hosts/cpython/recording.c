@@ -84,7 +84,7 @@ static bool source_is_trampoline(const void *code)
 }
 
 static const struct hk_stack_source source = {source_stack, source_identify, source_name, source_line_table,
-                                              source_is_trampoline};
+                                              source_is_trampoline, false};
 
 /* --- watch and self-test --- */
 

@@ -174,12 +174,10 @@ int hk_native_stack(bool above_python, struct hk_frame *frames, int max, uint8_t
     return walk.count;
 }
 
-static int source_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags)
+bool hk_native_is_whole(void)
 {
-    return hk_native_stack(false, frames, max, flags);
+    return native.whole;
 }
-
-const struct hk_stack_source hk_native_source = {.stack = source_stack};
 
 /* --- at the start --- */
 

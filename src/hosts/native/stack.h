@@ -25,7 +25,10 @@ extern bool hk_native_no_unwinder;
  * if there were more. In a hook: yes. In a signal handler: yes. 0 before hk_native_init. */
 int hk_native_stack(bool above_python, struct hk_frame *frames, int max, uint8_t *flags);
 
-/* The source for programs without Python. */
+/* Whole stacks were asked for. */
+bool hk_native_is_whole(void);
+
+/* The source for programs without Python (frames.c). */
 extern const struct hk_stack_source hk_native_source;
 
 #endif

@@ -1,0 +1,131 @@
+"""Programs on the native runtime under `heapkeeper run`: their own frames are the stacks, every block is explained, and the
+program behaves as without it."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from conftest import BUILD, COMMAND, TREE, build_is_usable, check_sums, execute
+
+FLAGS = ["-I" + os.path.join(TREE, "include"), "-L" + BUILD, "-Wl,-rpath," + BUILD, "-lheapkeeper"]
+
+PROGRAM = r"""
+    #include <heapkeeper/frame.h>
+    #include <heapkeeper/gc.h>
+    #include <heapkeeper/values.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+
+    static hk_object *leaf(hk_runtime *runtime, int count)
+    {
+        HK_FRAME(runtime, frame, 1); // line 11
+        frame->locals[0] = hk_list(runtime);
+        for (int i = 0; i < count; i++) {
+            hk_object *item = hk_dict(runtime);
+            HK_FRAME_HERE(frame); // line 15
+            hk_object *text = hk_str_format(runtime, "%0300d", i);
+            hk_object *pair = hk_tuple(runtime, 2);
+            if (!item || !text || !pair || !hk_list_append(runtime, frame->locals[0], item))
+                return NULL;
+            hk_tuple_init(pair, 0, text);
+            hk_tuple_init(pair, 1, item);
+            if (i % 2) { // half of them in a cycle
+                hk_object *key = hk_str_intern(runtime, "pair");
+                hk_dict_set(runtime, item, key, pair);
+                hk_decref(runtime, key);
+            }
+            hk_decref(runtime, pair);
+        }
+        return hk_incref(frame->locals[0]);
+    }
+
+    static int branch(hk_runtime *runtime, int depth, int count)
+    {
+        HK_FRAME(runtime, frame, 1); // line 34
+        if (frame == NULL)
+            return -1;
+        if (depth > 0)
+            return branch(runtime, depth - 1, count) + 1;
+        frame->locals[0] = leaf(runtime, count);
+        printf("%zu %zu\n", hk_list_count(frame->locals[0]), (size_t)hk_gc_get_count(runtime, 0) * 0);
+        free(strdup("native")); // malloc's family works beside it
+        return 0;
+    }
+
+    int main(int argc, char **argv)
+    {
+        int rounds = atoi(argv[1]), kept = argc > 2;
+        for (int round = 0; round < rounds; round++) {
+            hk_runtime *runtime = hk_runtime_create(NULL);
+            if (runtime == NULL)
+                return 1;
+            hk_object *kept_list = kept ? leaf(runtime, 2000) : NULL;
+            hk_gc_collect(runtime, 2);
+            printf("%d\n", branch(runtime, 3, 3000));
+            printf("%d\n", (int)hk_gc_collect(runtime, 2));
+            if (hk_heap_check(NULL) != 0)
+                return 2;
+            if (kept_list == NULL)
+                hk_runtime_destroy(runtime);
+        }
+        return 0;
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def program(compile_c):
+    if build_is_usable():
+        pytest.skip(build_is_usable())
+    return compile_c(PROGRAM, *FLAGS)
+
+
+def record(program, tmp_path, *words, options=("--sample=2K",)):
+    capture = str(tmp_path / "capture")
+    done = execute([COMMAND, "run", *options, "-o", capture, program, *words])
+    assert (done.status, done.err) == (0, b""), done.err.decode()
+    report = execute([COMMAND, "report", "--json", capture])
+    assert report.status == 0, report.err.decode()
+    return done, json.loads(report.out)
+
+
+def frames_of(site):
+    """Outermost first."""
+    return [(frame["function"], os.path.basename(frame["file"]), frame["line"]) for frame in site["stack"]]
+
+
+def test_frames_of_a_program_on_the_runtime_are_its_stacks(program, tmp_path):
+    stock = execute([program, "2"])
+    assert stock.status == 0
+    done, report = record(program, tmp_path, "2")
+    assert done.out == stock.out
+    check_sums(report)
+    branches = [("branch", "source.c", 34)] * 4
+    stacks = {tuple(frames_of(site)) for site in report["sites"] if site["domain"] in ("object", "mem") and site["samples"]}
+    assert stacks - {tuple(branches)} == {tuple(branches + [("leaf", "source.c", 15)])}
+
+
+def test_what_the_program_keeps_is_live_at_its_site_and_what_it_frees_is_not(program, tmp_path):
+    report = record(program, tmp_path, "1", "keep")[1]
+    check_sums(report)
+    kept = sum(site["live_bytes"] for site in report["sites"] if frames_of(site) == [("leaf", "source.c", 15)])
+    gone = sum(site["live_bytes"] for site in report["sites"] if len(site["stack"]) == 5)
+    total = sum(site["total_bytes"] for site in report["sites"] if len(site["stack"]) == 5)
+    assert kept > 1000 * 300 and total > 3000 * 300  # the strings alone
+    assert gone == 0
+
+
+def test_end_of_a_runtime_leaves_nothing_live_in_the_record(program, tmp_path):
+    report = record(program, tmp_path, "3")[1]
+    assert sum(site["live_bytes"] for site in report["sites"] if site["domain"] in ("object", "mem")) == 0
+
+
+@pytest.mark.parametrize("options", [("--no-record",), ("--geometry", "guide"), ("--debug",), ("--native-stacks",)],
+                         ids=lambda options: options[-1])
+def test_program_on_the_runtime_runs_the_same_in_every_way(program, tmp_path, options):
+    stock = execute([program, "2", "keep"])
+    done = execute([COMMAND, "run", *options, "-o", "/dev/null", program, "2", "keep"])
+    assert (done.status, done.out) == (stock.status, stock.out), done.err.decode()
