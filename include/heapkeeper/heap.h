@@ -48,7 +48,7 @@ typedef enum {
                          through hk_free_remote may come from outside that lock */
     HK_LOCK_THREADS = 2, /* any thread may allocate and free, each from pools of its own without a lock; blocks may
                          be freed by any thread. For programs whose threads allocate at the same time. Costs
-                         a thread 2 KiB, and up to one pool for each size class that it uses */
+                         a thread 4 KiB, and up to one pool for each size class that it uses */
 } hk_lock_mode;
 
 /* Where a heap's pages come from. */
@@ -125,7 +125,9 @@ HK_API size_t hk_usable_size(const void *block);
 /* The heap that owns the block; NULL: none (large blocks of the C allocator have none). Any thread. hook: yes. */
 HK_API hk_heap *hk_heap_of(const void *block);
 
-/* Gives empty pools, and what the C allocator has free, back to the system. Returns the bytes of pools given
+/* Gives empty pools, and what the C allocator has free, back to the system. Under HK_LOCK_THREADS it does so with what this
+ * thread and those that have ended have left; blocks freed by others, of which each may keep a few for a while before
+ * they go back to the thread that allocated them, count as live until then. Returns the bytes of pools given
  * back: 0 for a buffer, and for huge pages, which stay. */
 HK_API size_t hk_heap_trim(hk_heap *heap);
 
@@ -170,13 +172,6 @@ HK_API void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats);
  * snprintf does. Any thread. hook: yes. */
 HK_API size_t hk_stats_text(char *buffer, size_t capacity);
 HK_API size_t hk_stats_json(char *buffer, size_t capacity);
-
-/* All heaps, and for each its size classes with their pools and blocks by state, as JSON, NUL terminated; `arenas`: also each
- * arena with all of its pools. The keys are those of `heapkeeper blocks --json` (docs/command.md). Heaps in a buffer, and
- * those beyond the 256th, are left out. Returns the length that it would have had, as snprintf does; 0: no
- * memory. What it needs, 520 bytes an arena, it maps for the time of the call and takes from no heap. Any thread; it adds
- * up always, and is exact if nobody allocates meanwhile. hook: yes. */
-HK_API size_t hk_blocks_json(char *buffer, size_t capacity, bool arenas);
 
 /* The sizes that the library was built with, the same for all its heaps. */
 typedef struct {

@@ -368,7 +368,8 @@ struct hk_capture_live {
     uint16_t threads_mode; /* heap_mode of a heap that has members, one a thread; their pools lie in its arenas */
     uint16_t heap_members, heap_next_member;
     uint16_t place_empty, place_current, place_run;
-    uint16_t reserved1[2];
+    uint16_t member_size; /* of what stands for a thread, a heap and more; 0: heap_size */
+    uint16_t reserved1;
     uint64_t reserved[4];
 };
 

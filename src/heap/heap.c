@@ -167,23 +167,6 @@ static void current_retire(hk_heap *heap, struct hk_pool *pool)
     partial_push(heap, pool);
 }
 
-static void free_into(hk_heap *heap, void *block);
-
-/* Of a member's list, a block may have changed its owner together with its pool. */
-static void remote_drain(hk_heap *heap)
-{
-    void *block = __atomic_exchange_n(&heap->remote, NULL, __ATOMIC_ACQUIRE);
-    while (block != NULL) {
-        void *next = *(void **)block;
-        hk_heap *owner = heap->mode == HK_LOCK_MEMBER ? owner_of(hk_pool_of(block)) : heap;
-        if (owner == heap)
-            free_into(heap, block);
-        else
-            hk_remote_push(owner, block);
-        block = next;
-    }
-}
-
 void hk_pool_move(struct hk_pool *pool, hk_heap *to)
 {
     if (pool->place == HK_PLACE_PARTIAL)
@@ -195,8 +178,7 @@ void hk_pool_move(struct hk_pool *pool, hk_heap *to)
 
 void hk_heap_retire(hk_heap *heap)
 {
-    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
-        remote_drain(heap);
+    hk_remote_take(heap);
     for (int i = 1; i < HK_CLASSES; i++)
         if (heap->current[i] != &hk_no_pool)
             current_retire(heap, heap->current[i]);
@@ -205,8 +187,7 @@ void hk_heap_retire(hk_heap *heap)
 /* The class's current pool, with a free block in it; NULL: no memory. */
 static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
 {
-    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
-        remote_drain(heap);
+    hk_remote_take(heap);
     struct hk_pool *pool = heap->current[size_class];
     if (*hk_pool_list(heap, pool) != NULL)
         return pool;
@@ -234,20 +215,13 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
     return pool;
 }
 
-/* Of a heap that may run out while the system has not. It leaves nothing lying about. */
-static bool is_tight(hk_heap *heap)
-{
-    const hk_heap *whole = hk_heap_whole(heap);
-    return whole->is_closed || whole->limit != 0;
-}
-
 /* What is free and does not look so: current pools stay current when their last block is freed, and blocks that were
  * freed from outside wait. True: there was something. */
 bool hk_heap_reclaim(hk_heap *heap)
 {
     bool some = __atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL;
     if (some)
-        remote_drain(heap);
+        hk_remote_drain(heap);
     for (unsigned i = 1; i < HK_CLASSES; i++) {
         struct hk_pool *pool = heap->current[i];
         if (pool == &hk_no_pool || pool->size_class != i || hk_pool_allocated(pool) != 0)
@@ -276,7 +250,7 @@ static struct hk_pool *pool_of_larger_class(hk_heap *heap, uint8_t size_class)
 static __attribute__((noinline)) void *malloc_without_pool(hk_heap *heap, size_t size, uint8_t size_class)
 {
     struct hk_pool *pool = NULL;
-    if (is_tight(heap)) {
+    if (hk_heap_is_tight(heap)) {
         if (hk_heap_reclaim(heap))
             pool = pool_with_free(heap, size_class);
         if (pool == NULL)
@@ -388,7 +362,7 @@ static void full_begin_to_open(hk_heap *heap, struct hk_pool *pool)
     uint32_t enough = pool->capacity / 16 < 16 ? pool->capacity / 16 : 16;
     if (heap->mode != HK_LOCK_MEMBER && hk_recorder.pool_reopened != NULL)
         hk_recorder.pool_reopened(); /* before anything changes */
-    if (enough <= 1 || is_tight(heap)) {
+    if (enough <= 1 || hk_heap_is_tight(heap)) {
         partial_push(heap, pool);
         return;
     }
@@ -396,8 +370,7 @@ static void full_begin_to_open(hk_heap *heap, struct hk_pool *pool)
     pool->used = enough - 1;
 }
 
-/* Frees a block of this heap. */
-static void free_into(hk_heap *heap, void *block)
+void hk_free_into(hk_heap *heap, void *block)
 {
     struct hk_pool *pool = hk_pool_find(block);
     if (pool->place == HK_PLACE_RUN) {
@@ -416,28 +389,13 @@ static void free_into(hk_heap *heap, void *block)
         hk_pool_emptied(pool);
 }
 
-void hk_remote_push(hk_heap *heap, void *block)
-{
-    void *head = __atomic_load_n(&heap->remote, __ATOMIC_RELAXED);
-    do
-        *(void **)block = head;
-    while (!__atomic_compare_exchange_n(&heap->remote, &head, block, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
-}
-
-void hk_free_own(hk_heap *heap, void *block)
-{
-    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
-        remote_drain(heap);
-    free_into(heap, block);
-}
-
 /* A block of a heap that locks itself. */
 static void free_locked(hk_heap *owner, void *block)
 {
     if (owner->is_watched)
         hk_recorder.free(block);
     hk_lock_take(&owner->lock);
-    free_into(owner, block);
+    hk_free_into(owner, block);
     hk_lock_release(&owner->lock);
 }
 
@@ -462,11 +420,11 @@ void hk_free_slow(hk_heap *heap, void *block)
     }
     hk_heap *owner = owner_of(pool);
     if (owner == heap)
-        free_into(heap, block);
+        hk_free_into(heap, block);
     else if (__builtin_expect(hk_debug_on, 0) && hk_debug_stray(heap, block, "freed"))
         return;
     else if (owner->mode == HK_LOCK_HOST && heap->mode == HK_LOCK_HOST)
-        free_into(owner, block); /* both are under the same host's lock */
+        hk_free_into(owner, block); /* both are under the same host's lock */
     else if (owner->mode == HK_LOCK_MEMBER && heap->mode == HK_LOCK_MEMBER)
         hk_threads_free_foreign(heap, owner, block);
     else
@@ -494,7 +452,7 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
     size_t total;
     if (__builtin_mul_overflow(count, size, &total))
         return NULL;
-    if (total > HK_BLOCK_MAX && total <= PTRDIFF_MAX && heap->budget > (int64_t)total && !is_tight(heap)) {
+    if (total > HK_BLOCK_MAX && total <= PTRDIFF_MAX && heap->budget > (int64_t)total && !hk_heap_is_tight(heap)) {
         void *block = hk_libc.calloc(1, total); /* fresh pages need no clearing */
         if (block != NULL) {
             heap->budget -= (int64_t)total;
@@ -611,7 +569,7 @@ void hk_below_free(hk_heap *heap, void *block)
 /* Only the owner's lock is taken, so that heaps never wait for each other in a circle. */
 static __attribute__((noinline)) void free_entering(hk_heap *heap, void *block)
 {
-    hk_heap *member = heap->mode == HK_LOCK_THREADS ? hk_threads_known(heap) : NULL;
+    hk_heap *member = heap->mode == HK_LOCK_THREADS ? hk_threads_member(heap) : NULL;
     if (heap->is_debug)
         hk_debug_free(heap, block);
     else if (member != NULL)
@@ -722,9 +680,8 @@ size_t hk_heap_trim(hk_heap *heap)
     if (heap->mode == HK_LOCK_THREADS)
         hk_threads_settle(heap);
     hk_heap_take(heap);
-    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
-        remote_drain(heap);
-    if (is_tight(heap))
+    hk_remote_take(heap);
+    if (hk_heap_is_tight(heap))
         hk_heap_reclaim(heap);
     size_t bytes = hk_heap_discard(heap, 0);
     hk_heap_release(heap);

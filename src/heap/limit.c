@@ -19,7 +19,7 @@ size_t hk_heap_mapped(const hk_heap *heap)
     size_t tables = heap->metadata_bytes != 0 ? heap->metadata_bytes : heap->arena_count * HK_ARENA_METADATA + sizeof(*heap);
     for (const hk_heap *member = hk_threads_members(heap); member != NULL; member = member->next_member) {
         large += __atomic_load_n(&member->large_bytes, __ATOMIC_RELAXED);
-        tables += sizeof(*member);
+        tables += hk_heap_structure(member);
     }
     return pools * HK_POOL_SIZE + tables + (large > 0 ? (size_t)large : 0);
 }

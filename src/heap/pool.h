@@ -153,11 +153,12 @@ struct hk_heap {
     void (*pool_began)(hk_heap *heap, struct hk_pool *pool);       /* new blocks come from this pool now */
     void *listener;
 
-    hk_heap *facade; /* of a member, see threads.h; else NULL */
-    hk_heap *next_member, *next_idle;
+    hk_heap *next_member, *next_idle; /* of a member, see threads.h */
 
     /* On a cache line of their own: what other threads look at and write. */
-    _Alignas(64) void *remote; /* blocks freed from outside the host's lock, or by another thread, linked; atomic */
+    _Alignas(64) void *remote; /* blocks freed from outside the host's lock, or by another thread; atomic. See remote.c */
+    hk_heap *facade;           /* of a member; else NULL */
+    uint16_t number;           /* of a member, in its facade */
     uint8_t state;             /* of a member: enum hk_member_state; atomic */
 };
 
@@ -269,11 +270,14 @@ void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
 void hk_heap_retire(hk_heap *heap); /* takes back remote frees; no pool stays CURRENT */
 void hk_pool_move(struct hk_pool *pool, hk_heap *to); /* to another member of the same facade; not CURRENT, not EMPTY */
-void hk_free_own(hk_heap *heap, void *block); /* a block of this heap, whose protection is held */
-void hk_remote_push(hk_heap *heap, void *block);
+void hk_free_into(hk_heap *heap, void *block); /* a block of this heap, whose protection is held */
 void hk_heap_rest(hk_heap *heap); /* whoever used it is gone: all that is empty goes back; it may be used again */
 bool hk_heap_reclaim(hk_heap *heap); /* pools that are free and do not look so; true: there were some */
 void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations of their class */
+
+/* remote.c: blocks freed by those who do not hold what protects their heap. */
+void hk_remote_push(hk_heap *heap, void *block);
+void hk_remote_drain(hk_heap *heap); /* see hk_remote_take */
 
 /* large.c: what is larger than a pool's blocks. The protection of the heap is held, but for free and the reallocs. */
 void *hk_large_malloc(hk_heap *heap, size_t size);
@@ -360,6 +364,13 @@ static inline hk_heap *hk_heap_whole(hk_heap *heap)
     return heap->facade != NULL ? heap->facade : heap;
 }
 
+/* Of a heap that may run out while the system has not. It leaves nothing lying about. */
+static inline bool hk_heap_is_tight(hk_heap *heap)
+{
+    const hk_heap *whole = hk_heap_whole(heap);
+    return whole->is_closed || __atomic_load_n(&whole->limit, __ATOMIC_RELAXED) != 0;
+}
+
 /* What protects a heap's arenas and its limit; not for members. */
 static inline void hk_heap_take(hk_heap *heap)
 {
@@ -371,6 +382,13 @@ static inline void hk_heap_release(hk_heap *heap)
 {
     if (heap->mode != HK_LOCK_HOST)
         hk_lock_release(&heap->lock);
+}
+
+/* Takes back what was freed from outside; what protects the heap is held. */
+static inline void hk_remote_take(hk_heap *heap)
+{
+    if (__atomic_load_n(&heap->remote, __ATOMIC_RELAXED) != NULL)
+        hk_remote_drain(heap);
 }
 
 /* The pool's list of free blocks. A heap that locks itself, or that belongs to a thread, keeps it in another field, so that the fast path, which

@@ -67,14 +67,16 @@ static void member_reset(hk_heap *member)
 {
     struct hk_facade *facade = hk_facade_of(member);
     uint8_t state = member->state;
+    uint16_t number = member->number;
     hk_heap *next_member = member->next_member, *next_idle = member->next_idle;
-    memset(member, 0, sizeof(*member));
+    memset(hk_member_of(member), 0, sizeof(struct hk_member));
     for (int i = 0; i < HK_CLASSES; i++)
         member->current[i] = &hk_no_pool;
     member->mode = HK_LOCK_MEMBER;
     member->facade = &facade->heap;
     member_inherit(member);
     member->state = state;
+    member->number = number;
     member->next_member = next_member;
     member->next_idle = next_idle;
 }
@@ -82,14 +84,11 @@ static void member_reset(hk_heap *member)
 static hk_heap *member_make(struct hk_facade *facade, enum hk_member_state state)
 {
     hk_lock_take(&facade->heap.lock);
-    hk_heap *member = NULL;
-    size_t refused = facade->heap.refused;
-    if (hk_limit_allows(&facade->heap, sizeof(*member)))
-        member = cut(&facade->chunk, &facade->chunk_left, sizeof(*member));
-    facade->heap.refused = refused; /* nothing is: the shared member will do */
+    hk_heap *member = cut(&facade->chunk, &facade->chunk_left, sizeof(struct hk_member));
     if (member != NULL) {
         member->facade = &facade->heap;
         member->state = state;
+        member->number = facade->member_count++;
         member->next_member = facade->members;
         member_reset(member);
         __atomic_store_n(&facade->members, member, __ATOMIC_RELEASE);
@@ -115,6 +114,7 @@ static hk_heap *member_take(struct hk_facade *facade)
 static void member_put(hk_heap *member)
 {
     struct hk_facade *facade = hk_facade_of(member);
+    hk_threads_send_batches(member);
     hk_lock_take(&facade->idle_lock);
     hk_heap_retire(member);
     __atomic_store_n(&member->state, HK_MEMBER_IDLE, __ATOMIC_RELEASE);
@@ -196,13 +196,19 @@ static hk_heap *member_of_this_thread(hk_heap *facade)
     return use_now(facade, member);
 }
 
-hk_heap *hk_threads_enter(hk_heap *facade)
+hk_heap *hk_threads_member(hk_heap *facade)
 {
     if (hk_local.mine.facade == facade)
         return hk_local.mine.member;
     int saved = errno;
     hk_heap *member = member_of_this_thread(facade);
     errno = saved;
+    return member;
+}
+
+hk_heap *hk_threads_enter(hk_heap *facade)
+{
+    hk_heap *member = hk_threads_member(facade);
     if (member != NULL)
         return member;
     hk_lock_take(&hk_facade_of(facade)->idle_lock);
@@ -222,34 +228,6 @@ void hk_threads_set_owner(struct hk_pool *pool, hk_heap *owner)
     hk_heap *shown = owner->mode == HK_LOCK_MEMBER ? owner : NULL;
     __atomic_store_n(&pool->heap, owner, __ATOMIC_RELAXED);
     __atomic_store_n(&hk_region.owners[pool - hk_region.pools], shown, __ATOMIC_RELAXED);
-}
-
-/* A block of a member without a thread is freed. True: it was done; false: a thread took the owner over meanwhile.
- * `mine`, if not NULL, takes the pool. */
-static bool free_into_idle(hk_heap *mine, hk_heap *owner, void *block)
-{
-    struct hk_facade *facade = hk_facade_of(owner);
-    struct hk_pool *pool = hk_pool_of(block);
-    hk_lock_take(&facade->idle_lock);
-    owner = __atomic_load_n(&pool->heap, __ATOMIC_RELAXED); /* it may be another by now */
-    bool may = owner->state == HK_MEMBER_IDLE || owner->state == HK_MEMBER_SHARED;
-    bool moves = may && mine != NULL && owner->state == HK_MEMBER_IDLE && mine->facade == owner->facade;
-    if (moves)
-        hk_pool_move(pool, mine);
-    else if (may)
-        hk_free_own(owner, block);
-    hk_lock_release(&facade->idle_lock);
-    if (moves)
-        hk_free_own(mine, block);
-    return may;
-}
-
-void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block)
-{
-    uint8_t state = __atomic_load_n(&owner->state, __ATOMIC_ACQUIRE);
-    bool idle = state == HK_MEMBER_IDLE || state == HK_MEMBER_SHARED;
-    if (!idle || !free_into_idle(mine, owner, block))
-        hk_remote_push(__atomic_load_n(&hk_pool_of(block)->heap, __ATOMIC_RELAXED), block);
 }
 
 static bool owners_make_writable(size_t index)
@@ -272,6 +250,7 @@ static bool owners_make_writable(size_t index)
 struct hk_pool *hk_threads_take_empty(hk_heap *member)
 {
     hk_heap *facade = member->facade;
+    hk_threads_send_batches(member);
     hk_lock_take(&facade->lock);
     struct hk_pool *pool = hk_pool_take_empty(facade);
     if (pool != NULL && !owners_make_writable((size_t)(pool - hk_region.pools))) {
@@ -316,6 +295,8 @@ void hk_threads_settle(hk_heap *heap)
 {
     struct hk_facade *facade = hk_facade_of(heap);
     hk_heap *mine = hk_threads_known(heap);
+    if (mine != NULL)
+        hk_threads_send_batches(mine);
     for (int pass = 0; pass < 2; pass++) { /* in the first, blocks may go to another whose pool they are in by now */
         hk_lock_take(&facade->idle_lock);
         for (hk_heap *member = facade->idle; member != NULL; member = member->next_idle)
@@ -341,14 +322,13 @@ void *hk_member_malloc_slow(hk_heap *member, size_t size)
 
 void hk_member_free_slow(hk_heap *member, void *block)
 {
-    bool is_member = member != &hk_no_member;
-    hk_heap *owner = NULL; /* NULL: no block of a member */
-    if (hk_region_has(block))
-        owner = __atomic_load_n(&hk_region.owners[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED);
+    hk_heap *owner = hk_region_has(block) ? hk_threads_owner(block) : NULL; /* NULL: no member */
+    if (owner != NULL && member == &hk_no_member)
+        member = hk_threads_member(hk_process_heap); /* NULL: the thread ends */
     if (owner != NULL && owner != member)
-        hk_threads_free_foreign(is_member ? member : NULL, owner, block);
+        hk_threads_free_foreign(member, owner, block);
     else
-        hk_free_slow(is_member ? member : hk_process_heap, block);
+        hk_free_slow(member != &hk_no_member ? member : hk_process_heap, block);
 }
 
 /* Facades. */

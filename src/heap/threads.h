@@ -6,13 +6,7 @@
  * instruction; the facade's lock is taken once for each 16 KiB; and no memory is stranded in threads that sleep,
  * but for what is free in the pools that they have in use.
  *
- *      who frees a block            what happens
- *      the owner's thread           onto the pool's free list
- *      another thread               pushed, atomically, onto the owner's list of remote frees; the owner takes them
- *                                   back at its next slow path, before it asks for another pool
- *      a thread; owner IDLE         the whole pool becomes the freeing thread's, under the facade's idle_lock
- *      anybody; owner SHARED, or    freed into the pool under the facade's idle_lock
- *      IDLE, by one without member
+ * A block that its owner's thread frees goes onto the pool's free list. Others send it home: see remote.c.
  *
  * A member's life:
  *
@@ -44,10 +38,25 @@
 
 enum hk_member_state { HK_MEMBER_LIVE, HK_MEMBER_IDLE, HK_MEMBER_SHARED, HK_MEMBER_FROZEN };
 
+/* Blocks of one owner, freed by another member's thread, that were not sent home yet. */
+#define HK_BATCH 14
+struct hk_batch {
+    hk_heap *owner;
+    uint64_t count;
+    void *blocks[HK_BATCH];
+};
+
+#define HK_BATCHES 16
+struct hk_member {
+    hk_heap heap;
+    struct hk_batch batches[HK_BATCHES]; /* by the owner's number */
+};
+
 struct hk_facade {
     hk_heap heap; /* its lock protects arenas, empty pools and the list of members */
     hk_lock idle_lock; /* protects members that are IDLE or SHARED, and their list */
     hk_heap *members; /* all, by next_member; only grows */
+    uint16_t member_count;
     hk_heap *idle;    /* by next_idle */
     hk_heap *shared;
     struct hk_facade *next; /* all facades, also those that were destroyed */
@@ -88,10 +97,12 @@ void hk_threads_inherit(hk_heap *facade); /* its members take on the settings th
  * gives back. */
 hk_heap *hk_threads_enter(hk_heap *facade);
 void hk_threads_leave(hk_heap *member);
-hk_heap *hk_threads_known(hk_heap *facade); /* the member that this thread already has; NULL: none */
+hk_heap *hk_threads_member(hk_heap *facade); /* this thread's; NULL: it gets none */
+hk_heap *hk_threads_known(hk_heap *facade);  /* the member that this thread already has; NULL: none */
 
-/* A block of a member, freed by a thread that is not known to be its owner. mine: the thread's own; NULL: unknown. */
+/* remote.c. A block of a member, freed by a thread that is not known to be its owner. mine: the thread's own; NULL: unknown. */
 void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block);
+void hk_threads_send_batches(hk_heap *mine); /* of this thread */
 
 void hk_threads_set_owner(struct hk_pool *pool, hk_heap *owner); /* owner: a member, or the facade */
 struct hk_pool *hk_threads_take_empty(hk_heap *member);
@@ -99,7 +110,6 @@ void hk_threads_put_empty(struct hk_pool *pool);
 
 /* Moves a pool that is PARTIAL, of the class, from a member whose thread has ended, to `member`. False: none. */
 bool hk_threads_take_partial(hk_heap *member, uint8_t size_class);
-
 
 /* All that can be given back without waiting for a thread becomes empty pools. */
 void hk_threads_settle(hk_heap *facade);
@@ -115,6 +125,23 @@ void hk_threads_fork_child(void);
 /* Slow paths of the inline functions; member may be &hk_no_member, which stands for the process's facade. */
 void *hk_member_malloc_slow(hk_heap *member, size_t size);
 void hk_member_free_slow(hk_heap *member, void *block);
+
+static inline struct hk_member *hk_member_of(hk_heap *heap)
+{
+    return (struct hk_member *)heap;
+}
+
+/* The bytes of a heap's structure. */
+static inline size_t hk_heap_structure(const hk_heap *heap)
+{
+    return heap->mode == HK_LOCK_MEMBER ? sizeof(struct hk_member) : sizeof(*heap);
+}
+
+/* The member whose block it is; NULL: none's. The block is in the region. */
+static inline hk_heap *hk_threads_owner(const void *block)
+{
+    return __atomic_load_n(&hk_region.owners[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED);
+}
 
 static inline struct hk_facade *hk_facade_of(hk_heap *heap)
 {

@@ -101,19 +101,20 @@ static void why(const struct live *l, struct hk_error *error)
 /* ---- heaps ---- */
 
 /* Large blocks and metadata of a heap, or of a thread's member of one. */
-static void add_counters(const struct live *l, const uint8_t *record, int64_t *bytes, int64_t *blocks,
+static void add_counters(const struct live *l, const uint8_t *record, uint32_t size, int64_t *bytes, int64_t *blocks,
                          struct hk_map_heap *heap)
 {
     *bytes = (int64_t)((uint64_t)*bytes + field_u64(record, l->at.heap_large_bytes));
     *blocks = (int64_t)((uint64_t)*blocks + field_u64(record, l->at.heap_large_blocks));
-    heap->sums.metadata_bytes += l->at.heap_size;
+    heap->sums.metadata_bytes += size;
 }
 
 static void add_members(struct live *l, uint64_t member, int64_t *bytes, int64_t *blocks, struct hk_map_heap *heap)
 {
     uint8_t *record = hk_must_calloc(l->at.heap_size + PADDING, 1);
+    uint32_t size = l->at.member_size ? l->at.member_size : l->at.heap_size;
     for (unsigned i = 0; member && i < MEMBERS_MAX && peek(l, member, record, l->at.heap_size); i++) {
-        add_counters(l, record, bytes, blocks, heap);
+        add_counters(l, record, size, bytes, blocks, heap);
         member = field_u64(record, l->at.heap_next_member);
     }
     free(record);
@@ -140,7 +141,7 @@ static void read_heap(struct live *l, uint64_t address)
         heap->domain = field_u16(record, l->at.heap_domain);
         heap->pool_size = l->at.pool_size;
         heap->arena_pools = l->at.arena_pools;
-        add_counters(l, record, &bytes, &blocks, heap);
+        add_counters(l, record, l->at.heap_size, &bytes, &blocks, heap);
         if (record[l->at.heap_mode] == l->at.threads_mode &&
             peek(l, address + l->at.heap_members, &member, sizeof member))
             add_members(l, member, &bytes, &blocks, heap);

@@ -1,6 +1,6 @@
 /* Heaps under HK_LOCK_THREADS: each thread allocates from a member of its own. Blocks freed by other threads, threads
- * that end and their members' next owners, threads that allocate while they end, forks with threads at work,
- * statistics that add up when all is over, and blocks that meet heaps of the other kinds. */
+ * that end and their members' next owners, blocks on their way to their owner, threads that allocate while they end, forks with
+ * threads at work, statistics that add up when all is over, and blocks that meet heaps of the other kinds. */
 #include "heap_helper.h"
 
 #include <sched.h>
@@ -230,6 +230,318 @@ static void test_a_thread_uses_many_heaps_and_a_destroyed_ones_successor(void **
     }
 }
 
+/* --- blocks on their way home --- */
+
+/* A thread that does what it is told, and is there until it is dismissed. */
+struct other {
+    pthread_t thread;
+    pthread_barrier_t barrier;
+    void (*job)(void *);
+    void *argument;
+};
+
+static void *do_jobs(void *argument)
+{
+    struct other *o = argument;
+    for (;;) {
+        pthread_barrier_wait(&o->barrier);
+        if (o->job == NULL)
+            return NULL;
+        o->job(o->argument);
+        pthread_barrier_wait(&o->barrier);
+    }
+}
+
+static void hire(struct other *o)
+{
+    assert_int_equal(pthread_barrier_init(&o->barrier, NULL, 2), 0);
+    assert_int_equal(pthread_create(&o->thread, NULL, do_jobs, o), 0);
+}
+
+static void let_do(struct other *o, void (*job)(void *), void *argument)
+{
+    o->job = job;
+    o->argument = argument;
+    pthread_barrier_wait(&o->barrier);
+    pthread_barrier_wait(&o->barrier);
+}
+
+static void dismiss(struct other *o)
+{
+    o->job = NULL;
+    pthread_barrier_wait(&o->barrier);
+    pthread_join(o->thread, NULL);
+    pthread_barrier_destroy(&o->barrier);
+}
+
+struct load {
+    hk_heap *heap;
+    size_t count, size; /* of each block; 0: they differ, up to HK_BLOCK_MAX */
+    void *blocks[40 * HK_BATCH];
+};
+
+static void load_make(void *argument)
+{
+    struct load *l = argument;
+    for (size_t i = 0; i < l->count; i++) {
+        size_t size = l->size != 0 ? l->size : 1 + i * 97 % HK_BLOCK_MAX;
+        l->blocks[i] = memset(hk_malloc(l->heap, size), (int)i, size);
+    }
+}
+
+static void load_drop(void *argument)
+{
+    struct load *l = argument;
+    for (size_t i = 0; i < l->count; i++)
+        hk_free(l->heap, l->blocks[i]);
+}
+
+static void trim(void *heap)
+{
+    hk_heap_trim(heap);
+}
+
+/* Blocks that came back to this thread's member are free; those that are on their way are not. */
+static uint64_t away(hk_heap *heap)
+{
+    hk_heap_trim(heap);
+    assert_in_order(heap);
+    return stats_of(heap).live_blocks;
+}
+
+static void test_full_batches_go_home_and_the_rest_waits(void **state)
+{
+    static const size_t sizes[] = {1, 24, 60, 130, HK_BLOCK_MAX, 0};
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct other other;
+    hire(&other);
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        struct load load = {.heap = heap, .count = 40 * HK_BATCH - 1, .size = sizes[i]};
+        load_make(&load);
+        let_do(&other, load_drop, &load);
+        assert_int_equal(away(heap), HK_BATCH - 1);
+        let_do(&other, trim, heap);
+        assert_int_equal(away(heap), 0);
+    }
+    dismiss(&other);
+    assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+static void test_what_waits_goes_home_when_its_thread_ends(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct load load = {.heap = heap, .count = HK_BATCH - 1, .size = 50};
+    struct other other;
+    hire(&other);
+    load_make(&load);
+    let_do(&other, load_drop, &load);
+    assert_int_equal(away(heap), HK_BATCH - 1);
+    dismiss(&other);
+    assert_int_equal(away(heap), 0);
+    assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+static void test_what_waits_goes_home_before_its_thread_takes_another_pool(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct load load = {.heap = heap, .count = HK_BATCH - 1, .size = 50}, growth = {.heap = heap, .count = 1, .size = 300};
+    struct other other;
+    hire(&other);
+    load_make(&load);
+    let_do(&other, load_drop, &load);
+    let_do(&other, load_make, &growth);
+    assert_int_equal(away(heap), 1);
+    let_do(&other, load_drop, &growth);
+    dismiss(&other);
+    assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+static void test_what_waits_is_freed_though_its_owner_has_ended(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct load load = {.heap = heap, .count = HK_BATCH - 1, .size = 50}, growth = {.heap = heap, .count = 1, .size = 300};
+    struct other owner;
+    hire(&owner);
+    let_do(&owner, load_make, &load);
+    load_drop(&load);
+    dismiss(&owner);
+    load_make(&growth);
+    assert_int_equal(stats_of(heap).live_blocks, 1); /* sent as the pool was taken, and nobody had to take them back */
+    load_drop(&growth);
+    assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+static void test_what_waits_goes_home_though_its_owner_has_a_successor(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct load load = {.heap = heap, .count = HK_BATCH - 1, .size = 50};
+    struct other owner;
+    hire(&owner);
+    let_do(&owner, load_make, &load);
+    load_drop(&load);
+    dismiss(&owner);
+    hire(&owner);
+    let_do(&owner, load_make, &load);
+    hk_heap_trim(heap);
+    let_do(&owner, trim, heap);
+    assert_int_equal(away(heap), HK_BATCH - 1);
+    let_do(&owner, load_drop, &load);
+    dismiss(&owner);
+    assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+static void test_owners_that_share_a_batch_get_theirs(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct other owners[HK_BATCHES + 4];
+    static struct load loads[HK_BATCHES + 4];
+    for (size_t i = 0; i < COUNT(owners); i++) {
+        loads[i] = (struct load){.heap = heap, .count = HK_BATCH + 3, .size = 16 * (1 + i)};
+        hire(&owners[i]);
+        let_do(&owners[i], load_make, &loads[i]);
+    }
+    for (size_t k = 0; k < HK_BATCH + 3; k++)
+        for (size_t i = 0; i < COUNT(owners); i++)
+            hk_free(heap, loads[i].blocks[k]);
+    hk_heap_trim(heap);
+    for (size_t i = 0; i < COUNT(owners); i++)
+        let_do(&owners[i], trim, heap);
+    assert_all_is_free(heap); /* with all owners still there */
+    for (size_t i = 0; i < COUNT(owners); i++)
+        dismiss(&owners[i]);
+    hk_heap_destroy(heap);
+}
+
+static void drop_remotely(void *argument)
+{
+    struct load *l = argument;
+    for (size_t i = 0; i < l->count; i++)
+        check(hk_free_remote(l->blocks[i]));
+}
+
+static void test_what_is_freed_through_another_heap_or_from_a_hook_does_not_wait(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS), *another = heap_new(HK_LOCK_THREADS);
+    struct load load = {.heap = heap, .count = HK_BATCH - 1, .size = 50};
+    struct other other;
+    hire(&other);
+    load_make(&load);
+    load.heap = another;
+    let_do(&other, load_drop, &load);
+    assert_int_equal(away(heap), 0);
+    load.heap = heap;
+    load_make(&load);
+    let_do(&other, drop_remotely, &load);
+    assert_int_equal(away(heap), 0);
+    dismiss(&other);
+    hk_heap_destroy(another);
+    hk_heap_destroy(heap);
+}
+
+static void test_nothing_waits_where_memory_is_limited(void **state)
+{
+    hk_heap *heap = hk_heap_create(&(hk_heap_options){
+        .size = sizeof(hk_heap_options), .lock = HK_LOCK_THREADS, .name = "limited", .limit_bytes = 64 << 20});
+    struct load load = {.heap = heap, .count = HK_BATCH - 1, .size = 50};
+    struct other other;
+    hire(&other);
+    load_make(&load);
+    let_do(&other, load_drop, &load);
+    assert_int_equal(away(heap), 0);
+    dismiss(&other);
+    hk_heap_destroy(heap);
+}
+
+static void test_what_waits_for_a_destroyed_heap_is_forgotten(void **state)
+{
+    struct other owner;
+    hire(&owner);
+    for (int i = 0; i < 3; i++) { /* the same facade again */
+        hk_heap *heap = heap_new(HK_LOCK_THREADS);
+        struct load load = {.heap = heap, .count = HK_BATCH - 1, .size = 50};
+        let_do(&owner, load_make, &load);
+        load_drop(&load);
+        if (i > 0) {
+            hk_heap_trim(heap);
+            let_do(&owner, trim, heap);
+            assert_int_equal(away(heap), 0);
+            load.count = HK_BATCH - 2;
+            let_do(&owner, load_make, &load);
+            load_drop(&load);
+        }
+        hk_heap_destroy(heap);
+    }
+    dismiss(&owner);
+}
+
+/* --- fork --- */
+
+static struct load forked;
+static bool stop;
+
+static void use_in_child(void)
+{
+    CHILD_CHECK(hk_heap_check(forked.heap) == 0);
+    for (size_t i = 0; i < forked.count; i++)
+        CHILD_CHECK(shadow_holds(forked.blocks[i], 1, i)); /* other threads' */
+    load_drop(&forked);
+    hk_heap_trim(forked.heap); /* sends what waits for threads that are no more */
+    CHILD_CHECK(hk_heap_check(forked.heap) == 0);
+    load_make(&forked);
+    if (!IS_SANITIZED) { /* thread sanitizer allows no threads there */
+        struct other other;
+        hire(&other);
+        let_do(&other, load_drop, &forked);
+        dismiss(&other);
+        hk_heap_trim(forked.heap);
+    }
+    CHILD_CHECK(hk_heap_check(forked.heap) == 0);
+}
+
+/* Its batches hold blocks of a thread that is no more. */
+static void use_after_drop(void)
+{
+    hk_heap_trim(forked.heap);
+    load_make(&forked);
+    use_in_child();
+}
+
+static void *work_on(void *argument)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE))
+        work(argument);
+    return NULL;
+}
+
+static void test_a_child_forked_among_threads_at_work_has_a_heap(void **state)
+{
+    struct worker workers[2];
+    struct other other;
+    forked = (struct load){.heap = heap_new(HK_LOCK_THREADS), .count = 3 * HK_BATCH - 1, .size = 50};
+    stop = false;
+    hire(&other);
+    for (uint64_t i = 0; i < COUNT(workers); i++)
+        start(&workers[i], forked.heap, i, 100, work_on);
+    for (int i = 0; i < (IS_SANITIZED ? 3 : 30); i++) {
+        let_do(&other, load_make, &forked);
+        in_child(use_in_child);
+        load_drop(&forked);
+        in_child(use_after_drop);
+    }
+    __atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+    for (size_t i = 0; i < COUNT(workers); i++)
+        join(&workers[i]);
+    dismiss(&other);
+    shelf_clear(forked.heap);
+    assert_all_is_free(forked.heap);
+    hk_heap_destroy(forked.heap);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -238,6 +550,16 @@ int main(void)
         cmocka_unit_test(test_destructors_of_other_keys_may_allocate_after_the_members_end),
         cmocka_unit_test(test_a_block_may_be_freed_through_a_heap_of_another_kind),
         cmocka_unit_test(test_a_thread_uses_many_heaps_and_a_destroyed_ones_successor),
+        cmocka_unit_test(test_full_batches_go_home_and_the_rest_waits),
+        cmocka_unit_test(test_what_waits_goes_home_when_its_thread_ends),
+        cmocka_unit_test(test_what_waits_goes_home_before_its_thread_takes_another_pool),
+        cmocka_unit_test(test_what_waits_is_freed_though_its_owner_has_ended),
+        cmocka_unit_test(test_what_waits_goes_home_though_its_owner_has_a_successor),
+        cmocka_unit_test(test_owners_that_share_a_batch_get_theirs),
+        cmocka_unit_test(test_what_is_freed_through_another_heap_or_from_a_hook_does_not_wait),
+        cmocka_unit_test(test_nothing_waits_where_memory_is_limited),
+        cmocka_unit_test(test_what_waits_for_a_destroyed_heap_is_forgotten),
+        cmocka_unit_test(test_a_child_forked_among_threads_at_work_has_a_heap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

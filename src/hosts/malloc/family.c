@@ -47,9 +47,11 @@ void *hk_family_malloc_slow(size_t size)
     return hk_family_early_malloc(size);
 }
 
+/* A block in the region. */
 static bool is_of_family(const void *block)
 {
-    hk_heap *owner = hk_heap_of(block);
+    hk_heap *owner = hk_threads_owner(block); /* of a thread, most likely: its pool's descriptor need not be looked at */
+    owner = owner != NULL ? owner->facade : hk_heap_of(block);
     return owner == hk_process_heap || owner == hk_family_watched;
 }
 
