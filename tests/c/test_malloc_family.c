@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -36,6 +37,22 @@ static bool is_ours(const void *block)
 {
     void *(*heap_of)(const void *) = (void *(*)(const void *))dlsym(RTLD_DEFAULT, "hk_heap_of");
     return heap_of != NULL && heap_of(block) != NULL;
+}
+
+/* Like zlib's state, for each file of many. Before the other tests: what they free teaches libc. */
+static void test_large_blocks_that_come_and_go_keep_their_pages(void **state)
+{
+    struct rusage before, after;
+    getrusage(RUSAGE_SELF, &before);
+    for (int round = 0; round < 200; round++) {
+        char *blocks[4];
+        for (size_t i = 0; i < COUNT(blocks); i++)
+            blocks[i] = memset(keep(malloc(64 << 10)), 1, 64 << 10);
+        for (size_t i = 0; i < COUNT(blocks); i++)
+            free(blocks[i]);
+    }
+    getrusage(RUSAGE_SELF, &after);
+    assert_in_range(after.ru_minflt - before.ru_minflt, 0, 400); /* 64 are enough; thousands if they come back each time */
 }
 
 static void test_small_blocks_are_the_heaps_and_large_ones_libcs(void **state)
@@ -373,6 +390,7 @@ static void test_the_end_of_the_process_allocates_still(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_large_blocks_that_come_and_go_keep_their_pages),
         cmocka_unit_test(test_small_blocks_are_the_heaps_and_large_ones_libcs),
         cmocka_unit_test(test_every_size_can_be_written_whole_and_is_aligned),
         cmocka_unit_test(test_zero_bytes_are_blocks_of_their_own),

@@ -192,6 +192,15 @@ void hk_cpython_fork_release(bool child)
 
 /* --- installation --- */
 
+/* Looked up by the loader, among all the other symbols. A dlsym that fails puts a message together, with malloc, and
+ * dlerror, which must be called then, translates it: half the cost of our start in a program without Python. */
+extern void PyMem_SetAllocator(int domain, hk_allocator *table) __attribute__((weak));
+
+const void *hk_cpython_address(void)
+{
+    return (const void *)PyMem_SetAllocator;
+}
+
 bool hk_cpython_find(void)
 {
     hk_python.set_allocator = dlsym(RTLD_DEFAULT, "PyMem_SetAllocator");
@@ -254,7 +263,7 @@ static enum hk_capture_watch refuse(const char **why, const char *text)
 enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why)
 {
     hk_python.alignment = alignment;
-    if (!hk_cpython_find())
+    if (hk_cpython_address() == NULL || !hk_cpython_find())
         return HK_WATCH_NOT_PYTHON;
     if (hk_python.is_initialized != NULL && hk_python.is_initialized())
         return HK_WATCH_NOT_PYTHON; /* opened in a Python that runs already, whose blocks are another allocator's */

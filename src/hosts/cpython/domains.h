@@ -9,6 +9,9 @@
 #include "capture/format.h"
 #include "heapkeeper/heap.h"
 
+/* A function of the interpreter that was loaded before us; NULL: none was. From the first call of malloc on. */
+const void *hk_cpython_address(void);
+
 /* Looks for an interpreter in this process and installs itself. For the library's constructor: before main, one
  * thread. HK_WATCH_OURS, HK_WATCH_NOT_PYTHON, or HK_WATCH_REFUSED with *why (static text).
  * alignment: of MEM's and OBJECT's blocks, as in hk_heap_options; RAW's are always aligned to 16. */

@@ -141,7 +141,7 @@ static void attach(bool samples)
 {
     const char *why = NULL;
     if (hk_family_heap() != NULL) {
-        why = hk_native_init(secure_getenv("HEAPKEEPER_NATIVE_STACKS") != NULL, dlsym(RTLD_DEFAULT, "PyMem_SetAllocator"));
+        why = hk_native_init(secure_getenv("HEAPKEEPER_NATIVE_STACKS") != NULL, hk_cpython_address());
         hk_record_set_source(&hk_native_source);
         hk_recorder = (struct hk_heap_recorder){
             .draw = samples ? hk_record_draw : NULL,
