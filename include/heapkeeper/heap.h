@@ -173,6 +173,13 @@ HK_API void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats);
 HK_API size_t hk_stats_text(char *buffer, size_t capacity);
 HK_API size_t hk_stats_json(char *buffer, size_t capacity);
 
+/* All heaps, and for each its size classes with their pools and blocks by state, as JSON, NUL terminated; `arenas`: also each
+ * arena with all of its pools. The keys are those of `heapkeeper blocks --json` (docs/command.md). Heaps in a buffer, and
+ * those beyond the 256th, are left out. Returns the length that it would have had, as snprintf does; 0: no
+ * memory. What it needs, 520 bytes an arena, it maps for the time of the call and takes from no heap. Any thread; it adds
+ * up always, and is exact if nobody allocates meanwhile. hook: yes. */
+HK_API size_t hk_blocks_json(char *buffer, size_t capacity, bool arenas);
+
 /* The sizes that the library was built with, the same for all its heaps. */
 typedef struct {
     size_t size; /* sizeof(hk_geometry), set by the caller */

@@ -15,12 +15,14 @@ what is allocated from then on into it (for notebooks; what is recorded needs ``
 
 import ctypes
 import json
+import mmap
 import os
 import sys
 import tracemalloc
 
 __all__ = [
     "active",
+    "blocks",
     "debug_check",
     "debugmallocstats",
     "getallocatedblocks",
@@ -65,15 +67,18 @@ def _open():
 
 
 def _declare(library):
-    size_t, chars = ctypes.c_size_t, ctypes.c_char_p
+    size_t, chars, pointer = ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p
     library.hk_version.restype, library.hk_version.argtypes = chars, []
     library.hk_stats_json.restype = size_t
-    library.hk_stats_json.argtypes = [chars, size_t]
+    library.hk_stats_json.argtypes = [pointer, size_t]
     library.hk_mark.restype, library.hk_mark.argtypes = ctypes.c_uint64, [chars]
     library.hk_recording.restype, library.hk_recording.argtypes = ctypes.c_bool, []
     library.hk_debug_check.restype, library.hk_debug_check.argtypes = size_t, []
     library.hk_stats_text.restype = size_t
-    library.hk_stats_text.argtypes = [chars, size_t]
+    library.hk_stats_text.argtypes = [pointer, size_t]
+    library.hk_blocks_json.restype = size_t
+    library.hk_blocks_json.argtypes = [pointer, size_t, ctypes.c_bool]
+    library.hk_heap_of.restype, library.hk_heap_of.argtypes = pointer, [pointer]
     if hasattr(library, "hk_python_install"):
         library.hk_python_install.restype, library.hk_python_install.argtypes = chars, []
     return library
@@ -116,19 +121,46 @@ def install():
     _installed = True
 
 
-def _text(function):
-    size = 8192
+def _text(function, *rest):
+    """What a function of the library prints into a buffer. The buffer is not of the heap that is being measured."""
+    size = 16384
     while True:
-        buffer = ctypes.create_string_buffer(size)
-        needed = function(buffer, size)
-        if needed < size:
-            return buffer.value.decode("utf-8", "replace")
-        size = needed + 1
+        with mmap.mmap(-1, size) as buffer:
+            needed = function(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), size, *rest)
+            if needed < size:
+                return buffer[:needed].decode("utf-8", "replace")
+        size = needed + 4096  # other threads may allocate before it is asked again
 
 
 def stats():
     """The heap's statistics at this moment, as a dict; all sizes in bytes. They add up to what is mapped."""
     return json.loads(_text(_library.hk_stats_json))
+
+
+def blocks(arenas=False):
+    """The heap at this moment: pools and blocks by state for each heap and size class, as dicts and lists; sizes in bytes.
+
+    The keys are those of ``heapkeeper blocks --json``, without the ones that need a capture: ``total`` and, in ``heaps``, each
+    heap's sums with its ``classes``; with `arenas` also every arena with its pools. They add up as those of stats() do.
+
+        >>> [c["allocated"] for heap in heapkeeper.blocks()["heaps"] if heap["name"] == "object"
+        ...                 for c in heap["classes"] if c["block_size"] == 32]
+        [10466]
+
+    The answer lies in the heap itself once it has been made: the next one counts it. RuntimeError if Python's objects are
+    not in heapkeeper's heap.
+    """
+    if not active():
+        raise RuntimeError("heapkeeper.blocks(): this process does not run on heapkeeper's heap: start it with "
+                           "`heapkeeper run`, or call heapkeeper.install() first")
+    probe = object()
+    if not _library.hk_heap_of(id(probe)):
+        raise RuntimeError("heapkeeper.blocks(): heapkeeper is loaded, but Python's objects are not in its heap; "
+                           "`heapkeeper report` says why")
+    text = _text(_library.hk_blocks_json, arenas)
+    if not text:
+        raise MemoryError("heapkeeper.blocks(): no memory for a map of the heap")
+    return json.loads(text)
 
 
 def getallocatedblocks():

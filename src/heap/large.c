@@ -24,10 +24,15 @@ static void large_add(hk_heap *heap, int64_t bytes, int64_t blocks)
     }
 }
 
-void hk_large_count(hk_heap *heap, size_t usable, int sign)
+static void note_size(size_t usable)
 {
     if (usable <= HK_BLOCK_MAX)
         __atomic_store_n(&small_ones_exist, true, __ATOMIC_RELAXED);
+}
+
+void hk_large_count(hk_heap *heap, size_t usable, int sign)
+{
+    note_size(usable);
     large_add(heap, sign * (int64_t)usable, sign);
 }
 
@@ -67,43 +72,63 @@ static void *run_malloc(hk_heap *heap, size_t alignment, size_t size)
     return run;
 }
 
-/* The limit has room for a large block of the C allocator. */
-static bool is_large_allowed(hk_heap *heap, size_t size)
+/* Under a limit a block of the C allocator is counted before it is there, or threads would exceed the limit together: this
+ * raises what is counted for it from `*claimed` to `bytes`. False: the limit has no room. */
+static bool large_claim(hk_heap *heap, size_t bytes, size_t *claimed)
 {
     hk_heap *whole = hk_heap_whole(heap);
-    if (whole->limit == 0)
+    if (__atomic_load_n(&whole->limit, __ATOMIC_RELAXED) == 0 || bytes <= *claimed)
         return true;
     if (whole != heap)
         hk_lock_take(&whole->lock);
-    bool allowed = hk_limit_allows(whole, size);
+    bool allowed = hk_limit_allows(whole, bytes - *claimed);
+    if (allowed) {
+        large_add(heap, (int64_t)(bytes - *claimed), 0);
+        *claimed = bytes;
+    } else {
+        whole->refused = bytes;
+    }
     if (whole != heap)
         hk_lock_release(&whole->lock);
     return allowed;
 }
 
+/* The C allocator's answer to a claim. It may be more than was asked for: if that is more than the limit allows, it goes back. */
+static void *large_begin(hk_heap *heap, void *block, size_t claimed)
+{
+    size_t usable = block != NULL ? hk_libc.usable_size(block) : 0;
+    if (claimed != 0 && !large_claim(heap, usable, &claimed)) {
+        hk_libc.free(block);
+        block = NULL;
+    }
+    if (block == NULL) {
+        large_add(heap, -(int64_t)claimed, 0);
+        return NULL;
+    }
+    note_size(usable);
+    large_add(heap, (int64_t)(usable - claimed), 1);
+    heap->large_allocations++;
+    return block;
+}
+
 /* From the C allocator, or of a heap that asks it for nothing: from its own pools. */
 void *hk_large_malloc(hk_heap *heap, size_t size)
 {
+    size_t claimed = 0;
     if (hk_heap_whole(heap)->is_closed)
         return run_malloc(heap, HK_POOL_SIZE, size);
-    void *block = is_large_allowed(heap, size) ? hk_libc.malloc(size) : NULL;
-    if (block != NULL) {
-        hk_large_count(heap, hk_libc.usable_size(block), 1);
-        heap->large_allocations++;
-    }
-    return block;
+    return large_claim(heap, size, &claimed) ? large_begin(heap, hk_libc.malloc(size), claimed) : NULL;
 }
 
 void *hk_large_aligned(hk_heap *heap, size_t alignment, size_t size)
 {
+    void *block;
+    size_t claimed = 0;
     if (hk_heap_whole(heap)->is_closed)
         return run_malloc(heap, alignment, size);
-    void *block;
-    if (!is_large_allowed(heap, size) || hk_libc.memalign(&block, alignment, size) != 0)
+    if (!large_claim(heap, size, &claimed))
         return NULL;
-    hk_large_count(heap, hk_libc.usable_size(block), 1);
-    heap->large_allocations++;
-    return block;
+    return large_begin(heap, hk_libc.memalign(&block, alignment, size) == 0 ? block : NULL, claimed);
 }
 
 /* Charges the heap for size bytes; true: they are a sample. */
@@ -117,20 +142,21 @@ static bool charge(hk_heap *heap, size_t size, uint64_t *mean)
     return sampled;
 }
 
-/* The limit has room for so many bytes more, after asking the embedder. */
-static bool may_grow(hk_heap *heap, size_t bytes)
+/* Claims so many bytes more, after asking the embedder if need be. */
+static bool claim_growth(hk_heap *heap, size_t bytes, size_t *claimed)
 {
     struct hk_asked asked = {0};
     bool allowed;
     do {
         hk_heap *entered = hk_heap_enter(heap);
-        allowed = is_large_allowed(entered, bytes);
+        allowed = large_claim(entered, bytes, claimed);
         hk_heap_leave(entered);
     } while (!allowed && hk_limit_ask(heap, &asked));
     return allowed;
 }
 
-/* Both sizes are large: the C allocator may grow in place or move pages. Counted as a free and an allocation. */
+/* Both sizes are large: the C allocator may grow in place or move pages. Counted as a free and an allocation. What it gives beyond
+ * what is asked, a page or so, cannot be refused any more: so under a limit it is claimed before. */
 void *hk_large_realloc(hk_heap *heap, void *block, size_t size)
 {
     if (size > PTRDIFF_MAX)
@@ -139,21 +165,28 @@ void *hk_large_realloc(hk_heap *heap, void *block, size_t size)
     bool foreign = is_foreign(usable);
     int64_t before = foreign ? 0 : (int64_t)usable;
     uint64_t mean;
-    if (size > usable && !may_grow(heap, size - usable))
-        return NULL;
+    size_t claimed = 0, most = size + hk_os_page_size() + 2 * HK_ALIGNMENT;
+    if (hk_heap_whole(heap)->limit != 0 && most > usable) {
+        if (size <= usable)
+            return block;
+        if (!claim_growth(heap, most - usable, &claimed))
+            return NULL;
+    }
     bool sampled = charge(heap, size, &mean);
     hk_large_forget(block);
     void *moved = hk_libc.realloc(block, size);
     if (moved == NULL && size <= usable)
         moved = block; /* it holds as much already */
-    if (moved == NULL)
+    if (moved == NULL) {
+        large_add(heap, -(int64_t)claimed, 0);
         return NULL;
+    }
     int64_t after = (int64_t)hk_libc.usable_size(moved);
     if (foreign) { /* it becomes ours */
         if (hk_recorder.foreign != NULL)
             hk_recorder.foreign();
     }
-    large_add(heap, after - before, foreign);
+    large_add(heap, after - before - (int64_t)claimed, foreign);
     if (sampled)
         hk_recorder.allocation(moved, size, mean, heap->domain);
     return moved;

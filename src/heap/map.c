@@ -4,7 +4,7 @@
  * that change. Each pool's numbers are made to fit each other first, and sums are of these, so that the map is consistent
  * in itself whatever happens around it. It costs one pass over the descriptors.
  *
- * Heaps in a buffer of the program's are not among those that are gone through: hk_heap_next does not know them.
+ * Heaps in a buffer of the program's are left out: their pools are not of the process's region.
  *
  * Which blocks of a pool are allocated is found by walking its free lists, in time proportional to the free blocks.
  */
@@ -25,11 +25,10 @@ struct map_writer {
     struct hk_capture_map_arena *arenas;
     struct hk_capture_map_pool *pools;
     struct hk_capture_map_class *classes;
+    struct hk_capture_map_class *sums; /* of the heap at hand, those of class i at i - 1 */
     uint32_t heap_count, heap_room, arena_count, arena_room, class_count;
     uint32_t arenas_left_out, heaps_left_out;
 };
-
-static struct hk_capture_map_class sums[HK_CLASSES]; /* of the heap at hand */
 
 static uint32_t min32(uint32_t a, uint32_t b)
 {
@@ -152,7 +151,7 @@ static void add_arena(struct map_writer *w, const struct hk_arena *arena, struct
         if ((empty >> i & 1) || !has_blocks(&pools[i]))
             *out = add_other(&pools[i], empty >> i & 1, dirty >> i & 1, heap);
         else
-            add_pool(&pools[i], out, heap, &sums[pools[i].size_class]);
+            add_pool(&pools[i], out, heap, &w->sums[pools[i].size_class - 1]);
     }
     heap->arenas++;
     w->arenas_left_out += !fits;
@@ -178,14 +177,14 @@ static bool add_classes(struct map_writer *w, uint32_t heap)
 {
     uint32_t count = 0;
 
-    for (int i = 1; i < HK_CLASSES; i++)
-        count += sums[i].capacity != 0;
+    for (int i = 0; i < HK_CLASSES - 1; i++)
+        count += w->sums[i].capacity != 0;
     if (!w->ready(offset_in(w, &w->classes[w->class_count + count])))
         return false;
-    for (int i = 1; i < HK_CLASSES; i++) {
-        if (sums[i].capacity == 0)
+    for (int i = 0; i < HK_CLASSES - 1; i++) {
+        if (w->sums[i].capacity == 0)
             continue;
-        w->classes[w->class_count] = sums[i];
+        w->classes[w->class_count] = w->sums[i];
         w->classes[w->class_count++].heap = heap;
     }
     return true;
@@ -197,7 +196,7 @@ static bool add_heap(struct map_writer *w, const hk_heap *from)
     int64_t bytes = 0, blocks = 0;
 
     memset(heap, 0, sizeof *heap);
-    memset(sums, 0, sizeof sums);
+    memset(w->sums, 0, (HK_CLASSES - 1) * sizeof *w->sums);
     heap->number = w->heap_count++;
     heap->domain = (uint16_t)from->domain;
     heap->locks_itself = from->mode != HK_LOCK_HOST;
@@ -216,11 +215,21 @@ static bool add_heap(struct map_writer *w, const hk_heap *from)
     return add_classes(w, heap->number);
 }
 
+static const hk_heap *next_heap(struct hk_heap_cursor *cursor)
+{
+    const hk_heap *heap;
+
+    do
+        heap = hk_heap_next(cursor);
+    while (heap != NULL && heap->own_region != NULL);
+    return heap;
+}
+
 static bool add_heaps(struct map_writer *w)
 {
     struct hk_heap_cursor cursor = {0};
 
-    for (const hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) {
+    for (const hk_heap *heap; (heap = next_heap(&cursor)) != NULL;) {
         if (w->heap_count == w->heap_room)
             w->heaps_left_out++;
         else if (!add_heap(w, heap))
@@ -234,8 +243,20 @@ static void count_all(uint32_t *heaps, uint32_t *arenas)
     struct hk_heap_cursor cursor = {0};
 
     *heaps = *arenas = 0;
-    for (const hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL && *heaps < HK_MAP_HEAPS; ++*heaps)
+    for (const hk_heap *heap; (heap = next_heap(&cursor)) != NULL && *heaps < HK_MAP_HEAPS; ++*heaps)
         *arenas = min32(*arenas + heap->arena_count, ARENAS_MAX);
+}
+
+/* Of one heap, and of one arena with its pools. */
+#define HEAP_BYTES  (sizeof(struct hk_capture_map_heap) + (HK_CLASSES - 1) * sizeof(struct hk_capture_map_class))
+#define ARENA_BYTES (sizeof(struct hk_capture_map_arena) + HK_ARENA_POOLS * sizeof(struct hk_capture_map_pool))
+
+uint64_t hk_heap_map_room(void)
+{
+    uint32_t heaps, arenas;
+
+    count_all(&heaps, &arenas);
+    return sizeof(struct hk_capture_map) + heaps * HEAP_BYTES + arenas * ARENA_BYTES;
 }
 
 /* Where everything but bits goes. False: there is no room, not even for the sums. */
@@ -244,19 +265,16 @@ static bool lay_out(struct map_writer *w)
     uint32_t heaps, arenas;
 
     count_all(&heaps, &arenas);
-    uint64_t fixed = sizeof *w->map + heaps * sizeof *w->heaps;
-    uint64_t each = sizeof *w->arenas + HK_ARENA_POOLS * sizeof *w->pools;
-    uint64_t classes = (uint64_t)heaps * (HK_CLASSES - 1) * sizeof *w->classes; /* at most */
-
-    if (w->capacity < fixed + classes)
+    uint64_t fixed = sizeof *w->map + heaps * HEAP_BYTES;
+    if (w->capacity < fixed)
         return false;
-    w->arena_room = min32(arenas, (uint32_t)((w->capacity - fixed - classes) / each));
+    w->arena_room = min32(arenas, (uint32_t)((w->capacity - fixed) / ARENA_BYTES));
     w->heap_room = heaps;
     w->heaps = (void *)(w->map + 1);
     w->arenas = (void *)(w->heaps + heaps);
     w->pools = (void *)(w->arenas + w->arena_room);
     w->classes = (void *)(w->pools + (size_t)w->arena_room * HK_ARENA_POOLS);
-    return w->ready(fixed + w->arena_room * each);
+    return w->ready(offset_in(w, w->classes));
 }
 
 /* ---- blocks ---- */
@@ -303,9 +321,11 @@ static uint32_t add_bits(const struct map_writer *w, uint8_t *bits, uint64_t roo
     return size;
 }
 
-uint32_t hk_heap_map_fill(struct hk_capture_map *map, uint64_t capacity, bool bits, bool (*ready)(uint64_t bytes))
+uint32_t hk_heap_map_fill(struct hk_capture_map *map, uint64_t capacity, bool bits, bool (*ready)(uint64_t bytes),
+                          struct hk_capture_map_class sums[HK_MAP_CLASSES])
 {
-    struct map_writer w = {.map = map, .capacity = capacity, .ready = ready};
+    _Static_assert(HK_CLASSES - 1 <= HK_MAP_CLASSES, "sums holds one for each class");
+    struct map_writer w = {.map = map, .capacity = capacity, .ready = ready, .sums = sums};
 
     if (!lay_out(&w))
         return 0;

@@ -1,10 +1,9 @@
 /* Statistics: every mapped byte in exactly one class, the classes summed from the pools' descriptors. Nothing is
  * locked: a number read while somebody allocates is off by what happened meanwhile. */
+#include "heap/print.h"
 #include "heap/threads.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 static void pool_add(const struct hk_pool *pool, hk_heap_stats *stats, uint64_t *allocations)
@@ -91,91 +90,61 @@ void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats)
     memcpy(stats, &sum, size);
 }
 
-/* Text into a buffer that may be too small. snprintf with only integers and %s allocates nothing. */
-struct writer {
-    char *buffer;
-    size_t capacity, length;
-};
-
-static void put(struct writer *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void put(struct writer *out, const char *format, ...)
+static void put_json_geometry(struct hk_print *out)
 {
-    va_list arguments;
-    va_start(arguments, format);
-    size_t room = out->length < out->capacity ? out->capacity - out->length : 0;
-    int length = vsnprintf(room ? out->buffer + out->length : NULL, room, format, arguments);
-    va_end(arguments);
-    if (length > 0)
-        out->length += (size_t)length;
-}
-
-static void put_json_string(struct writer *out, const char *text)
-{
-    put(out, "\"");
-    for (; *text != '\0'; text++)
-        if ((unsigned char)*text < 0x20)
-            put(out, "\\u%04x", (unsigned)*text);
-        else
-            put(out, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
-    put(out, "\"");
-}
-
-static void put_json_geometry(struct writer *out)
-{
-    put(out, "{\"name\":\"%s\",\"arena_bytes\":%zu,\"pool_bytes\":%zu,\"block_step\":%u,\"block_max\":%u}",
+    hk_print(out, "{\"name\":\"%s\",\"arena_bytes\":%zu,\"pool_bytes\":%zu,\"block_step\":%u,\"block_max\":%u}",
         HK_GEOMETRY_NAME, HK_ARENA_SIZE, HK_POOL_SIZE, HK_STEP, HK_BLOCK_MAX);
 }
 
-static void put_json(struct writer *out, const hk_heap_stats *s)
+static void put_json(struct hk_print *out, const hk_heap_stats *s)
 {
-    put(out, "\"mapped_bytes\":%" PRIu64 ",\"live_bytes\":%" PRIu64 ",\"free_bytes\":%" PRIu64
+    hk_print(out, "\"mapped_bytes\":%" PRIu64 ",\"live_bytes\":%" PRIu64 ",\"free_bytes\":%" PRIu64
              ",\"untouched_bytes\":%" PRIu64 ",\"tail_bytes\":%" PRIu64 ",\"empty_bytes\":%" PRIu64
              ",\"metadata_bytes\":%" PRIu64 ",\"returned_bytes\":%" PRIu64 ",\"live_blocks\":%" PRIu64,
         s->mapped_bytes, s->live_bytes, s->free_bytes, s->untouched_bytes, s->tail_bytes, s->empty_bytes,
         s->metadata_bytes, s->returned_bytes, s->live_blocks);
-    put(out, ",\"allocated_bytes\":%" PRIu64 ",\"allocated_blocks\":%" PRIu64 ",\"large_bytes\":%" PRIu64
+    hk_print(out, ",\"allocated_bytes\":%" PRIu64 ",\"allocated_blocks\":%" PRIu64 ",\"large_bytes\":%" PRIu64
              ",\"large_blocks\":%" PRIu64 ",\"arenas\":%u,\"pools_used\":%u,\"pools_full\":%u,\"pools_empty\":%u"
              ",\"own_large_bytes\":%" PRIu64 ",\"own_large_blocks\":%" PRIu64 ",\"huge_page_bytes\":%" PRIu64,
         s->allocated_bytes, s->allocated_blocks, s->large_bytes, s->large_blocks, s->arenas, s->pools_used,
         s->pools_full, s->pools_empty, s->own_large_bytes, s->own_large_blocks, s->huge_page_bytes);
 }
 
-static void put_text(struct writer *out, const char *name, const hk_heap_stats *s)
+static void put_text(struct hk_print *out, const char *name, const hk_heap_stats *s)
 {
-    put(out, "%-16s %5u arenas %7u pools used %7u full %7u empty %12" PRIu64 " blocks\n", name, s->arenas, s->pools_used,
+    hk_print(out, "%-16s %5u arenas %7u pools used %7u full %7u empty %12" PRIu64 " blocks\n", name, s->arenas, s->pools_used,
         s->pools_full, s->pools_empty, s->live_blocks);
-    put(out, "  %14" PRIu64 " live + %" PRIu64 " free + %" PRIu64 " untouched + %" PRIu64 " tails + %" PRIu64
+    hk_print(out, "  %14" PRIu64 " live + %" PRIu64 " free + %" PRIu64 " untouched + %" PRIu64 " tails + %" PRIu64
              " empty + %" PRIu64 " metadata = %" PRIu64 " bytes mapped\n",
         s->live_bytes, s->free_bytes, s->untouched_bytes, s->tail_bytes, s->empty_bytes, s->metadata_bytes,
         s->mapped_bytes);
-    put(out, "  %14" PRIu64 " large, %" PRIu64 " allocated in all, %" PRIu64 " returned to the system\n", s->large_bytes,
+    hk_print(out, "  %14" PRIu64 " large, %" PRIu64 " allocated in all, %" PRIu64 " returned to the system\n", s->large_bytes,
         s->allocated_bytes, s->returned_bytes);
 }
 
 static const char *const source_names[] = {"system", "buffer", "file", "huge pages"};
 
-static void put_source(struct writer *out, const hk_heap_stats *s)
+static void put_source(struct hk_print *out, const hk_heap_stats *s)
 {
     if (s->source == HK_SOURCE_SYSTEM && s->limit_bytes == 0)
         return;
-    put(out, "  pages from: %s", source_names[s->source]);
+    hk_print(out, "  pages from: %s", source_names[s->source]);
     if (s->limit_bytes != 0)
-        put(out, ", at most %" PRIu64 " bytes", s->limit_bytes);
-    put(out, "\n");
+        hk_print(out, ", at most %" PRIu64 " bytes", s->limit_bytes);
+    hk_print(out, "\n");
 }
 
 static size_t stats_print(char *buffer, size_t capacity, bool json)
 {
-    struct writer out = {buffer, capacity, 0};
+    struct hk_print out = {buffer, capacity, 0};
     hk_heap_stats stats = {.size = sizeof(stats)};
     hk_heap_get_stats(NULL, &stats);
     if (json) {
-        put(&out, "{\"geometry\":");
+        hk_print(&out, "{\"geometry\":");
         put_json_geometry(&out);
-        put(&out, ",");
+        hk_print(&out, ",");
         put_json(&out, &stats);
-        put(&out, ",\"heaps\":[");
+        hk_print(&out, ",\"heaps\":[");
     } else {
         put_text(&out, "all heaps", &stats);
     }
@@ -184,11 +153,11 @@ static size_t stats_print(char *buffer, size_t capacity, bool json)
     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) {
         hk_heap_get_stats(heap, &stats);
         if (json) {
-            put(&out, "%s{\"name\":", first ? "" : ",");
-            put_json_string(&out, heap->name);
-            put(&out, ",\"source\":\"%s\",\"limit_bytes\":%" PRIu64 ",", source_names[stats.source], stats.limit_bytes);
+            hk_print(&out, "%s{\"name\":", first ? "" : ",");
+            hk_print_json_string(&out, heap->name);
+            hk_print(&out, ",\"source\":\"%s\",\"limit_bytes\":%" PRIu64 ",", source_names[stats.source], stats.limit_bytes);
             put_json(&out, &stats);
-            put(&out, "}");
+            hk_print(&out, "}");
         } else {
             put_text(&out, heap->name, &stats);
             put_source(&out, &stats);
@@ -196,7 +165,7 @@ static size_t stats_print(char *buffer, size_t capacity, bool json)
         first = false;
     }
     if (json)
-        put(&out, "]}");
+        hk_print(&out, "]}");
     return out.length;
 }
 

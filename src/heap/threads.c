@@ -84,7 +84,11 @@ static void member_reset(hk_heap *member)
 static hk_heap *member_make(struct hk_facade *facade, enum hk_member_state state)
 {
     hk_lock_take(&facade->heap.lock);
-    hk_heap *member = cut(&facade->chunk, &facade->chunk_left, sizeof(struct hk_member));
+    hk_heap *member = NULL;
+    size_t refused = facade->heap.refused;
+    if (hk_limit_allows(&facade->heap, sizeof(struct hk_member)))
+        member = cut(&facade->chunk, &facade->chunk_left, sizeof(struct hk_member));
+    facade->heap.refused = refused; /* nothing is: the shared member will do */
     if (member != NULL) {
         member->facade = &facade->heap;
         member->state = state;

@@ -4,6 +4,7 @@
 #include "record/internal.h"
 
 static int kind; /* that is being written */
+static struct hk_capture_map_class sums[HK_MAP_CLASSES]; /* too large for the stack of a hook */
 
 /* The first `bytes` bytes of the map can be written. */
 static bool make_ready(uint64_t bytes)
@@ -27,7 +28,7 @@ void hk_rec_map_heap(uint64_t time_ns, bool bits, bool final)
         return;
     __atomic_store_n(&map->sequence, hk_rec.map_sequence + 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    section->count = hk_heap_map_fill(map, section->capacity, bits, make_ready);
+    section->count = hk_heap_map_fill(map, section->capacity, bits, make_ready, sums);
     hk_rec_publish(kind, 0);
     if (section->count == 0)
         return;

@@ -2,6 +2,8 @@
  * process, all against the heap's own statistics and a walk over it. */
 #include "heap_helper.h"
 
+#include <malloc.h>
+
 #include "heap/map.h"
 #include "read/heapmap.h"
 
@@ -34,7 +36,9 @@ static uint32_t write_map(size_t capacity, bool bits)
     memset(&file, 0, sizeof file);
     memset(file.bytes + MAP_AT, 0xaa, MAP_SIZE);
     ready_bytes = ready_calls = 0;
-    uint32_t size = hk_heap_map_fill(map_in_file(), capacity, bits, ready);
+    static struct hk_capture_map_class sums[HK_MAP_CLASSES];
+    memset(sums, 0xaa, sizeof sums);
+    uint32_t size = hk_heap_map_fill(map_in_file(), capacity, bits, ready, sums);
     map_in_file()->sequence = 2;
     memcpy(header->magic, HK_CAPTURE_MAGIC, 8);
     header->major = HK_CAPTURE_MAJOR;
@@ -241,6 +245,107 @@ static void test_map_of_a_heap_of_threads_is_what_its_statistics_and_a_walk_say(
     check_mode(HK_LOCK_THREADS);
 }
 
+/* Everything in it would be found in the process's region, where it is not. */
+static void test_heap_in_a_buffer_is_left_out_of_the_map(void **state)
+{
+    static char buffer[512 * 1024];
+    struct world w;
+    hk_heap *other = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = "other",
+                                                       .source = HK_SOURCE_BUFFER, .buffer = buffer,
+                                                       .buffer_size = sizeof buffer});
+    assert_non_null(hk_malloc(other, 100));
+    fill_world(&w, HK_LOCK_HOST);
+    write_map(MAP_SIZE, true);
+    struct hk_heap_map *map = read_map();
+    check_against_stats(map, w.heap);
+    check_against_walk(map, w.heap, true);
+    hk_heap_map_free(map);
+    empty_world(&w);
+    hk_heap_destroy(other);
+}
+
+/* ---- as JSON ---- */
+
+/* The number behind the first `key` from `text` on. */
+static uint64_t number_of(const char *text, const char *key)
+{
+    char quoted[64];
+    snprintf(quoted, sizeof quoted, "\"%s\":", key);
+    const char *found = strstr(text, quoted);
+    if (found == NULL)
+        fail_msg("no %s in %s", key, text);
+    return strtoull(found + strlen(quoted), NULL, 10);
+}
+
+static unsigned count_of(const char *text, const char *what)
+{
+    unsigned count = 0;
+    for (const char *at = text; (at = strstr(at, what)) != NULL; at++)
+        count++;
+    return count;
+}
+
+static void test_blocks_as_json_are_what_the_statistics_say(void **state)
+{
+    static char text[1 << 20];
+    struct world w;
+    fill_world(&w, HK_LOCK_HOST);
+    hk_heap_stats stats = stats_of(w.heap);
+    size_t length = hk_blocks_json(text, sizeof text, true);
+    assert_int_equal(length, strlen(text));
+    assert_non_null(strstr(text, "\"name\":\"test\",\"domain\":"));
+    for (const char *part = text; part != NULL; part = part == text ? strstr(text, "\"heaps\":[") : NULL) {
+        assert_int_equal(number_of(part, "mapped_bytes"), stats.mapped_bytes);
+        assert_int_equal(number_of(part, "live_bytes"), stats.live_bytes);
+        assert_int_equal(number_of(part, "free_bytes"), stats.free_bytes);
+        assert_int_equal(number_of(part, "untouched_bytes"), stats.untouched_bytes);
+        assert_int_equal(number_of(part, "tail_bytes"), stats.tail_bytes);
+        assert_int_equal(number_of(part, "empty_bytes"), stats.empty_bytes);
+        assert_int_equal(number_of(part, "metadata_bytes"), stats.metadata_bytes);
+        assert_int_equal(number_of(part, "returned_bytes"), stats.returned_bytes);
+        assert_int_equal(number_of(part, "live_blocks"), stats.live_blocks);
+        assert_int_equal(number_of(part, "large_bytes"), stats.large_bytes);
+        assert_int_equal(number_of(part, "pools_empty"), stats.pools_empty);
+    }
+    assert_int_equal(count_of(text, "\"state\":\"full\""), stats.pools_full);
+    assert_int_equal(count_of(text, "\"state\":\"used\""), stats.pools_used);
+    assert_int_equal(count_of(text, "\"arena\":"), stats.arenas);
+    empty_world(&w);
+}
+
+static void test_blocks_as_json_into_too_little_room_are_cut_and_say_how_much_they_need(void **state)
+{
+    static char whole[1 << 20], cut[1 << 20];
+    struct world w;
+    fill_world(&w, HK_LOCK_HOST);
+    size_t length = hk_blocks_json(whole, sizeof whole, true), sums = hk_blocks_json(whole, sizeof whole, false);
+    assert_in_range(sums, 1000, length / 2);
+    for (size_t room = 0; room <= sums; room += 1 + sums / 50) {
+        memset(cut, 0x55, sizeof cut);
+        assert_int_equal(hk_blocks_json(cut, room, false), sums);
+        assert_memory_equal(cut, whole, room ? room - 1 : 0);
+        assert_true(room == 0 || cut[room - 1] == 0);
+        assert_int_equal(cut[room], 0x55);
+    }
+    assert_int_equal(hk_blocks_json(NULL, 0, false), sums);
+    empty_world(&w);
+}
+
+static void test_blocks_as_json_take_nothing_from_any_heap(void **state)
+{
+    static char text[1 << 20];
+    struct world w;
+    fill_world(&w, HK_LOCK_OWN);
+    struct mallinfo2 before = mallinfo2();
+    hk_heap_stats stats = stats_of(w.heap);
+    hk_blocks_json(text, sizeof text, true);
+    struct mallinfo2 after = mallinfo2();
+    hk_heap_stats now = stats_of(w.heap);
+    assert_memory_equal(&now, &stats, sizeof now);
+    assert_int_equal(after.uordblks, before.uordblks);
+    empty_world(&w);
+}
+
 static void test_without_bits_pools_are_known_and_blocks_of_used_ones_are_not(void **state)
 {
     struct world w;
@@ -402,6 +507,10 @@ int main(void)
         cmocka_unit_test(test_map_of_a_heap_that_locks_itself_is_what_its_statistics_and_a_walk_say),
         cmocka_unit_test(test_map_of_a_heap_of_threads_is_what_its_statistics_and_a_walk_say),
         cmocka_unit_test(test_large_blocks_of_a_heaps_own_pools_are_counted),
+        cmocka_unit_test(test_heap_in_a_buffer_is_left_out_of_the_map),
+        cmocka_unit_test(test_blocks_as_json_are_what_the_statistics_say),
+        cmocka_unit_test(test_blocks_as_json_into_too_little_room_are_cut_and_say_how_much_they_need),
+        cmocka_unit_test(test_blocks_as_json_take_nothing_from_any_heap),
         cmocka_unit_test(test_without_bits_pools_are_known_and_blocks_of_used_ones_are_not),
         cmocka_unit_test(test_where_room_is_short_arenas_are_left_out_and_sums_are_whole),
         cmocka_unit_test(test_where_the_file_cannot_grow_there_is_no_map),

@@ -9,11 +9,12 @@ import signal
 import struct
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 import capture_writer as cw
-from conftest import COMMAND, TREE, clean_environment, execute
+from conftest import BUILD, COMMAND, TREE, build_is_usable, clean_environment, execute
 
 CLASSES = ("live", "free", "untouched", "tail", "empty", "metadata")
 
@@ -317,3 +318,159 @@ def test_zoom_into_a_class_counts_its_pools_by_how_full_they_are(picture):
 def test_colours_only_where_they_are_asked_for(picture):
     assert "\033[32m" in Blocks("--color=always", picture).text
     assert "\033" not in Blocks("--color=never", picture).text
+
+
+# ---- heapkeeper.blocks(), from inside ----
+
+PACKAGE = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
+
+
+def keys_of(data):
+    """The shape: keys of every kind of dict in it."""
+    arena = data["arenas"][0]
+    return [set(part) for part in (data["total"], data["heaps"][0], data["heaps"][0]["classes"][0], arena,
+                                   arena["pools"][0])]
+
+
+@pytest.mark.parametrize("geometry", ["default", "guide"])
+def test_blocks_from_inside_and_from_outside_are_the_same(heapkeeper, every_python, geometry):
+    program = """
+        import ctypes, os
+        tell, buffer = ctypes.PyDLL(None).hk_blocks_json, ctypes.create_string_buffer(1 << 22)
+        tell.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_bool]
+        keep = [[str(i) * 3, i] for i in range(30000)]
+        del keep[::2]
+        for i in range(2):
+            tell(buffer, 1 << 22, True)
+        os.writev(1, [memoryview(buffer)[:len(buffer.value)], b"\\n"])
+        os.read(0, 1)
+    """
+    words = heapkeeper.command(program, every_python, options=("--geometry", geometry))
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(**PACKAGE)) as process:
+        inside = json.loads(process.stdout.readline())
+        outside = blocks(process.pid)
+        process.stdin.close()
+    check_sums(dict(inside, dropped_records=0))
+    assert keys_of(inside) == keys_of(outside)
+    for key in ("format", "state", "source", "pid"):
+        assert inside[key] == outside[key], key
+    assert [heap["name"] for heap in inside["heaps"]] == [heap["name"] for heap in outside["heaps"]]
+    for ours, theirs in zip(inside["heaps"], outside["heaps"]):
+        for key in ("name", "domain", "pool_size", "arena_pools"):
+            assert ours[key] == theirs[key]
+        assert {c["block_size"]: c["capacity"] for c in ours["classes"]} == {
+            c["block_size"]: c["capacity"] for c in theirs["classes"]}
+        for mine, its in zip(ours["classes"], theirs["classes"]):
+            carved = 4096 // mine["block_size"]  # blocks that become free at a time
+            for key, slack in ("pools_used", 2), ("pools_full", 2), ("allocated", 12), ("free", 12 + carved):
+                assert abs(mine[key] - its[key]) <= slack, (ours["name"], mine["block_size"], key)
+    assert_same(outside, inside, slack=12)
+    assert [(a["start"], a["heap"], len(a["pools"])) for a in inside["arenas"]] == [
+        (a["start"], a["heap"], len(a["pools"])) for a in outside["arenas"]]
+
+
+def inside(heapkeeper, code, python=None, options=("--no-record",), **rest):
+    """What `code` prints as JSON, run under heapkeeper with the package at hand and these functions."""
+    helpers = """
+        import heapkeeper, json
+        def allocated(answer, domain, size):
+            return sum(c["allocated"] for heap in answer["heaps"] if heap["domain"] == domain
+                       for c in heap["classes"] if c["block_size"] == size)
+    """
+    text = textwrap.dedent(helpers) + textwrap.dedent(code)
+    return heapkeeper.good(text, python=python, options=options, env=PACKAGE, **rest).json
+
+
+@pytest.mark.parametrize("options", [("--no-record",), ("--sample=16K",), ("--no-record", "--geometry=guide")])
+def test_objects_made_and_dropped_are_seen_in_their_class_alone(heapkeeper, every_python, options):
+    before, full, half, sizes = inside(heapkeeper, """
+        keep = [None] * 10000
+        answers = [heapkeeper.blocks()]
+        for i in range(10000):
+            keep[i] = bytes(420)                   # with its head of 33 bytes: 453 to 456
+        answers.append(heapkeeper.blocks())
+        for i in range(0, 10000, 2):
+            keep[i] = None
+        answers.append(heapkeeper.blocks())
+        step = 8 if answers[0]["heaps"][0]["pool_size"] == 4096 else 16
+        size = (33 + 420 + step - 1) // step * step
+        sizes = [size - step, size, size + step]
+        print(json.dumps([[allocated(a, "object", s) for s in sizes] for a in answers] + [sizes]))
+    """, every_python, options)
+    assert 10000 <= full[1] - before[1] <= 10020, sizes
+    assert 5000 <= half[1] - before[1] <= 5020, sizes
+    for neighbour in 0, 2:
+        assert abs(full[neighbour] - before[neighbour]) <= 50, sizes
+
+
+def test_blocks_and_stats_of_one_moment_agree(heapkeeper, every_python):
+    blocks, stats = inside(heapkeeper, """
+        import ctypes
+        keep = [[str(i) * 3, i, bytes(700)] for i in range(30000)]
+        del keep[::2]
+        library = ctypes.PyDLL(None)
+        room = [ctypes.create_string_buffer(1 << 20), ctypes.create_string_buffer(1 << 16)]
+        calls = (library.hk_blocks_json, (room[0], 1 << 20, True)), (library.hk_stats_json, (room[1], 1 << 16))
+        for function, arguments in calls * 2:      # the second time, with all caches filled
+            function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_bool][:len(arguments)]
+            function(*arguments)
+        print("[%s,%s]" % tuple(buffer.value.decode() for buffer in room))
+    """, every_python)
+    check_sums(dict(blocks, dropped_records=0))
+    assert_same(blocks, stats, slack=3)
+    for key in ("large_bytes", "large_blocks", "arenas", "pools_full"):
+        assert blocks["total"][key] == stats[key]
+    assert blocks["total"]["live_blocks"] > 45000
+
+
+def test_answer_lies_in_no_heap_until_it_is_made(heapkeeper):
+    first, second = inside(heapkeeper, """
+        answers = [0, 0]
+        heapkeeper.blocks(arenas=True)
+        for i in 0, 1:
+            answer = heapkeeper.blocks(arenas=True)
+            answers[i] = answer["total"]["large_bytes"], answer["total"]["live_bytes"]
+            del answer
+        print(json.dumps(answers))
+    """)
+    assert first[0] == second[0]
+    assert abs(first[1] - second[1]) < 4096
+
+
+def test_heap_that_needs_more_room_than_the_first_buffer_is_told_whole(heapkeeper):
+    answer = inside(heapkeeper, """
+        keep = [bytes(3000) for i in range(40000)]
+        print(json.dumps(heapkeeper.blocks(arenas=True)))
+    """)
+    assert len(answer["arenas"]) == answer["total"]["arenas"] > 100
+    assert "arenas" not in inside(heapkeeper, "print(json.dumps(heapkeeper.blocks()))")
+
+
+def test_blocks_after_install_are_those_since_then(python):
+    code = """if True:
+        import heapkeeper, json
+        heapkeeper.install()
+        keep = [bytes(420) for i in range(10000)]
+        print(json.dumps([c for heap in heapkeeper.blocks()["heaps"] for c in heap["classes"] if c["block_size"] == 464]))
+    """
+    reason = build_is_usable()
+    if reason:
+        pytest.skip(reason)
+    done = execute([python.path, "-c", code], env=PACKAGE)
+    assert done.status == 0, done.err
+    assert sum(c["allocated"] for c in done.json) >= 10000
+
+
+def test_without_heapkeeper_blocks_says_what_to_do(python):
+    done = execute([python.path, "-c", "import heapkeeper; heapkeeper.blocks()"], env=PACKAGE)
+    assert done.status == 1
+    assert done.err.decode().splitlines()[-1] == (
+        "RuntimeError: heapkeeper.blocks(): this process does not run on heapkeeper's heap: start it with `heapkeeper run`, "
+        "or call heapkeeper.install() first")
+
+
+def test_where_another_allocator_has_pythons_objects_blocks_says_so(heapkeeper):
+    code = "import heapkeeper; heapkeeper.blocks()"
+    done = heapkeeper.run(code, env=dict(PACKAGE, PYTHONMALLOC="pymalloc"))
+    assert done.status == 1
+    assert "heapkeeper is loaded, but Python's objects are not in its heap" in done.err.decode().splitlines()[-1]
