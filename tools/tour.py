@@ -7,7 +7,8 @@ A chapter begins at a heading of the second level. A fence whose first line name
 to that file. In a ```console fence a line that begins with "$ " is a command, and what follows it is its output. Each
 chapter runs in a fresh directory, in which are its own files and those of the chapters before it. `heapkeeper` is the one
 in the build directory ($HEAPKEEPER_BUILD, else build/), `python3` is PYTHON, and the terminal has 90 columns. A command that
-fails ends it all. An output that differs in nothing that counts stays as it is. Where there is no C compiler, --check leaves the chapters with C programs out, and says so.
+fails ends it all. An output that differs in nothing that counts stays as it is. Where there is no C compiler, --check
+leaves the chapters with C programs out, and says so.
 
 What is compared by --check, command by command:
 
