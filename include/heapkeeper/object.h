@@ -80,6 +80,11 @@ typedef struct hk_type {
      * must not change anything. */
     uint64_t (*hash)(const hk_object *self);
     bool (*equal)(const hk_object *self, const hk_object *other);
+    /* To be gone through (iter.h). iterate: of what is no iterator itself; returns a new one. next: of an iterator; returns HK_ITER_ITEM
+     * with a new reference, HK_ITER_END or HK_ITER_ERROR. copy: as hk_iter_copy; NULL: there are no copies. */
+    hk_object *(*iterate)(hk_runtime *runtime, hk_object *self);
+    int (*next)(hk_runtime *runtime, hk_object *self, hk_object **item);
+    int (*copy)(hk_runtime *runtime, hk_object *self, hk_object **copy);
 } hk_type;
 
 typedef struct {

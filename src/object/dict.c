@@ -25,7 +25,7 @@ struct dict {
     uint32_t count;  /* alive */
     uint32_t filled; /* entries in use, deleted ones too */
     uint32_t size;   /* of the indices; 0: no table yet */
-    uint32_t unused;
+    uint32_t version; /* changes with each key that comes or goes */
     void *table;
 };
 
@@ -135,6 +135,7 @@ static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_objec
     index_put(dict, free_slot(dict, hash), dict->filled);
     entries_of(dict)[dict->filled++] = (struct entry){hash, hk_incref(key), value != NULL ? hk_incref(value) : NULL};
     dict->count++;
+    dict->version++;
     return true;
 }
 
@@ -147,6 +148,7 @@ static bool take_out(hk_runtime *runtime, struct dict *dict, const hk_object *ke
     index_put(dict, (size_t)slot, DELETED);
     entry->key = entry->value = NULL;
     dict->count--;
+    dict->version++;
     hk_decref(runtime, old.key);
     hk_xdecref(runtime, old.value);
     return true;
@@ -207,6 +209,11 @@ hk_object *hk_dict(hk_runtime *runtime)
     return hk_new(runtime, &hk_dict_type);
 }
 
+uint32_t hk_dict_version(const hk_object *dict)
+{
+    return ((const struct dict *)dict)->version;
+}
+
 size_t hk_dict_count(const hk_object *dict)
 {
     return ((const struct dict *)dict)->count;
@@ -234,6 +241,7 @@ void hk_dict_clear(hk_runtime *runtime, hk_object *self)
 {
     struct dict *dict = (struct dict *)self, old = *dict;
     dict->count = dict->filled = dict->size = 0;
+    dict->version++;
     dict->table = NULL;
     struct entry *entries = old.size > 0 ? entries_of(&old) : NULL;
     for (uint32_t i = 0; i < old.filled; i++) {

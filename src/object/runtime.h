@@ -4,6 +4,7 @@
  *      weakref.c   weak references
  *      frame.c     the stack of frames
  *      numbers.c strings.c sequences.c dict.c   the basic types
+ *      iter.c adapters.c   iterators over the basic types; those that go through others
  *      collect.c   collections: which pools, the order of events, promotion, freeing the dead; the public gc.h
  *      plan.c      when to collect: a pure function of counters
  *
@@ -21,6 +22,8 @@
 enum { HK_FINALIZED = 1, HK_HAS_WEAKREFS = 2, HK_LARGE = 4, HK_INTERNED = 8 };
 /* And one that is looked at before: the recorder has to be told when the object is freed. */
 #define HK_SAMPLED 16
+/* Of an iterator: it is being asked. */
+#define HK_RUNNING 32
 
 struct hk_large { /* before a large block, which stays 16-aligned */
     struct hk_large *next, *previous;
@@ -65,6 +68,7 @@ struct hk_runtime {
     struct hk_weak_table weak;
     struct hk_interned interned;
     struct hk_frames frames;
+    uint32_t iterating; /* iterators that are being asked by each other */
 
     bool enabled, collecting, ending;
     bool log_lost; /* a pool could not be noted: the next collection looks at all */
@@ -91,6 +95,9 @@ void hk_object_traverse(const void *object, hk_traversal *visitor);
 typedef void hk_child_function(hk_object *child, void *argument);
 void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument);
 bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type); /* true: it is referred to again */
+
+/* dict.c */
+uint32_t hk_dict_version(const hk_object *dict); /* of a dict or set: another one once it has got or lost a key */
 
 /* weakref.c */
 /* Clears those to the object. Callbacks are called but for weak references that a collection found dead with it. */

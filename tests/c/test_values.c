@@ -1,42 +1,5 @@
 /* The basic types: what Python's do, against plain models; nothing is left when all is given up. */
-#include "heap_helper.h"
-
-#include "heapkeeper/gc.h"
-#include "heapkeeper/values.h"
-#include "object/runtime.h"
-
-static hk_runtime *runtime;
-
-static uint64_t live_blocks(void)
-{
-    hk_heap *const heaps[] = {runtime->cyclic, runtime->acyclic, runtime->memory};
-    uint64_t blocks = 0;
-    for (size_t i = 0; i < COUNT(heaps); i++) {
-        hk_heap_stats stats = {.size = sizeof(stats)};
-        hk_heap_get_stats(heaps[i], &stats);
-        blocks += stats.live_blocks + stats.large_blocks;
-    }
-    return blocks;
-}
-
-static int begin(void **state)
-{
-    runtime = hk_runtime_create(NULL);
-    return runtime == NULL;
-}
-
-static int end(void **state)
-{
-    bool clean = hk_gc_collect(runtime, 2) == 0 && live_blocks() == 0 && hk_heap_check(NULL) == 0;
-    hk_runtime_destroy(runtime);
-    return !clean;
-}
-
-static void give_up(hk_object *object)
-{
-    assert_non_null(object);
-    hk_decref(runtime, object);
-}
+#include "runtime_helper.h"
 
 /* --- numbers --- */
 
@@ -360,7 +323,6 @@ static void test_sets_know_their_members_and_equal_sets_are_equal(void **state)
 
 int main(void)
 {
-#define EACH(test) cmocka_unit_test_setup_teardown(test, begin, end)
     const struct CMUnitTest tests[] = {
         EACH(test_small_integers_exist_once_and_cost_nothing),
         EACH(test_numbers_of_equal_value_are_equal_and_hash_alike_across_types),

@@ -1,0 +1,52 @@
+/* What the tests of the runtime share: one runtime a test, which must be left without a block. */
+#ifndef HK_TESTS_RUNTIME_HELPER_H
+#define HK_TESTS_RUNTIME_HELPER_H
+
+#include "heap_helper.h"
+
+#include "heapkeeper/gc.h"
+#include "heapkeeper/iter.h"
+#include "heapkeeper/values.h"
+#include "object/runtime.h"
+
+static hk_runtime *runtime;
+
+static inline uint64_t live_blocks_of(hk_runtime *one)
+{
+    hk_heap *const heaps[] = {one->cyclic, one->acyclic, one->memory};
+    uint64_t blocks = 0;
+    for (size_t i = 0; i < COUNT(heaps); i++) {
+        hk_heap_stats stats = stats_of(heaps[i]);
+        blocks += stats.live_blocks + stats.large_blocks;
+    }
+    return blocks;
+}
+
+static inline uint64_t live_blocks(void)
+{
+    return live_blocks_of(runtime);
+}
+
+static inline int begin(void **state)
+{
+    runtime = hk_runtime_create(NULL);
+    return runtime == NULL;
+}
+
+static inline int end(void **state)
+{
+    bool clean = hk_gc_collect(runtime, 2) == 0 && live_blocks() == 0 && hk_heap_check(NULL) == 0;
+    hk_runtime_destroy(runtime);
+    return !clean;
+}
+
+static inline void give_up(hk_object *object)
+{
+    assert_non_null(object);
+    hk_decref(runtime, object);
+}
+
+/* A test that begins with a runtime of its own, and leaves nothing in it. */
+#define EACH(test) cmocka_unit_test_setup_teardown(test, begin, end)
+
+#endif
