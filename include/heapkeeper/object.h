@@ -85,6 +85,7 @@ typedef struct hk_type {
     hk_object *(*iterate)(hk_runtime *runtime, hk_object *self);
     int (*next)(hk_runtime *runtime, hk_object *self, hk_object **item);
     int (*copy)(hk_runtime *runtime, hk_object *self, hk_object **copy);
+    size_t (*memory)(const hk_object *self); /* bytes of what it has beside its block, for hk_object_memory; NULL: nothing */
 } hk_type;
 
 typedef struct {
@@ -119,6 +120,9 @@ static inline hk_type *hk_type_of(const hk_object *object)
 HK_API uint64_t hk_hash(const hk_object *object);
 /* Objects of different types are not equal, but for numbers: 1 is 1.0. */
 HK_API bool hk_equal(const hk_object *a, const hk_object *b);
+
+/* Bytes of the object's block, and of the memory that it has beside it; not of what it refers to. */
+HK_API size_t hk_object_memory(const hk_object *object);
 
 /* Memory beside objects, of the runtime's heap: for buffers that destroy frees. As malloc, realloc and free. */
 HK_API void *hk_memory(hk_runtime *runtime, size_t size);

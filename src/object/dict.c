@@ -183,6 +183,12 @@ static void dict_destroy(hk_runtime *runtime, hk_object *self)
     hk_memory_free(runtime, ((struct dict *)self)->table);
 }
 
+static size_t dict_memory(const hk_object *self)
+{
+    const struct dict *dict = (const struct dict *)self;
+    return dict->size > 0 ? dict->size * index_width(dict->size) + usable(dict->size) * sizeof(struct entry) : 0;
+}
+
 static bool dict_equal(const hk_object *self, const hk_object *other)
 {
     const struct dict *a = (const struct dict *)self, *b = (const struct dict *)other;
@@ -198,9 +204,9 @@ static bool dict_equal(const hk_object *self, const hk_object *other)
 }
 
 hk_type hk_dict_type = {.name = "dict", .size = sizeof(struct dict), .traverse = dict_traverse, .destroy = dict_destroy,
-                        .equal = dict_equal};
+                        .equal = dict_equal, .memory = dict_memory};
 hk_type hk_set_type = {.name = "set", .size = sizeof(struct dict), .traverse = dict_traverse, .destroy = dict_destroy,
-                       .equal = dict_equal};
+                       .equal = dict_equal, .memory = dict_memory};
 
 /* --- the public functions --- */
 

@@ -186,6 +186,16 @@ hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size)
     return object_new(runtime, type, size, false);
 }
 
+size_t hk_object_memory(const hk_object *object)
+{
+    const hk_type *type = hk_type_of(object);
+    const void *block = object->flags & HK_LARGE ? (const void *)((const struct hk_large *)object - 1) : object;
+    size_t size = hk_usable_size(block);
+    if (size == 0) /* the C allocator's; or static */
+        size = object->flags & HK_LARGE ? hk_libc.usable_size((void *)(uintptr_t)block) : type->size;
+    return size + (type->memory != NULL ? type->memory(object) : 0);
+}
+
 static inline void untrack(hk_runtime *runtime, hk_object *object)
 {
     hk_gc_forget(object);

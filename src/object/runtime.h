@@ -5,6 +5,7 @@
  *      frame.c     the stack of frames
  *      numbers.c strings.c sequences.c dict.c   the basic types
  *      iter.c adapters.c   iterators over the basic types; those that go through others
+ *      bounded.c   a dict and a list with a limit
  *      collect.c   collections: which pools, the order of events, promotion, freeing the dead; the public gc.h
  *      plan.c      when to collect: a pure function of counters
  *

@@ -29,6 +29,13 @@ static void sequence_destroy(hk_runtime *runtime, hk_object *self)
         hk_memory_free(runtime, sequence->items);
 }
 
+static size_t sequence_memory(const hk_object *self)
+{
+    const struct sequence *sequence = (const struct sequence *)self;
+    size_t count = sequence->capacity > 0 ? sequence->capacity : sequence->count; /* a tuple's is as long as it is */
+    return sequence->items != NULL && sequence->items != sequence->in_object ? count * sizeof(hk_object *) : 0;
+}
+
 static uint64_t tuple_hash(const hk_object *self)
 {
     const struct sequence *tuple = (const struct sequence *)self;
@@ -51,9 +58,9 @@ static bool sequence_equal(const hk_object *self, const hk_object *other)
 
 hk_type hk_tuple_type = {.name = "tuple", .size = sizeof(struct sequence), .item_size = sizeof(hk_object *),
                          .traverse = sequence_traverse, .destroy = sequence_destroy, .hash = tuple_hash,
-                         .equal = sequence_equal};
+                         .equal = sequence_equal, .memory = sequence_memory};
 hk_type hk_list_type = {.name = "list", .size = sizeof(struct sequence), .traverse = sequence_traverse,
-                        .destroy = sequence_destroy, .equal = sequence_equal};
+                        .destroy = sequence_destroy, .equal = sequence_equal, .memory = sequence_memory};
 
 /* --- tuples --- */
 
