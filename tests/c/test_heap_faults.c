@@ -4,26 +4,73 @@
  * file by the linker (--wrap), where one can fail: the n-th, or the n-th and all that follow; so can the C allocator's.
  * A child does a long program of heap operations: a heap of each source and lock is made, worked, trimmed and ended; or
  * something is recorded. Whatever fails, a call returns NULL or something else is used instead; contents stay, the heap passes its
- * checks, and when calls succeed again everything can be had again. This for every n, until there is no n-th call. */
+ * checks, and when calls succeed again everything can be had again. This for every n, until there is no n-th call.
+ *
+ * The child need not begin again for each n: where it comes to a call it makes a copy of itself, waits for it, and goes on. In
+ * the copy the call fails. What a copy shares with its original (the pages of a heap in a file, a recorder's capture) would be
+ * changed under it, so there a new child begins for each n. */
 #include "heap_program.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "record/record.h"
+
+enum call { MMAP, MUNMAP, MREMAP, MPROTECT, MADVISE, FALLOCATE, FTRUNCATE, FSTAT, KEY_CREATE, SETSPECIFIC, OPEN_READ_WRITE, LIBC, CALLS };
+
+/* What children leave behind for their parent: how many calls were made to fail, whether the last one's own was among them, and
+ * which kinds of calls came through here at all. */
+static struct {
+    uint64_t tried;
+    bool failed, seen[CALLS];
+} *result;
 
 static struct {
     uint64_t calls;              /* so far */
     uint64_t fail_at, fail_from; /* 1: the first; 0: none */
     uint64_t failed;
     bool libc_too; /* calls of the C allocator count as well */
+    enum { TRY_NONE, TRY_EACH, TRY_EACH_AND_FOLLOWING } trying; /* in a copy of the process */
 } faults;
 
-static bool is_failing(void)
+long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
+
+/* Returns true in a copy, false in the original after the copy has ended well. The call comes out of the midst of the
+ * library, under its locks, so it must be neither fork, whose handlers take them, nor any other function that does. */
+static bool go_on_in_copy(uint64_t n)
+{
+    int status = 0, saved = errno;
+    pid_t pid = (pid_t)__real_syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0, 0);
+    if (pid == 0) {
+        alarm(100);
+        return true;
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0) {
+        fprintf(stderr, "call %u, in a copy: status %x\n", (unsigned)n, (unsigned)status);
+        _exit(1);
+    }
+    errno = saved;
+    return false;
+}
+
+/* Where a tool makes each copy slow, some calls are left out. */
+static bool is_tried(uint64_t n)
+{
+    return n < 8 || getenv("HEAPKEEPER_EVERY_CALL") != NULL || !is_watched_by_tool() || n % 29 == 0;
+}
+
+static bool is_failing(enum call call)
 {
     uint64_t n = ++faults.calls;
+    result->seen[call] = true;
+    if (faults.trying != TRY_NONE && is_tried(n) && go_on_in_copy(n)) {
+        *(faults.trying == TRY_EACH ? &faults.fail_at : &faults.fail_from) = n;
+        faults.trying = TRY_NONE;
+    }
     bool fails = n == faults.fail_at || (faults.fail_from != 0 && n >= faults.fail_from);
     faults.failed += fails;
     if (fails)
@@ -31,76 +78,89 @@ static bool is_failing(void)
     return fails;
 }
 
+/* Code that is compiled for large files calls some by another name. */
+#define ALSO(name) __attribute__((alias(name)))
+
 void *__real_mmap(void *start, size_t size, int protection, int flags, int file, off_t offset);
 void *__wrap_mmap(void *start, size_t size, int protection, int flags, int file, off_t offset);
+void *__wrap_mmap64(void *start, size_t size, int protection, int flags, int file, off_t offset) ALSO("__wrap_mmap");
 void *__wrap_mmap(void *start, size_t size, int protection, int flags, int file, off_t offset)
 {
-    return is_failing() ? MAP_FAILED : __real_mmap(start, size, protection, flags, file, offset);
+    return is_failing(MMAP) ? MAP_FAILED : __real_mmap(start, size, protection, flags, file, offset);
 }
 
 int __real_munmap(void *start, size_t size);
 int __wrap_munmap(void *start, size_t size);
 int __wrap_munmap(void *start, size_t size)
 {
-    return is_failing() ? -1 : __real_munmap(start, size);
+    return is_failing(MUNMAP) ? -1 : __real_munmap(start, size);
 }
 
 void *__real_mremap(void *start, size_t old, size_t size, int flags, void *to);
 void *__wrap_mremap(void *start, size_t old, size_t size, int flags, void *to);
 void *__wrap_mremap(void *start, size_t old, size_t size, int flags, void *to)
 {
-    return is_failing() ? MAP_FAILED : __real_mremap(start, old, size, flags, to);
+    return is_failing(MREMAP) ? MAP_FAILED : __real_mremap(start, old, size, flags, to);
 }
 
 int __real_mprotect(void *start, size_t size, int protection);
 int __wrap_mprotect(void *start, size_t size, int protection);
 int __wrap_mprotect(void *start, size_t size, int protection)
 {
-    return is_failing() ? -1 : __real_mprotect(start, size, protection);
+    return is_failing(MPROTECT) ? -1 : __real_mprotect(start, size, protection);
 }
 
 int __real_madvise(void *start, size_t size, int advice);
 int __wrap_madvise(void *start, size_t size, int advice);
 int __wrap_madvise(void *start, size_t size, int advice)
 {
-    return is_failing() ? -1 : __real_madvise(start, size, advice);
+    return is_failing(MADVISE) ? -1 : __real_madvise(start, size, advice);
 }
 
 int __real_posix_fallocate(int file, off_t offset, off_t size);
 int __wrap_posix_fallocate(int file, off_t offset, off_t size);
+int __wrap_posix_fallocate64(int file, off_t offset, off_t size) ALSO("__wrap_posix_fallocate");
 int __wrap_posix_fallocate(int file, off_t offset, off_t size)
 {
-    return is_failing() ? ENOSPC : __real_posix_fallocate(file, offset, size);
+    return is_failing(FALLOCATE) ? ENOSPC : __real_posix_fallocate(file, offset, size);
 }
 
 int __real_ftruncate(int file, off_t size);
 int __wrap_ftruncate(int file, off_t size);
+int __wrap_ftruncate64(int file, off_t size) ALSO("__wrap_ftruncate");
 int __wrap_ftruncate(int file, off_t size)
 {
-    return is_failing() ? -1 : __real_ftruncate(file, size);
+    return is_failing(FTRUNCATE) ? -1 : __real_ftruncate(file, size);
+}
+
+int __real_fstat(int file, struct stat *status);
+int __wrap_fstat(int file, struct stat *status);
+int __wrap_fstat64(int file, struct stat *status) ALSO("__wrap_fstat");
+int __wrap_fstat(int file, struct stat *status)
+{
+    return is_failing(FSTAT) ? -1 : __real_fstat(file, status);
 }
 
 int __real_pthread_key_create(pthread_key_t *key, void (*end)(void *));
 int __wrap_pthread_key_create(pthread_key_t *key, void (*end)(void *));
 int __wrap_pthread_key_create(pthread_key_t *key, void (*end)(void *))
 {
-    return is_failing() ? EAGAIN : __real_pthread_key_create(key, end);
+    return is_failing(KEY_CREATE) ? EAGAIN : __real_pthread_key_create(key, end);
 }
 
 int __real_pthread_setspecific(pthread_key_t key, const void *value);
 int __wrap_pthread_setspecific(pthread_key_t key, const void *value);
 int __wrap_pthread_setspecific(pthread_key_t key, const void *value)
 {
-    return is_failing() ? ENOMEM : __real_pthread_setspecific(key, value);
+    return is_failing(SETSPECIFIC) ? ENOMEM : __real_pthread_setspecific(key, value);
 }
 
 /* The recorder calls these by number, so that nobody's interposition sees them. */
-long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
 {
     bool counts = number == SYS_openat || number == SYS_read || number == SYS_write;
-    return counts && is_failing() ? -1 : __real_syscall(number, a, b, c, d, e, f);
+    return counts && is_failing(OPEN_READ_WRITE) ? -1 : __real_syscall(number, a, b, c, d, e, f);
 }
 
 /* ---- the C allocator ---- */
@@ -109,27 +169,25 @@ static struct hk_libc usual;
 
 static void *may_malloc(size_t size)
 {
-    return faults.libc_too && is_failing() ? NULL : usual.malloc(size);
+    return faults.libc_too && is_failing(LIBC) ? NULL : usual.malloc(size);
 }
 
 static void *may_calloc(size_t count, size_t size)
 {
-    return faults.libc_too && is_failing() ? NULL : usual.calloc(count, size);
+    return faults.libc_too && is_failing(LIBC) ? NULL : usual.calloc(count, size);
 }
 
 static void *may_realloc(void *block, size_t size)
 {
-    return faults.libc_too && is_failing() ? NULL : usual.realloc(block, size);
+    return faults.libc_too && is_failing(LIBC) ? NULL : usual.realloc(block, size);
 }
 
 static int may_memalign(void **block, size_t alignment, size_t size)
 {
-    return faults.libc_too && is_failing() ? ENOMEM : usual.memalign(block, alignment, size);
+    return faults.libc_too && is_failing(LIBC) ? ENOMEM : usual.memalign(block, alignment, size);
 }
 
 /* ---- the program ---- */
-
-#define LARGE ((size_t)20 << 20)
 
 static struct program program;
 static char buffer[1 << 20];
@@ -141,19 +199,26 @@ static hk_heap *heap_make(hk_source source, hk_lock_mode lock, bool large_from_s
                                              .buffer_size = sizeof(buffer)});
 }
 
-/* A block that makes the heap so large that it asks for huge pages. */
-static void large_block(hk_heap *heap)
+static char *block_of(hk_heap *heap, size_t size)
 {
-    char *block = hk_malloc(heap, LARGE);
-    if (block == NULL) {
-        program.refused++;
-        return;
-    }
-    block[0] = block[LARGE - 1] = 1;
-    char *moved = hk_realloc(heap, block, 2 * LARGE);
-    CHILD_CHECK(moved == NULL || (moved[0] == 1 && moved[LARGE - 1] == 1));
+    char *block = hk_malloc(heap, size);
+    if (block != NULL)
+        block[0] = block[size - 1] = 1;
+    program.refused += block == NULL;
+    return block;
+}
+
+/* Blocks that make the heap so large that it asks for huge pages. A file's would cost time for nothing. */
+static void large_blocks(hk_heap *heap)
+{
+    size_t huge = (size_t)20 << 20, large = (size_t)1 << 20;
+    char *first = heap->source != HK_SOURCE_FILE ? block_of(heap, huge) : NULL, *second = block_of(heap, large);
+    char *moved = second != NULL ? hk_realloc(heap, second, 2 * large) : NULL;
     program.refused += moved == NULL;
-    hk_free(heap, moved != NULL ? moved : block);
+    CHILD_CHECK(moved == NULL || (moved[0] == 1 && moved[large - 1] == 1));
+    CHILD_CHECK(first == NULL || (first[0] == 1 && first[huge - 1] == 1));
+    hk_free(heap, first);
+    hk_free(heap, moved != NULL ? moved : second);
 }
 
 /* Works a heap until nothing is left in it. Returns how often it said NULL. */
@@ -166,7 +231,7 @@ static uint64_t work(hk_heap *heap, uint64_t seed, int steps)
     errno = 12345;
     program_run(&program, steps);
     if (!heap->is_closed || heap->source != HK_SOURCE_BUFFER)
-        large_block(heap);
+        large_blocks(heap);
     hk_heap_trim(heap);
     program_run(&program, steps);
     if (heap->is_closed) /* the C allocator sets errno where it refuses */
@@ -224,12 +289,9 @@ static void record_some(void)
 
 static struct {
     uint64_t fail_at, fail_from;
-    bool libc_too, records;
+    bool and_following, in_copies, libc_too, records;
     int kind, steps;
 } sweep;
-
-/* What a child leaves behind for its parent. */
-static uint64_t *made_calls;
 
 static void sweep_child(void)
 {
@@ -241,37 +303,46 @@ static void sweep_child(void)
     faults.libc_too = sweep.libc_too;
     faults.fail_at = sweep.fail_at;
     faults.fail_from = sweep.fail_from;
+    if (sweep.in_copies) {
+        alarm(0);
+        faults.trying = sweep.and_following ? TRY_EACH_AND_FOLLOWING : TRY_EACH;
+    }
     if (sweep.records)
         record_some();
     else
         heap_of_kind(sweep.kind, sweep.steps);
-    *made_calls = faults.calls;
-    bool nothing_failed = faults.failed == 0;
+    result->failed = faults.failed != 0;
+    result->tried += result->failed;
     memset(&faults, 0, sizeof(faults));
     hk_region_shrink((size_t)1 << 30);
     CHILD_CHECK(heap_of_kind(sweep.kind, sweep.steps) == 0); /* as if nothing had been */
-    if (nothing_failed)
-        *made_calls = 0;
 }
 
-/* Returns how many calls were made to fail. Each of them with HEAPKEEPER_EVERY_CALL=1 (some minutes); else the first ones and every
- * seventh; where a tool makes a fork slow, fewer. */
+/* Returns how many calls were made to fail. */
 static uint64_t sweep_calls(bool and_following)
 {
-    uint64_t n = 1, stride = is_watched_by_tool() ? 29 : getenv("HEAPKEEPER_EVERY_CALL") != NULL ? 1 : 7;
-    do {
-        sweep.fail_at = and_following ? 0 : n;
-        sweep.fail_from = and_following ? n : 0;
+    result->tried = 0;
+    sweep.and_following = and_following;
+    sweep.fail_at = sweep.fail_from = 0;
+    sweep.in_copies = !sweep.records && sweep.kind / 3 % 4 != HK_SOURCE_FILE;
+    if (sweep.in_copies)
         in_child(sweep_child);
-        n += n < 16 && !is_watched_by_tool() ? 1 : stride;
-    } while (*made_calls != 0 && n < 100000);
-    return n;
+    for (uint64_t n = 1; !sweep.in_copies && (n == 1 || result->failed); n++) {
+        while (!is_tried(n))
+            n++;
+        *(and_following ? &sweep.fail_from : &sweep.fail_at) = n;
+        in_child(sweep_child);
+    }
+    return result->tried;
 }
 
 static void sweep_all(bool and_following)
 {
     for (sweep.kind = 0; sweep.kind < KINDS; sweep.kind++) {
         uint64_t calls = sweep_calls(and_following);
+        if (getenv("HEAPKEEPER_EVERY_CALL") != NULL)
+            print_message("source %d, lock %d, large blocks %s: %d calls\n", sweep.kind / 3 % 4, sweep.kind % 3,
+                          sweep.kind / 12 ? "its own" : "the C allocator's", (int)calls);
         assert_true(calls > 5 || sweep.kind / 3 % 4 == HK_SOURCE_BUFFER);
     }
 }
@@ -329,6 +400,14 @@ static void test_a_heap_in_a_buffer_makes_no_call_of_the_system(void **state)
     in_child(buffer_without_system);
 }
 
+/* Runs last. A call that came by another name would not have been made to fail. */
+static void test_every_kind_of_call_came_through_here(void **state)
+{
+    for (int call = 0; call < CALLS; call++)
+        if (!result->seen[call])
+            fail_msg("call %d was never seen", call);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -337,7 +416,8 @@ int main(void)
         cmocka_unit_test(test_whichever_call_of_the_c_allocator_fails_the_heap_goes_on),
         cmocka_unit_test(test_whichever_call_of_the_recorder_fails_the_program_goes_on),
         cmocka_unit_test(test_a_heap_in_a_buffer_makes_no_call_of_the_system),
+        cmocka_unit_test(test_every_kind_of_call_came_through_here),
     };
-    made_calls = __real_mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    result = __real_mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
