@@ -60,6 +60,7 @@ static inline void hk_visit(hk_traversal *visitor, const hk_object *child)
 enum {
     HK_TYPE_ACYCLIC = 1, /* its objects can be no part of a cycle (they refer to nothing, or to acyclic ones only): they cost
                             the collector nothing */
+    HK_TYPE_FREE_LIST = 2, /* its objects can be kept for reuse when they die: hk_free_list_set. For types without items */
 };
 
 /* A type. Static and constant but for `number`; every field may be 0 but name and size. */
@@ -69,6 +70,7 @@ typedef struct hk_type {
     uint32_t item_size; /* of an item; 0: no items. See hk_new_items */
     uint32_t flags;
     uint32_t number;    /* private: given at first use */
+    uint32_t free_list; /* private: the same */
     uint64_t pointers;  /* bit i: the i-th 8 bytes of the object are an owned reference or NULL. Bit 0 is the head's */
     /* Hands further owned references to the visitor. Must not change anything, allocate, or fail. A reference that is owned
      * and not named here is taken for one from outside: what it keeps alive is never collected. */
@@ -86,6 +88,9 @@ typedef struct hk_type {
     int (*next)(hk_runtime *runtime, hk_object *self, hk_object **item);
     int (*copy)(hk_runtime *runtime, hk_object *self, hk_object **copy);
     size_t (*memory)(const hk_object *self); /* bytes of what it has beside its block, for hk_object_memory; NULL: nothing */
+    /* Called instead of destroy, when the object goes to its free list: makes it what a new one is, but may leave it with memory
+     * beside it of up to `keep` bytes. NULL: destroy it, and zero when it is used again. */
+    void (*reset)(hk_runtime *runtime, hk_object *self, size_t keep);
 } hk_type;
 
 typedef struct {
@@ -120,6 +125,25 @@ static inline hk_type *hk_type_of(const hk_object *object)
 HK_API uint64_t hk_hash(const hk_object *object);
 /* Objects of different types are not equal, but for numbers: 1 is 1.0. */
 HK_API bool hk_equal(const hk_object *a, const hk_object *b);
+
+/* Free lists. A runtime keeps some of a type's objects that have died, and a new one is one of those. What is gained is what
+ * reset leaves: a list or dict that is used again has its memory already. 63 types can have one; of the basic types list, dict and
+ * set do. A full collection gives back all that is kept. In debug mode nothing is. Statistics of the
+ * heap count a kept object as allocated. */
+typedef struct {
+    size_t size; /* sizeof(hk_free_list_stats), set by the caller */
+    uint32_t limit, kept;   /* objects */
+    size_t keep_bytes;      /* of memory beside each, at most */
+    uint64_t reused;        /* new objects that came from it */
+    uint64_t taken, passed; /* dead ones that it took; that it passed on, being full */
+} hk_free_list_stats;
+
+/* limit: how many it keeps (0: none); keep_bytes: how much memory each may have beside it. What is over the limit is given back
+ * now. False: the type is not HK_TYPE_FREE_LIST, or 63 others are. */
+HK_API bool hk_free_list_set(hk_runtime *runtime, hk_type *type, uint32_t limit, size_t keep_bytes);
+HK_API void hk_free_list_get_stats(const hk_runtime *runtime, const hk_type *type, hk_free_list_stats *stats);
+/* Gives back all that is kept, of all types; returns how many objects. */
+HK_API size_t hk_free_lists_trim(hk_runtime *runtime);
 
 /* Bytes of the object's block, and of the memory that it has beside it; not of what it refers to. */
 HK_API size_t hk_object_memory(const hk_object *object);

@@ -32,6 +32,15 @@ static void pool_began(hk_heap *heap, struct hk_pool *pool)
         runtime->log_lost = true;
 }
 
+void hk_collect_made(hk_runtime *runtime, hk_object *object)
+{
+    size_t granule = hk_granule_of(object);
+    hk_word_of(granule)->tracked |= hk_bit_of(granule);
+    runtime->plan.made++;
+    if (!(hk_gc_tables.logged[hk_pool_of(object) - hk_region.pools] & HK_LOGGED_YOUNG))
+        pool_began(runtime->cyclic, hk_pool_of(object));
+}
+
 static void list_empty(struct hk_gc_pools *list, uint8_t mark)
 {
     for (size_t i = 0; i < list->count; i++)
@@ -162,10 +171,8 @@ static void free_dead(hk_runtime *runtime, const struct hk_gc_array *dead)
     for (size_t i = 0; i < dead->count; i++) {
         hk_object *object = dead->items[i];
         const hk_type *type = hk_type_of(object);
-        if (type->destroy != NULL)
-            type->destroy(runtime, object);
         hk_gc_forget(object);
-        hk_object_free(runtime, object, type);
+        hk_object_bury(runtime, object, type);
     }
 }
 
@@ -252,6 +259,8 @@ int64_t hk_gc_collect(hk_runtime *runtime, int generation)
     if (found >= 0) {
         for (struct hk_arena *arena = runtime->cyclic->arenas; generation == 2 && arena != NULL; arena = arena->next)
             hk_gc_counts_discard(arena);
+        if (generation == 2)
+            hk_free_lists_trim(runtime);
         hk_plan_learn(&runtime->plan, generation, candidates, freed, live_bytes(runtime));
     }
     uint64_t took = hk_os_clock_ns() - start;

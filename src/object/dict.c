@@ -189,6 +189,19 @@ static size_t dict_memory(const hk_object *self)
     return dict->size > 0 ? dict->size * index_width(dict->size) + usable(dict->size) * sizeof(struct entry) : 0;
 }
 
+static void dict_reset(hk_runtime *runtime, hk_object *self, size_t keep)
+{
+    struct dict *dict = (struct dict *)self;
+    if (dict->size > 0 && (dict->size > SMALLEST || dict_memory(self) > keep)) {
+        hk_memory_free(runtime, dict->table);
+        dict->table = NULL;
+        dict->size = 0;
+    } else if (dict->size > 0) {
+        memset(dict->table, 0xff, dict->size * index_width(dict->size));
+    }
+    dict->count = dict->filled = 0;
+}
+
 static bool dict_equal(const hk_object *self, const hk_object *other)
 {
     const struct dict *a = (const struct dict *)self, *b = (const struct dict *)other;
@@ -203,10 +216,10 @@ static bool dict_equal(const hk_object *self, const hk_object *other)
     return true;
 }
 
-hk_type hk_dict_type = {.name = "dict", .size = sizeof(struct dict), .traverse = dict_traverse, .destroy = dict_destroy,
-                        .equal = dict_equal, .memory = dict_memory};
-hk_type hk_set_type = {.name = "set", .size = sizeof(struct dict), .traverse = dict_traverse, .destroy = dict_destroy,
-                       .equal = dict_equal, .memory = dict_memory};
+hk_type hk_dict_type = {.name = "dict", .size = sizeof(struct dict), .flags = HK_TYPE_FREE_LIST, .traverse = dict_traverse,
+                        .destroy = dict_destroy, .equal = dict_equal, .memory = dict_memory, .reset = dict_reset};
+hk_type hk_set_type = {.name = "set", .size = sizeof(struct dict), .flags = HK_TYPE_FREE_LIST, .traverse = dict_traverse,
+                       .destroy = dict_destroy, .equal = dict_equal, .memory = dict_memory, .reset = dict_reset};
 
 /* --- the public functions --- */
 

@@ -16,6 +16,7 @@
 
 hk_type *hk_types[1 << 16];
 static uint32_t types_count; /* type 0 is none */
+static uint32_t free_lists_count;
 static hk_lock types_lock;
 
 /* --- types --- */
@@ -25,6 +26,8 @@ bool hk_type_ready(hk_type *type)
     hk_lock_take(&types_lock);
     if (type->number == 0 && types_count < UINT16_MAX) {
         hk_types[++types_count] = type;
+        if ((type->flags & HK_TYPE_FREE_LIST) && type->item_size == 0 && free_lists_count + 1 < HK_FREE_LISTS)
+            __atomic_store_n(&type->free_list, ++free_lists_count, __ATOMIC_RELAXED);
         __atomic_store_n(&type->number, types_count, __ATOMIC_RELEASE);
     }
     hk_lock_release(&types_lock);
@@ -113,6 +116,11 @@ void *hk_memory_resize(hk_runtime *runtime, void *memory, size_t size)
 
 /* --- objects --- */
 
+void hk_zero_behind_head(hk_object *object, size_t size)
+{
+    memset(object + 1, 0, size - sizeof(*object));
+}
+
 static inline void zero_behind_head(hk_object *object, size_t size)
 {
     uint64_t *words = (uint64_t *)object;
@@ -170,7 +178,8 @@ static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *r
 
 hk_object *hk_new(hk_runtime *runtime, hk_type *type)
 {
-    return object_new(runtime, type, type->size, true);
+    hk_object *kept = type->flags & HK_TYPE_FREE_LIST ? hk_free_list_take(runtime, type) : NULL;
+    return kept != NULL ? kept : object_new(runtime, type, type->size, true);
 }
 
 hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)
@@ -211,6 +220,11 @@ static inline void unrecord(hk_object *object)
     }
 }
 
+void hk_object_unrecord(hk_object *object)
+{
+    unrecord(object);
+}
+
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type)
 {
     unrecord(object);
@@ -218,6 +232,15 @@ void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type)
         memory_free(runtime->acyclic, object);
     else
         hk_free_unlocked(runtime->cyclic, object);
+}
+
+void hk_object_bury(hk_runtime *runtime, hk_object *object, const hk_type *type)
+{
+    if ((type->flags & HK_TYPE_FREE_LIST) && hk_free_list_keep(runtime, object, type))
+        return;
+    if (type->destroy != NULL)
+        type->destroy(runtime, object);
+    hk_object_free(runtime, object, type);
 }
 
 void hk_object_traverse(const void *object, hk_traversal *visitor)
@@ -288,9 +311,7 @@ static void drop(hk_runtime *runtime, hk_object *object, const hk_type *type)
         for (uint64_t bits = type->pointers; bits != 0; bits &= bits - 1)
             hk_xdecref(runtime, words[__builtin_ctzll(bits)]);
     }
-    if (type->destroy != NULL)
-        type->destroy(runtime, object);
-    hk_object_free(runtime, object, type);
+    hk_object_bury(runtime, object, type);
 }
 
 static void pending_push(hk_runtime *runtime, hk_object *object)
@@ -413,6 +434,7 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
     hk_plan_init(&runtime->plan);
     runtime->enabled = options == NULL || !options->manual_gc;
     hk_collect_begin_runtime(runtime);
+    hk_free_lists_begin(runtime);
     record(runtime);
     return runtime;
 }
@@ -467,6 +489,9 @@ void hk_runtime_destroy(hk_runtime *runtime)
         return;
     hk_collect_end_runtime(runtime);
     hk_gc_garbage_clear(runtime);
+    hk_free_lists_trim(runtime);
+    for (int i = 1; i < HK_FREE_LISTS; i++)
+        runtime->free_lists[i].limit = 0; /* what finalizers do from here on is not kept */
     end_objects(runtime);
     hk_gc_array_free(&runtime->garbage);
     hk_frames_end(&runtime->frames);

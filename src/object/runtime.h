@@ -1,6 +1,7 @@
 /* The runtime's structure, shared by the files of this room.
  *
  *      object.c    making and releasing objects, references, memory beside them
+ *      freelist.c  objects that are kept for reuse
  *      weakref.c   weak references
  *      frame.c     the stack of frames
  *      numbers.c strings.c sequences.c dict.c   the basic types
@@ -60,6 +61,16 @@ struct hk_frames {
     uint64_t depth, limit;
 };
 
+#define HK_FREE_LISTS 64
+
+struct hk_free_list { /* see freelist.c */
+    hk_object *first;
+    const hk_type *type; /* NULL: of none yet */
+    uint32_t limit, count;
+    size_t keep;
+    uint64_t reused, taken, passed;
+};
+
 struct hk_runtime {
     hk_heap *cyclic, *acyclic, *memory;
     struct hk_large large; /* head of the list */
@@ -69,6 +80,7 @@ struct hk_runtime {
     struct hk_weak_table weak;
     struct hk_interned interned;
     struct hk_frames frames;
+    struct hk_free_list free_lists[HK_FREE_LISTS]; /* by type->free_list; the first stands for none, and is empty */
     uint32_t iterating; /* iterators that are being asked by each other */
 
     bool enabled, collecting, ending;
@@ -93,9 +105,17 @@ uint64_t hk_hash_mix(uint64_t value);
 hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size); /* not zeroed; for types without references */
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type); /* its memory, nothing else */
 void hk_object_traverse(const void *object, hk_traversal *visitor);
+void hk_object_bury(hk_runtime *runtime, hk_object *object, const hk_type *type); /* destroys it, or keeps it for reuse */
+void hk_object_unrecord(hk_object *object); /* the recorder forgets it */
+void hk_zero_behind_head(hk_object *object, size_t size);
 typedef void hk_child_function(hk_object *child, void *argument);
 void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument);
 bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type); /* true: it is referred to again */
+
+/* freelist.c */
+bool hk_free_list_keep(hk_runtime *runtime, hk_object *object, const hk_type *type); /* false: it is not kept */
+hk_object *hk_free_list_take(hk_runtime *runtime, const hk_type *type); /* NULL: there is none */
+void hk_free_lists_begin(hk_runtime *runtime);
 
 /* dict.c */
 uint32_t hk_dict_version(const hk_object *dict); /* of a dict or set: another one once it has got or lost a key */
@@ -109,6 +129,7 @@ void hk_frames_end(struct hk_frames *frames);
 
 /* collect.c */
 void hk_collect_automatic(hk_runtime *runtime);
+void hk_collect_made(hk_runtime *runtime, hk_object *object); /* it is one of generation 0, whichever pool it lies in */
 void hk_collect_begin_runtime(hk_runtime *runtime);
 void hk_collect_end_runtime(hk_runtime *runtime);
 

@@ -29,6 +29,17 @@ static void sequence_destroy(hk_runtime *runtime, hk_object *self)
         hk_memory_free(runtime, sequence->items);
 }
 
+static void list_reset(hk_runtime *runtime, hk_object *self, size_t keep)
+{
+    struct sequence *list = (struct sequence *)self;
+    list->count = 0;
+    if (list->capacity * sizeof(hk_object *) > keep) {
+        hk_memory_free(runtime, list->items);
+        list->items = NULL;
+        list->capacity = 0;
+    }
+}
+
 static size_t sequence_memory(const hk_object *self)
 {
     const struct sequence *sequence = (const struct sequence *)self;
@@ -59,8 +70,8 @@ static bool sequence_equal(const hk_object *self, const hk_object *other)
 hk_type hk_tuple_type = {.name = "tuple", .size = sizeof(struct sequence), .item_size = sizeof(hk_object *),
                          .traverse = sequence_traverse, .destroy = sequence_destroy, .hash = tuple_hash,
                          .equal = sequence_equal, .memory = sequence_memory};
-hk_type hk_list_type = {.name = "list", .size = sizeof(struct sequence), .traverse = sequence_traverse,
-                        .destroy = sequence_destroy, .equal = sequence_equal, .memory = sequence_memory};
+hk_type hk_list_type = {.name = "list", .size = sizeof(struct sequence), .flags = HK_TYPE_FREE_LIST, .traverse = sequence_traverse,
+                        .destroy = sequence_destroy, .equal = sequence_equal, .memory = sequence_memory, .reset = list_reset};
 
 /* --- tuples --- */
 
