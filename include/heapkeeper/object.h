@@ -63,14 +63,15 @@ enum {
     HK_TYPE_FREE_LIST = 2, /* its objects can be kept for reuse when they die: hk_free_list_set. For types without items */
 };
 
-/* A type. Static and constant but for `number`; every field may be 0 but name and size. */
+/* A type. Static and constant but for what is private; every field may be 0 but name and size. */
 typedef struct hk_type {
     const char *name;
     uint32_t size;      /* of an object; of one with items, without them */
     uint32_t item_size; /* of an item; 0: no items. See hk_new_items */
     uint32_t flags;
-    uint32_t number;    /* private: given at first use */
-    uint32_t free_list; /* private: the same */
+    uint32_t number;    /* private, as the next two: given at first use */
+    uint32_t free_list;
+    uint64_t head;
     uint64_t pointers;  /* bit i: the i-th 8 bytes of the object are an owned reference or NULL. Bit 0 is the head's */
     /* Hands further owned references to the visitor. Must not change anything, allocate, or fail. A reference that is owned
      * and not named here is taken for one from outside: what it keeps alive is never collected. */

@@ -49,3 +49,25 @@ void hk_gc_arena_clear(const struct hk_arena *arena)
     hk_gc_counts_discard(arena);
     memset(hk_gc_tables.logged + (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS, 0, HK_ARENA_POOLS);
 }
+
+uint32_t hk_gc_note_pool(const struct hk_pool *pool)
+{
+    uint64_t allocated[HK_POOL_WORDS] = {0};
+    const char *start = hk_pool_start(pool);
+    size_t step = pool->block_size >> HK_GRANULE_SHIFT, carved = pool->carved >> HK_GRANULE_SHIFT;
+    if (pool->place < HK_PLACE_CURRENT || step == 0)
+        return 0;
+    for (size_t at = 0; at < carved; at += step)
+        allocated[at / 64] |= (uint64_t)1 << at % 64;
+    for (const char *block = *hk_pool_list(pool->heap, (struct hk_pool *)pool); block != NULL; block = *(char *const *)block) {
+        size_t at = (size_t)(block - start) >> HK_GRANULE_SHIFT;
+        allocated[at / 64] &= ~((uint64_t)1 << at % 64);
+    }
+    struct hk_gc_word *words = hk_word_of(hk_granule_of(start));
+    uint32_t count = 0;
+    for (size_t i = 0; i < HK_POOL_WORDS; i++) {
+        count += (uint32_t)__builtin_popcountll(allocated[i] & ~words[i].tracked);
+        words[i].tracked |= allocated[i];
+    }
+    return count;
+}

@@ -2,12 +2,17 @@
  * bytes (a granule; no object is smaller, and each begins on one). The address of an entry follows from the object's by
  * a subtraction and a shift.
  *
- *      tracked   1 bit    an object begins here that the collector looks at
+ *      tracked   1 bit    an object begins here that the collector looks at; see below
  *      age[2]    1 bit    each: its generation, as two binary digits; 3 is frozen
  *      white     1 bit    during a scan: a candidate that nothing has reached yet
  *      count     1 byte   during a scan: references that are left to explain, modulo 256
  *
- * The bits of 64 granules stand together, so that making and freeing an object touches one cache line of them.
+ * The bits of 64 granules stand together, so that freeing an object touches one cache line of them.
+ *
+ * An object is not written down when it is made: most die before anybody asks. Those that live when a collection begins are found
+ * by hk_gc_note_pool: what is allocated in a pool, and is not tracked yet, is new. So a tracked bit says that the tables
+ * may know something of the object, and one that dies without it, with the bits all 0, leaves nothing to clear.
+ *
  * 12 bits for 128: 9 % of the addresses, and of memory, where objects are; the byte is given back after a full
  * collection. Parts are committed with the arenas whose objects they are about. */
 #ifndef HK_GC_TABLES_H
@@ -62,15 +67,21 @@ static inline uint64_t hk_bit_of(size_t granule)
     return (uint64_t)1 << (granule % 64);
 }
 
+/* Every object of the pool is tracked now; those that were not are of generation 0. Returns how many these are. */
+uint32_t hk_gc_note_pool(const struct hk_pool *pool);
+
 /* There is no object there any more. */
 static inline void hk_gc_forget(const void *object)
 {
-    struct hk_gc_word *word = hk_word_of(hk_granule_of(object));
-    uint64_t others = ~hk_bit_of(hk_granule_of(object));
-    word->tracked &= others;
-    word->age[0] &= others;
-    word->age[1] &= others;
-    word->white &= others;
+    size_t granule = hk_granule_of(object);
+    struct hk_gc_word *word = hk_word_of(granule);
+    uint64_t bit = hk_bit_of(granule);
+    if (word->tracked & bit) {
+        word->tracked &= ~bit;
+        word->age[0] &= ~bit;
+        word->age[1] &= ~bit;
+        word->white &= ~bit;
+    }
 }
 
 #endif

@@ -89,6 +89,38 @@ static bool pools_for(hk_runtime *runtime, int generation, struct hk_gc_pools *p
     return true;
 }
 
+/* --- the new --- */
+
+static void note_new(hk_runtime *runtime, uint32_t number, bool releasing)
+{
+    const struct hk_pool *pool = &hk_region.pools[number];
+    if (pool->heap != runtime->cyclic || hk_gc_note_pool(pool) == 0 || !releasing)
+        return;
+    struct hk_gc_word *word = &hk_gc_tables.words[(size_t)number * HK_POOL_WORDS];
+    for (size_t i = 0; i < HK_POOL_WORDS; i++)
+        for (uint64_t bits = word[i].tracked; bits != 0; bits &= bits - 1) {
+            size_t granule = (size_t)number * HK_POOL_GRANULES + i * 64 + (unsigned)__builtin_ctzll(bits);
+            const hk_object *object = hk_granule_start(granule);
+            if (object->references == 0 && !(word[i].white & hk_bit_of(granule)))
+                hk_gc_forget(object); /* it is dying: somebody else's code is called by its release */
+        }
+}
+
+/* The tables know all objects from here on, until one is made. */
+static void note_all_new(hk_runtime *runtime)
+{
+    bool releasing = runtime->releasing != NULL || runtime->depth > 0;
+    if (runtime->log_lost)
+        for (struct hk_arena *arena = runtime->cyclic->arenas; arena != NULL; arena = arena->next)
+            for (uint32_t i = 0; i < HK_ARENA_POOLS; i++)
+                note_new(runtime, (uint32_t)(arena - hk_region.arenas) * HK_ARENA_POOLS + i, releasing);
+    for (size_t i = 0; i < runtime->young.count; i++)
+        note_new(runtime, runtime->young.items[i], releasing);
+    hk_free_lists_untrack(runtime);
+    if (releasing)
+        hk_object_untrack_dead(runtime);
+}
+
 /* --- promotion --- */
 
 static void age_set(struct hk_gc_word *word, uint64_t bits, int generation)
@@ -252,6 +284,7 @@ int64_t hk_gc_collect(hk_runtime *runtime, int generation)
     uint64_t start = hk_os_clock_ns(), candidates = 0, freed = 0;
     hk_gc_stats *stats = &runtime->stats[generation];
     int64_t found = -1;
+    note_all_new(runtime);
     if (pools_for(runtime, generation, &pools, &borrowed))
         found = collect(runtime, generation, &pools, stats, &candidates, &freed);
     if (!borrowed)
@@ -293,6 +326,7 @@ void hk_collect_end_runtime(hk_runtime *runtime)
     runtime->cyclic->pool_began = NULL;
     hk_gc_pools_free(&runtime->young);
     hk_gc_pools_free(&runtime->middle);
+    runtime->log_lost = true;
 }
 
 /* --- the rest of gc.h --- */
@@ -368,9 +402,7 @@ bool hk_gc_remove_callback(hk_runtime *runtime, hk_gc_callback *callback, void *
 
 bool hk_gc_is_tracked(const hk_runtime *runtime, const hk_object *object)
 {
-    size_t granule = hk_granule_of(object);
-    return hk_region_has(object) && hk_pool_of(object)->heap == runtime->cyclic &&
-           (hk_word_of(granule)->tracked & hk_bit_of(granule)) != 0;
+    return hk_region_has(object) && hk_pool_of(object)->heap == runtime->cyclic;
 }
 
 bool hk_gc_is_finalized(const hk_object *object)
@@ -385,6 +417,7 @@ typedef bool word_function(struct hk_gc_word *word, size_t granule, void *argume
 
 static void each_word(hk_runtime *runtime, word_function *function, void *argument)
 {
+    note_all_new(runtime);
     for (struct hk_arena *arena = runtime->cyclic->arenas; arena != NULL; arena = arena->next)
         for (uint64_t used = ~arena->empty; used != 0; used &= used - 1) {
             size_t pool = (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS + (unsigned)__builtin_ctzll(used);

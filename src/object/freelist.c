@@ -82,6 +82,15 @@ static size_t trim(hk_runtime *runtime, struct hk_free_list *list, uint32_t limi
     return given;
 }
 
+void hk_free_lists_untrack(const hk_runtime *runtime)
+{
+    for (int i = 1; i < HK_FREE_LISTS; i++) {
+        const hk_object *object = runtime->free_lists[i].first;
+        for (; object != NULL; memcpy(&object, object, sizeof(object)))
+            hk_gc_forget(object);
+    }
+}
+
 size_t hk_free_lists_trim(hk_runtime *runtime)
 {
     size_t given = 0;

@@ -1,10 +1,15 @@
 /* Making and releasing objects.
  *
- * A release that leads to further releases nests, up to 32 deep. What is released deeper waits in a chain, until the outermost
- * release is done and takes it from there. So a list of any length needs the C stack of 32 releases. The chain needs no memory:
- * an object that waits is dead in all but its memory and references, so its head has room for the link. Its 64 bits hold
+ * Neither tells the collector anything, for an object that dies before the next collection: see tables.h.
  *
- *      16  type      4  flags      44  address of the next one, divided by 16
+ * Most types are plain: none of their functions is called when an object dies. What dies with a plain object is found and
+ * freed in one loop (release_plain). The release of any other nests, up to 32 deep; what is released deeper waits
+ * in a chain, until the outermost release is done and takes it from there. So a list of any length needs the C stack of 32 releases.
+ * Neither chain needs memory: an object that waits is dead in all but its memory and references, so its head has room for
+ * the link. Its 64 bits hold, in the chain of release_plain, whose objects have no flags, and in the other:
+ *
+ *      16  type                 48  address of the next one
+ *      16  type      4  flags   44  address of the next one, divided by 16
  *
  * Before that its finalizer has run, its weak references are cleared, and the collector no longer knows it: nothing looks at the
  * head any more. */
@@ -15,11 +20,34 @@
 #define MAX_DEPTH 32
 
 hk_type *hk_types[1 << 16];
+struct hk_kind hk_kinds[1 << 16];
 static uint32_t types_count; /* type 0 is none */
 static uint32_t free_lists_count;
 static hk_lock types_lock;
 
 /* --- types --- */
+
+static struct hk_kind kind_of(const hk_type *type)
+{
+    bool is_plain = type->traverse == NULL && type->clear == NULL && type->finalize == NULL && type->destroy == NULL;
+    struct hk_kind kind = {.scattered = type->pointers & ~(uint64_t)1, .traversed = type->traverse != NULL};
+    if (is_plain && type->free_list == 0)
+        kind.plain = type->flags & HK_TYPE_ACYCLIC ? HK_PLAIN_ACYCLIC : HK_PLAIN;
+    if (kind.scattered != 0) {
+        kind.first = (uint8_t)__builtin_ctzll(kind.scattered);
+        kind.count = (uint8_t)__builtin_ctzll(~(kind.scattered >> kind.first)); /* bit 0 is 0, so there is one */
+        kind.scattered &= ~((((uint64_t)1 << kind.count) - 1) << kind.first);
+    }
+    return kind;
+}
+
+/* The head of its objects; above it, where that has its flags, the class of its blocks, or 0: hk_new is to take the long way. In one
+ * word, since another thread may be reading it. */
+static uint64_t head_of(const hk_type *type, uint32_t number)
+{
+    uint64_t size_class = type->free_list == 0 && type->size <= HK_SMALL_MAX ? (type->size + HK_STEP - 1) / HK_STEP : 0;
+    return 1 | (uint64_t)number << 32 | size_class << 48;
+}
 
 bool hk_type_ready(hk_type *type)
 {
@@ -28,6 +56,8 @@ bool hk_type_ready(hk_type *type)
         hk_types[++types_count] = type;
         if ((type->flags & HK_TYPE_FREE_LIST) && type->item_size == 0 && free_lists_count + 1 < HK_FREE_LISTS)
             __atomic_store_n(&type->free_list, ++free_lists_count, __ATOMIC_RELAXED);
+        hk_kinds[types_count] = kind_of(type);
+        __atomic_store_n(&type->head, head_of(type, types_count), __ATOMIC_RELEASE);
         __atomic_store_n(&type->number, types_count, __ATOMIC_RELEASE);
     }
     hk_lock_release(&types_lock);
@@ -121,14 +151,25 @@ void hk_zero_behind_head(hk_object *object, size_t size)
     memset(object + 1, 0, size - sizeof(*object));
 }
 
-static inline void zero_behind_head(hk_object *object, size_t size)
+typedef uint64_t zeroes __attribute__((vector_size(16), may_alias));
+
+static __attribute__((noinline)) hk_object *zero_much(hk_object *object, size_t size)
 {
-    uint64_t *words = (uint64_t *)object;
-    if (size > 128)
-        memset(words + 1, 0, size - 8);
-    else
-        for (size_t i = 1; i < (size + 7) / 8; i++)
-            words[i] = 0; /* sooner done than called */
+    memset((uint64_t *)object + 1, 0, size - 8);
+    return object;
+}
+
+/* Blocks are multiples of 16. Returns the object. */
+static inline __attribute__((always_inline)) hk_object *zero_behind_head(hk_object *object, size_t size)
+{
+    if (__builtin_expect(size > 256, 0))
+        return zero_much(object, size);
+    ((uint64_t *)object)[1] = 0;
+    for (size_t at = 16; at < size; at += 16) {
+        *(zeroes *)((char *)object + at) = (zeroes){0, 0};
+        __asm__("" : "+r"(at)); /* a call, and the processor's instruction for it, which gcc would put here, take longer */
+    }
+    return object;
 }
 
 /* There was no block for an object in the region: it is one that the recorder is to know, or there is none. */
@@ -143,43 +184,84 @@ static __attribute__((noinline)) hk_object *not_here(hk_heap *heap, void *elsewh
     return NULL;
 }
 
-static inline __attribute__((always_inline)) hk_object *object_new(hk_runtime *runtime, hk_type *type, size_t size,
-                                                                        bool zeroed)
+static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_type *type, size_t size, bool zeroed)
 {
-    if (__builtin_expect(type->number == 0, 0) && !hk_type_ready(type))
+    if (type->number == 0 && !hk_type_ready(type))
         return NULL;
     bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
-    if (cyclic && __builtin_expect(runtime->plan.made >= runtime->plan.young_limit, 0))
+    if (cyclic && runtime->plan.made >= runtime->plan.young_limit)
         hk_collect_automatic(runtime);
     uint16_t flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
     hk_object *object;
     if (cyclic) {
         object = size <= HK_BLOCK_MAX ? hk_malloc_unlocked(runtime->cyclic, size) : NULL;
-        if (__builtin_expect(!hk_region_has(object), 0)) {
+        if (!hk_region_has(object)) {
             object = not_here(runtime->cyclic, object, size, &flags);
             if (object == NULL)
                 return NULL;
         }
         runtime->plan.made++;
-        size_t granule = hk_granule_of(object);
-        hk_word_of(granule)->tracked |= hk_bit_of(granule);
     } else {
         object = memory_malloc(runtime, runtime->acyclic, size);
-        if (__builtin_expect(object == NULL, 0) && (object = not_here(runtime->acyclic, NULL, size, &flags)) == NULL)
+        if (object == NULL && (object = not_here(runtime->acyclic, NULL, size, &flags)) == NULL)
             return NULL;
     }
-    if (zeroed)
-        zero_behind_head(object, size);
     object->references = 1;
     object->type = (uint16_t)type->number;
     object->flags = flags;
-    return object;
+    return zeroed ? zero_behind_head(object, size) : object;
+}
+
+/* The long way, of an object that is not a block at hand since a sample is due. */
+static __attribute__((noinline)) hk_object *object_due(hk_runtime *runtime, hk_type *type, size_t size, bool zeroed)
+{
+    runtime->heaps[type->flags & HK_TYPE_ACYCLIC]->budget += (int64_t)size;
+    return object_new(runtime, type, size, zeroed);
+}
+
+/* First a block of a small class whose pool has one, while nothing is due, neither a collection nor a sample; otherwise the
+ * long way. */
+static inline __attribute__((always_inline)) hk_object *object_make(hk_runtime *runtime, hk_type *type, uint64_t head,
+                                                                    size_t size, size_t size_class, bool zeroed)
+{
+    bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
+    hk_heap *heap = runtime->heaps[type->flags & HK_TYPE_ACYCLIC];
+    struct hk_pool *pool = heap->current[size_class];
+    hk_object *object = pool->free;
+    if (__builtin_expect(object == NULL || (cyclic && runtime->plan.made >= runtime->plan.young_limit), 0))
+        return object_new(runtime, type, size, zeroed);
+    if (__builtin_expect((heap->budget -= (int64_t)size) < 0, 0))
+        return object_due(runtime, type, size, zeroed);
+    runtime->plan.made += cyclic;
+    pool->free = *(void **)object;
+    __builtin_prefetch(pool->free, 1); /* it is read by the next one, which would wait */
+    head &= ~(uint64_t)0 >> 16;
+    memcpy(object, &head, sizeof(head));
+    return zeroed ? zero_behind_head(object, size) : object;
+}
+
+static inline __attribute__((always_inline)) hk_object *object_of_size(hk_runtime *runtime, hk_type *type, size_t size,
+                                                                       bool zeroed)
+{
+    uint64_t head = __atomic_load_n(&type->head, __ATOMIC_RELAXED);
+    if (__builtin_expect(size > HK_SMALL_MAX || head == 0, 0))
+        return object_new(runtime, type, size, zeroed);
+    return object_make(runtime, type, head, size, (size + HK_STEP - 1) / HK_STEP, zeroed);
+}
+
+/* Of a type that is new, large, or has a free list. */
+static __attribute__((noinline)) hk_object *new_other(hk_runtime *runtime, hk_type *type)
+{
+    hk_object *kept = type->flags & HK_TYPE_FREE_LIST ? hk_free_list_take(runtime, type) : NULL;
+    return kept != NULL ? kept : object_of_size(runtime, type, type->size, true);
 }
 
 hk_object *hk_new(hk_runtime *runtime, hk_type *type)
 {
-    hk_object *kept = type->flags & HK_TYPE_FREE_LIST ? hk_free_list_take(runtime, type) : NULL;
-    return kept != NULL ? kept : object_new(runtime, type, type->size, true);
+    uint64_t head = __atomic_load_n(&type->head, __ATOMIC_RELAXED);
+    if (__builtin_expect(head >> 48 == 0, 0))
+        return new_other(runtime, type);
+    return object_make(runtime, type, head, type->size, head >> 48, true);
 }
 
 hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)
@@ -187,12 +269,30 @@ hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)
     size_t size;
     if (__builtin_mul_overflow(count, type->item_size, &size) || __builtin_add_overflow(size, type->size, &size))
         return NULL;
-    return object_new(runtime, type, size, true);
+    return object_of_size(runtime, type, size, true);
 }
 
 hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size)
 {
-    return object_new(runtime, type, size, false);
+    return object_of_size(runtime, type, size, false);
+}
+
+static void untrack_chain(uint64_t chain, unsigned shift)
+{
+    while (chain != 0) {
+        hk_object *object = (hk_object *)(uintptr_t)chain;
+        uint64_t head;
+        memcpy(&head, object, sizeof(head));
+        hk_gc_forget(object);
+        chain = head >> shift << (shift - 16);
+    }
+}
+
+void hk_object_untrack_dead(hk_runtime *runtime)
+{
+    for (struct hk_releasing *releasing = runtime->releasing; releasing != NULL; releasing = releasing->outer)
+        untrack_chain(releasing->chain, 16);
+    untrack_chain(runtime->pending, 20);
 }
 
 size_t hk_object_memory(const hk_object *object)
@@ -342,7 +442,110 @@ bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *t
     return --object->references != 0;
 }
 
-void hk_release(hk_runtime *runtime, hk_object *object)
+static void release_other(hk_runtime *runtime, hk_object *object);
+
+/* Nothing but its references and its memory has to go. */
+static inline bool is_plain(const hk_object *object)
+{
+    return hk_kinds[object->type].plain != HK_NOT_PLAIN && object->flags == 0;
+}
+
+/* As hk_free_unlocked, for a block that lies in the region. */
+static inline __attribute__((always_inline)) void block_free(hk_heap *heap, void *block, char *base, struct hk_pool *pools)
+{
+    struct hk_pool *pool = &pools[(size_t)((char *)block - base) >> HK_POOL_SHIFT];
+    void *next = pool->free;
+    if (__builtin_expect(next == NULL, 0)) {
+        hk_free_slow(heap, block);
+        return;
+    }
+    *(void **)block = next;
+    pool->free = block;
+    if (__builtin_expect(hk_take_one(&pool->used), 0))
+        hk_pool_emptied(pool);
+}
+
+/* Something dies that is not plain: somebody else's code may run. */
+static __attribute__((noinline)) int32_t release_beside(hk_runtime *runtime, hk_object *object, hk_object *chain, int32_t died)
+{
+    struct hk_releasing releasing = {runtime->releasing, (uint64_t)(uintptr_t)chain};
+    runtime->releasing = &releasing;
+    runtime->plan.made -= died;
+    release_other(runtime, object);
+    runtime->releasing = releasing.outer;
+    return 0;
+}
+
+/* A plain object is dead with no more ado. What it referred to, on a stack, is to lose a reference each. It is not in the cache,
+ * often: what comes from the stack is asked for, and waits in a ring until that has gone round. Dead objects for which the
+ * stack has no room wait in a chain, linked as above. */
+static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *object)
+{
+    enum { STACK = 128, RING = 8 };
+    hk_object *stack[STACK + 64], *ring[RING], *chain = NULL, *dead = object;
+    size_t top = 0, turn = 0, in_ring = 0;
+    int32_t died = 0;
+    char *base = hk_region.base;
+    struct hk_pool *pools = hk_region.pools;
+    for (;;) {
+        if (dead != NULL && __builtin_expect(top > STACK, 0)) {
+            uint64_t head = dead->type | (uint64_t)(uintptr_t)chain << 16;
+            memcpy(dead, &head, sizeof(head));
+            chain = dead;
+        } else if (dead != NULL) {
+            const struct hk_kind *kind = &hk_kinds[dead->type];
+            hk_object **place = (hk_object **)dead + kind->first, **end = place + kind->count;
+            for (; place < end; place++) {
+                stack[top] = *place;
+                top += *place != NULL;
+            }
+            for (uint64_t bits = kind->scattered; bits != 0; bits &= bits - 1) {
+                stack[top] = ((hk_object **)dead)[__builtin_ctzll(bits)];
+                top += stack[top] != NULL;
+            }
+            if (kind->plain == HK_PLAIN) {
+                died++;
+                hk_gc_forget(dead);
+                block_free(runtime->cyclic, dead, base, pools);
+            } else {
+                block_free(runtime->acyclic, dead, base, pools);
+            }
+        }
+        hk_object *next;
+        dead = NULL;
+        if (top > 0) {
+            hk_object *later = stack[--top];
+            __builtin_prefetch(later, 1);
+            if (in_ring < RING) {
+                ring[(turn + in_ring++) % RING] = later;
+                continue;
+            }
+            next = ring[turn % RING];
+            ring[turn++ % RING] = later;
+        } else if (in_ring > 0) {
+            in_ring--;
+            next = ring[turn++ % RING];
+        } else if (chain != NULL) {
+            uint64_t head;
+            dead = chain;
+            memcpy(&head, dead, sizeof(head));
+            chain = (hk_object *)(uintptr_t)(head >> 16);
+            dead->type = (uint16_t)head;
+            continue;
+        } else {
+            break;
+        }
+        if (hk_is_immortal(next) || --next->references != 0)
+            continue;
+        if (__builtin_expect(is_plain(next), 1))
+            dead = next;
+        else
+            died = release_beside(runtime, next, chain, died);
+    }
+    runtime->plan.made -= died;
+}
+
+static void release_other(hk_runtime *runtime, hk_object *object)
 {
     const hk_type *type = hk_type_of(object);
     if (type->finalize != NULL && !(object->flags & HK_FINALIZED) && hk_object_finalize(runtime, object, type))
@@ -363,6 +566,29 @@ void hk_release(hk_runtime *runtime, hk_object *object)
         object = pending_pop(runtime);
         drop(runtime, object, hk_type_of(object));
         runtime->depth = 0;
+    }
+}
+
+void hk_release(hk_runtime *runtime, hk_object *object)
+{
+    if (__builtin_expect(!is_plain(object), 0)) {
+        release_other(runtime, object);
+        return;
+    }
+    const struct hk_kind *kind = &hk_kinds[object->type];
+    hk_object **place = (hk_object **)object + kind->first, **end = place + kind->count;
+    while (place < end && *place == NULL)
+        place++;
+    if (place < end || kind->scattered != 0) {
+        release_plain(runtime, object);
+        return;
+    }
+    if (kind->plain == HK_PLAIN) {
+        runtime->plan.made--;
+        hk_gc_forget(object);
+        block_free(runtime->cyclic, object, hk_region.base, hk_region.pools);
+    } else {
+        block_free(runtime->acyclic, object, hk_region.base, hk_region.pools);
     }
 }
 
@@ -431,6 +657,8 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
         hk_os_unmap(runtime, sizeof(*runtime));
         return NULL;
     }
+    runtime->heaps[0] = runtime->cyclic;
+    runtime->heaps[HK_TYPE_ACYCLIC] = runtime->acyclic;
     hk_plan_init(&runtime->plan);
     runtime->enabled = options == NULL || !options->manual_gc;
     hk_collect_begin_runtime(runtime);

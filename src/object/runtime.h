@@ -71,12 +71,19 @@ struct hk_free_list { /* see freelist.c */
     uint64_t reused, taken, passed;
 };
 
+struct hk_releasing { /* a release during which somebody else's code runs; see object.c */
+    struct hk_releasing *outer;
+    uint64_t chain; /* dead objects */
+};
+
 struct hk_runtime {
+    hk_heap *heaps[2]; /* by flags of the type: cyclic, acyclic */
     hk_heap *cyclic, *acyclic, *memory;
     struct hk_large large; /* head of the list */
 
     uint32_t depth;   /* of releases */
     uint64_t pending; /* released at that depth and waiting; see object.c */
+    struct hk_releasing *releasing; /* the innermost */
     struct hk_weak_table weak;
     struct hk_interned interned;
     struct hk_frames frames;
@@ -96,6 +103,16 @@ struct hk_runtime {
     struct hk_gc_array garbage;
 };
 
+/* What is most looked at of a type, by its number. */
+struct hk_kind {
+    uint64_t scattered; /* of hk_type.pointers, without bit 0, those that are not among the following */
+    uint8_t plain;
+    bool traversed; /* it has a traverse function, too */
+    uint8_t first, count; /* of references one after the other */
+};
+enum { HK_NOT_PLAIN, HK_PLAIN, HK_PLAIN_ACYCLIC }; /* plain: none of the type's functions is called when an object dies */
+extern struct hk_kind hk_kinds[1 << 16];
+
 extern const struct hk_gc_model hk_native_model;
 
 /* numbers.c */
@@ -110,12 +127,14 @@ void hk_object_unrecord(hk_object *object); /* the recorder forgets it */
 void hk_zero_behind_head(hk_object *object, size_t size);
 typedef void hk_child_function(hk_object *child, void *argument);
 void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument);
+void hk_object_untrack_dead(hk_runtime *runtime); /* those that wait to be freed: they may be in no state to be looked at */
 bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type); /* true: it is referred to again */
 
 /* freelist.c */
 bool hk_free_list_keep(hk_runtime *runtime, hk_object *object, const hk_type *type); /* false: it is not kept */
 hk_object *hk_free_list_take(hk_runtime *runtime, const hk_type *type); /* NULL: there is none */
 void hk_free_lists_begin(hk_runtime *runtime);
+void hk_free_lists_untrack(const hk_runtime *runtime); /* what is kept is no object */
 
 /* dict.c */
 uint32_t hk_dict_version(const hk_object *dict); /* of a dict or set: another one once it has got or lost a key */
