@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SHARED_TIMES 4 /* after which a class of a frugal heap has pools of its own */
+
 struct hk_pool hk_no_pool;
 struct hk_heap_recorder hk_recorder;
 int (*hk_program_frames)(struct hk_program_frame *frames, int max);
@@ -53,12 +55,58 @@ void hk_heap_fold(hk_heap *heap)
             current_fold(heap->current[i]);
 }
 
-/* A class that the heap does not use has the next one's pool, so that the fast path need not know. */
+/* A class that the heap does not use has the next one's pool, so that the fast path need not know. Classes that shared the
+ * pool that was current until now lose it. */
 static void current_set(hk_heap *heap, unsigned size_class, struct hk_pool *pool)
 {
+    struct hk_pool *old = heap->current[size_class];
+    if (old != &hk_no_pool)
+        for (unsigned i = size_class - 1; i > 0 && heap->current[i] == old; i--)
+            heap->current[i] = &hk_no_pool;
     heap->current[size_class] = pool;
     if (hk_class_step(heap) == 2)
         heap->current[size_class - 1] = pool;
+}
+
+/* Adds untouched blocks to the free list, in the order of their addresses. */
+static void pool_carve(hk_heap *heap, struct hk_pool *pool)
+{
+    uint32_t size = pool->block_size, end = (uint32_t)pool->capacity * size;
+    uint32_t count = size >= HK_CARVE_BYTES ? 1 : HK_CARVE_BYTES / size;
+    uint32_t from = pool->carved, to = from + count * size;
+    if (to > end)
+        to = end;
+    char *start = hk_pool_start(pool);
+    for (uint32_t at = from; at + size < to; at += size)
+        *(void **)(start + at) = start + at + size;
+    *(void **)(start + to - size) = NULL;
+    *hk_pool_list(heap, pool) = start + from;
+    pool->carved = to;
+}
+
+/* A class of few blocks in a frugal heap: blocks of a larger one serve, from its current pool, which is this one's, too, until
+ * it is full. Each class that has a pool touches at least a page of it, and most classes of a small program have a
+ * handful of blocks. After a few times the class is not one of few blocks. NULL: it gets a pool of its own. */
+static struct hk_pool *share_larger(hk_heap *heap, unsigned size_class)
+{
+    size_t size = hk_class_size[size_class], most = size + size / 2;
+    unsigned i = size_class + 1;
+    if (!heap->is_frugal || heap->shared[size_class] == SHARED_TIMES)
+        return NULL;
+    while (i < HK_CLASSES && heap->current[i] == &hk_no_pool && hk_class_size[i] <= most)
+        i++;
+    if (i == HK_CLASSES || heap->current[i] == &hk_no_pool || heap->current[i]->block_size > most)
+        return NULL;
+    struct hk_pool *pool = heap->current[i];
+    if (*hk_pool_list(heap, pool) == NULL) {
+        if (pool->carved == (uint32_t)pool->capacity * pool->block_size)
+            return NULL;
+        pool_carve(heap, pool);
+    }
+    heap->shared[size_class]++;
+    while (--i >= size_class)
+        heap->current[i] = pool;
+    return pool;
 }
 
 static void current_begin(hk_heap *heap, struct hk_pool *pool, uint32_t allocated)
@@ -125,22 +173,6 @@ static void pool_init(struct hk_pool *pool, uint8_t size_class)
     pool->carved = 0;
 }
 
-/* Adds untouched blocks to the free list, in the order of their addresses. */
-static void pool_carve(hk_heap *heap, struct hk_pool *pool)
-{
-    uint32_t size = pool->block_size, end = (uint32_t)pool->capacity * size;
-    uint32_t count = size >= HK_CARVE_BYTES ? 1 : HK_CARVE_BYTES / size;
-    uint32_t from = pool->carved, to = from + count * size;
-    if (to > end)
-        to = end;
-    char *start = hk_pool_start(pool);
-    for (uint32_t at = from; at + size < to; at += size)
-        *(void **)(start + at) = start + at + size;
-    *(void **)(start + to - size) = NULL;
-    *hk_pool_list(heap, pool) = start + from;
-    pool->carved = to;
-}
-
 /* The heap that the pool belongs to, which another thread may be changing. */
 static hk_heap *owner_of(const struct hk_pool *pool)
 {
@@ -204,7 +236,7 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
     if (pool != NULL) {
         partial_unlink(heap, pool);
         current_begin(heap, pool, pool->used + 1);
-    } else {
+    } else if ((pool = share_larger(heap, size_class)) == NULL) {
         pool = heap->mode == HK_LOCK_MEMBER ? hk_threads_take_empty(heap) : hk_pool_take_empty(heap);
         if (pool == NULL)
             return NULL;

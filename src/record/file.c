@@ -259,7 +259,7 @@ void hk_rec_layout(void)
 /* Makes the section's first `bytes` bytes writable. */
 static bool make_ready(struct hk_rec_section *section, uint64_t bytes)
 {
-    uint64_t step = section->ready >= 4 * LARGE_STEP ? LARGE_STEP : STEP;
+    uint64_t step = section->ready >= 4 * LARGE_STEP ? LARGE_STEP : section->ready >= STEP ? STEP : hk_rec.page;
     uint64_t end = round_up(section->capacity * section->entry_size, hk_rec.page);
     uint64_t wanted = round_up(bytes, step);
 

@@ -237,6 +237,7 @@ static bool heaps_create(void)
             return false;
         hk_python.heaps[i]->domain = (int16_t)i;
         hk_python.heaps[i]->is_domain = true;
+        hk_python.heaps[i]->is_frugal = !hk_python.heaps[i]->is_debug;
     }
     hk_python.interpreters = hk_heap_create(&(hk_heap_options){
         .size = sizeof(hk_heap_options),

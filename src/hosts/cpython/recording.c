@@ -232,7 +232,7 @@ void hk_cpython_attach_recorder(bool samples)
         });
         if (hk_python.watched[i] == NULL)
             continue;
-        hk_python.watched[i]->is_watched = true;
+        hk_python.watched[i]->is_watched = hk_python.watched[i]->is_frugal = true;
         hk_python.watched[i]->domain = (int16_t)i;
         hk_python.heaps[i]->watched = hk_python.watched[i];
     }
