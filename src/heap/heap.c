@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARED_TIMES 4 /* after which a class of a frugal heap has pools of its own */
-
 struct hk_pool hk_no_pool;
 struct hk_heap_recorder hk_recorder;
 int (*hk_program_frames)(struct hk_program_frame *frames, int max);
@@ -86,25 +84,26 @@ static void pool_carve(hk_heap *heap, struct hk_pool *pool)
 
 /* A class of few blocks in a frugal heap: blocks of a larger one serve, from its current pool, which is this one's, too, until
  * it is full. Each class that has a pool touches at least a page of it, and most classes of a small program have a
- * handful of blocks. After a few times the class is not one of few blocks. NULL: it gets a pool of its own. */
+ * handful of blocks. So each class may begin; then it is not one of few blocks any more. NULL: it gets a pool of its own. */
 static struct hk_pool *share_larger(hk_heap *heap, unsigned size_class)
 {
     size_t size = hk_class_size[size_class], most = size + size / 2;
+    size_t alignment = size % HK_ALIGNMENT == 0 ? HK_ALIGNMENT : HK_STEP;
     unsigned i = size_class + 1;
-    if (!heap->is_frugal || heap->shared[size_class] == SHARED_TIMES)
+    if (!heap->is_frugal || heap->begun[size_class])
         return NULL;
     while (i < HK_CLASSES && heap->current[i] == &hk_no_pool && hk_class_size[i] <= most)
         i++;
-    if (i == HK_CLASSES || heap->current[i] == &hk_no_pool || heap->current[i]->block_size > most)
+    struct hk_pool *pool = i < HK_CLASSES ? heap->current[i] : &hk_no_pool;
+    if (pool == &hk_no_pool || pool->block_size > most || pool->block_size % alignment != 0)
         return NULL;
-    struct hk_pool *pool = heap->current[i];
     if (*hk_pool_list(heap, pool) == NULL) {
         if (pool->carved == (uint32_t)pool->capacity * pool->block_size)
             return NULL;
         pool_carve(heap, pool);
     }
-    heap->shared[size_class]++;
-    while (--i >= size_class)
+    heap->begun[size_class] = true;
+    while (--i + hk_class_step(heap) > size_class)
         heap->current[i] = pool;
     return pool;
 }
@@ -243,6 +242,7 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
         pool_init(pool, size_class);
         pool_carve(heap, pool);
         current_begin(heap, pool, 0);
+        heap->begun[size_class] = true;
     }
     return pool;
 }

@@ -109,8 +109,8 @@ struct hk_heap {
     struct hk_pool *current[HK_CLASSES];
     struct hk_pool *partial[HK_CLASSES]; /* heads */
     uint64_t class_allocations[HK_CLASSES];
-    uint8_t shared[HK_CLASSES]; /* of a frugal heap: how often the class took blocks of a larger one */
-    bool is_frugal;             /* every block is of HK_ALIGNMENT, and it may be larger than its class */
+    bool begun[HK_CLASSES]; /* the class has had a pool, its own or, in a frugal heap, a larger one's */
+    bool is_frugal;         /* a class of few blocks has no pool of its own: share_larger in heap.c */
 
     hk_lock lock; /* for HK_LOCK_OWN, and of a facade (threads.h) */
     bool is_debug;   /* debug.h; mode is HK_LOCK_OWN then */

@@ -15,6 +15,14 @@ static int setup(void **state)
     return 0;
 }
 
+static int setup_frugal(void **state)
+{
+    int failed = setup(state);
+    if (!failed)
+        ((hk_heap *)*state)->is_frugal = true;
+    return failed;
+}
+
 static int setup_locked(void **state)
 {
     *state = heap_new(HK_LOCK_OWN);
@@ -581,6 +589,43 @@ static void test_a_block_of_another_heap_goes_back_to_it(void **state)
     hk_heap_destroy(host);
 }
 
+/* What a heap of CPython's is: few pools for a program that has a few blocks of each of many sizes. */
+static void test_a_frugal_heap_has_few_pools_for_few_blocks_of_many_sizes(void **state)
+{
+    hk_heap *frugal = *state, *plain = heap_new(HK_LOCK_HOST);
+    void *blocks[HK_CLASSES][2];
+    for (size_t i = HK_CLASSES - 1; i > 0; i--)
+        for (size_t k = 0; k < 2; k++) {
+            blocks[i][k] = hk_malloc(frugal, hk_class_size[i]);
+            hk_malloc(plain, hk_class_size[i]);
+            size_t usable = hk_usable_size(blocks[i][k]);
+            assert_in_range(usable, hk_class_size[i], hk_class_size[i] + hk_class_size[i] / 2);
+            assert_int_equal((uintptr_t)blocks[i][k] % alignment_of(hk_class_size[i]), 0);
+            memset(blocks[i][k], (int)i, usable);
+        }
+    assert_in_order(frugal);
+    assert_true(stats_of(frugal).pools_used * 2 <= stats_of(plain).pools_used);
+    for (size_t i = 1; i < HK_CLASSES; i++)
+        for (size_t k = 0; k < 2; k++) {
+            assert_int_equal(*(unsigned char *)blocks[i][k], i);
+            hk_free(frugal, blocks[i][k]);
+        }
+    assert_int_equal(stats_of(frugal).live_blocks, 0);
+    hk_heap_destroy(plain);
+}
+
+static void test_a_size_of_which_a_frugal_heap_gets_many_has_pools_of_its_own(void **state)
+{
+    hk_heap *heap = *state;
+    size_t size = 4 * HK_STEP, count = 20 * HK_POOL_SIZE / size, own = 0;
+    hk_malloc(heap, size + HK_ALIGNMENT); /* so that there is something to share */
+    for (size_t i = 0; i < count; i++)
+        own += hk_usable_size(hk_malloc(heap, size)) == size;
+    assert_in_order(heap);
+    assert_true(own < count);
+    assert_true(own >= count / 2);
+}
+
 static void test_version_is_three_numbers(void **state)
 {
     int major, minor, patch, end = 0;
@@ -588,6 +633,7 @@ static void test_version_is_three_numbers(void **state)
     assert_int_equal(hk_version()[end], 0);
 }
 
+#define FRUGAL(test) cmocka_unit_test_setup_teardown(test, setup_frugal, teardown)
 #define HOST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 #define BOTH(test) HOST(test), cmocka_unit_test_setup_teardown(test, setup_locked, teardown)
 
@@ -616,6 +662,14 @@ int main(void)
         HOST(test_there_may_be_any_number_of_heaps),
         BOTH(test_what_no_heap_owns_is_known_as_such),
         BOTH(test_a_block_of_another_heap_goes_back_to_it),
+        FRUGAL(test_a_frugal_heap_has_few_pools_for_few_blocks_of_many_sizes),
+        FRUGAL(test_a_size_of_which_a_frugal_heap_gets_many_has_pools_of_its_own),
+        FRUGAL(test_every_size_up_to_20000_is_aligned_and_can_be_written_to_its_end),
+        FRUGAL(test_calloc_clears_blocks_that_were_used_before),
+        FRUGAL(test_aligned_blocks_are_aligned_whatever_their_size),
+        FRUGAL(test_realloc_keeps_what_fits_across_small_medium_and_large),
+        FRUGAL(test_contents_survive_random_programs),
+        FRUGAL(test_trim_gives_empty_pools_back_and_keeps_the_rest),
         cmocka_unit_test(test_version_is_three_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -397,10 +397,11 @@ def test_objects_made_and_dropped_are_seen_in_their_class_alone(heapkeeper, ever
         sizes = [size - step, size, size + step]
         print(json.dumps([[allocated(a, "object", s) for s in sizes] for a in answers] + [sizes]))
     """, every_python, options)
-    assert 10000 <= full[1] - before[1] <= 10020, sizes
-    assert 5000 <= half[1] - before[1] <= 5020, sizes
+    # A size of which there are few blocks shares the pools of the next: until there are many.
+    assert 9900 <= full[1] - before[1] <= 10020, sizes
+    assert 4900 <= half[1] - before[1] <= 5020, sizes
     for neighbour in 0, 2:
-        assert abs(full[neighbour] - before[neighbour]) <= 50, sizes
+        assert abs(full[neighbour] - before[neighbour]) <= 100, sizes
 
 
 def test_blocks_and_stats_of_one_moment_agree(heapkeeper, every_python):
