@@ -80,7 +80,7 @@ typedef enum {
 } hk_debug_mode;
 
 typedef struct {
-    size_t size; /* sizeof(hk_heap_options): lets later versions add fields */
+    size_t size; /* sizeof(hk_heap_options): lets later versions add fields. 0: no heap is made */
     hk_lock_mode lock;
     const char *name; /* borrowed for the heap's life; shown in statistics; NULL: "heap" */
     size_t alignment; /* of its blocks: 0 or 16: 16, as malloc's. 8: only blocks whose requested size is a multiple of
@@ -98,14 +98,16 @@ typedef struct {
     hk_debug_mode debug;
 } hk_heap_options;
 
-/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space, no such alignment, a buffer too
- * small for a heap with one pool, or a buffer under HK_LOCK_THREADS. Any thread. */
+/* Makes a heap. options NULL: HK_LOCK_OWN. NULL: no memory or address space; or options that no heap can have: another
+ * alignment, a buffer too small for a heap with one pool, a buffer under HK_LOCK_THREADS, a file that is not a regular one open
+ * for reading and writing, a buffer or file that another heap is in, something that a later version has. Any thread. */
 HK_API hk_heap *hk_heap_create(const hk_heap_options *options);
 
 /* Ends a heap with all that is allocated in it, in time proportional to its arenas. Large blocks that are still
  * allocated are freed if they come from the heap's source; those of the C allocator are not. A buffer or file
  * is the program's again; what it holds is not defined. No other call on this heap, and no statistics or check of all
- * heaps, may be under way. NULL, and a heap that was destroyed before, unless another was made since: nothing. */
+ * heaps, may be under way. NULL, a domain's heap, and a heap that was destroyed before, unless another was made since: nothing. What is
+ * done with a destroyed heap or its blocks has no effect, unless another was made since (docs/heap.md, "Misuse"). */
 HK_API void hk_heap_destroy(hk_heap *heap);
 
 /* As in C, but: size 0 gives a block of its own; a block is aligned as hk_heap_options says. realloc may move within or between the
@@ -211,11 +213,14 @@ typedef struct {
 } hk_pool_info;
 
 /* Called for each pool with block NULL, then, if it returned true, for each block of the pool (what it returns
- * then is not looked at). Must not allocate from or free into the heap. */
+ * then is not looked at), without the heap's lock. It may allocate from the heap and free into it: it is shown each pool as it
+ * was when the walk came to it, so a block may be shown as allocated that it has freed. It must not destroy the heap. */
 typedef bool hk_visitor(const hk_pool_info *pool, void *block, hk_block_state state, void *argument);
+/* Under HK_LOCK_HOST it is called with the program's lock, and so is the visitor. */
 HK_API void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument);
 
-/* Checks every structure of the heap; NULL: of all heaps. 0, or the number of the rule that is broken (see src/heap/check.c). */
+/* Checks every structure of the heap; NULL: of all heaps. 0, or the number of the rule that is broken (see src/heap/check.c);
+ * -1: it is no heap, or was destroyed. */
 HK_API int hk_heap_check(hk_heap *heap);
 
 /* Debug mode for heaps that are made from now on with HK_DEBUG_DEFAULT (the domains' are made when they are first used).
@@ -237,10 +242,11 @@ typedef struct {
     void (*free)(void *context, void *block);
 } hk_allocator;
 
-/* Copies the table in force. Any thread. */
+/* Copies the table in force; of a number that is no domain: NULLs. Any thread. */
 HK_API void hk_get_allocator(hk_domain domain, hk_allocator *allocator);
 /* Replaces it. As in PEP 445: before the first allocation freely; later the new one must wrap the old one, since
- * live blocks will be freed through it. Not while another thread allocates in the domain. */
+ * live blocks will be freed through it. Not while another thread allocates in the domain. A table with a NULL among its functions, and a
+ * number that is no domain: nothing. */
 HK_API void hk_set_allocator(hk_domain domain, const hk_allocator *allocator);
 
 /* Of a number that is no domain: nothing is done, NULL is returned. */

@@ -3,7 +3,7 @@
  * The map (map.h) is made first, in pages of its own, and then printed: so what is printed adds up, whatever other threads
  * allocate meanwhile. */
 #include "heap/map.h"
-#include "heap/pool.h"
+#include "heap/misuse.h"
 #include "heap/print.h"
 
 #include <inttypes.h>
@@ -174,7 +174,7 @@ static bool is_ready(uint64_t bytes)
 
 size_t hk_blocks_json(char *buffer, size_t capacity, bool arenas)
 {
-    struct hk_print out = {buffer, capacity, 0};
+    struct hk_print out = {buffer, hk_capacity_of(buffer, capacity, "hk_blocks_json"), 0};
     size_t sums = HK_MAP_CLASSES * sizeof(struct hk_capture_map_class);
     size_t room = hk_heap_map_room() + 16 * HK_ARENA_POOLS * sizeof(struct hk_capture_map_pool); /* what comes meanwhile */
     char *pages = hk_os_map(sums + room);

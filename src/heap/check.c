@@ -12,6 +12,7 @@
  *  10  a run is as long as it says: so many neighbours of the heap that are not empty and in no other use
  *   9  a pool's class is one that the heap uses, and a class that it does not use is served by the next that it does
  */
+#include "heap/misuse.h"
 #include "heap/threads.h"
 
 #include <string.h>
@@ -47,48 +48,67 @@ static int free_blocks(const struct hk_pool *pool, struct block_set *set)
     return count < 0 || other < 0 ? -1 : count + other;
 }
 
-static void pool_visit(struct hk_pool *pool, const hk_pool_info *info, hk_visitor *visitor, void *argument)
+static void pool_visit(const hk_pool_info *info, const struct block_set *free_set, hk_visitor *visitor, void *argument)
 {
-    struct block_set free_set;
-    if (free_blocks(pool, &free_set) < 0)
-        return;
     for (uint32_t i = 0; i < info->capacity; i++) {
         hk_block_state state = HK_BLOCK_ALLOCATED;
         if (i >= info->touched)
             state = HK_BLOCK_UNTOUCHED;
-        else if (free_set.bits[i / 64] >> (i % 64) & 1)
+        else if (free_set->bits[i / 64] >> (i % 64) & 1)
             state = HK_BLOCK_FREE;
         visitor(info, (char *)info->start + (size_t)i * info->block_size, state, argument);
     }
 }
 
+/* What a visitor is shown of a pool. False: its free list is broken. */
+static bool pool_describe(const struct hk_arena *arena, const struct hk_pool *pool, hk_pool_info *info, struct block_set *free_set)
+{
+    *info = (hk_pool_info){.start = hk_pool_start(pool), .size = HK_POOL_SIZE, .arena = arena->number};
+    memset(free_set, 0, sizeof(*free_set));
+    if (pool->place == HK_PLACE_RUN) {
+        info->size = info->block_size = hk_pool_block_bytes(pool);
+        info->capacity = info->allocated = info->touched = 1;
+        info->state = HK_POOL_FULL;
+    } else if (pool->place >= HK_PLACE_CURRENT) {
+        info->block_size = pool->block_size;
+        info->capacity = pool->capacity;
+        info->allocated = hk_pool_allocated(pool);
+        info->touched = pool->carved / pool->block_size;
+        info->state = info->allocated == info->capacity ? HK_POOL_FULL : HK_POOL_USED;
+        return free_blocks(pool, free_set) >= 0;
+    }
+    return true;
+}
+
+/* A pool is described under the heap's lock and shown without, so that the visitor may use the heap. */
 void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument)
 {
+    hk_pool_info info;
+    struct block_set free_set;
+    if (!hk_is_heap(heap, "hk_heap_visit"))
+        return;
+    if (visitor == NULL) {
+        hk_misuse(NULL, "hk_heap_visit: the visitor is NULL");
+        return;
+    }
     hk_heap_take(heap);
-    uint32_t inside = 0; /* pools left of a run, which is shown as one pool */
-    for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
-        struct hk_pool *pools = hk_arena_first_pool(arena);
-        for (int i = 0; i < arena->pools; i++) {
-            struct hk_pool *pool = &pools[i];
+    size_t inside = 0; /* pools left of a run, which is shown as one pool */
+    for (struct hk_arena *arena = heap->arenas; arena != NULL && arena->heap == heap; arena = arena->next) {
+        for (int i = 0; i < arena->pools && arena->heap == heap; i++) {
             if (inside > 0) {
                 inside--;
                 continue;
             }
-            hk_pool_info info = {.start = hk_pool_start(pool), .size = HK_POOL_SIZE, .arena = arena->number};
-            if (pool->place == HK_PLACE_RUN) {
-                inside = pool->used_before - 1;
-                info.size = info.block_size = hk_pool_block_bytes(pool);
-                info.capacity = info.allocated = info.touched = 1;
-                info.state = HK_POOL_FULL;
-            } else if (pool->place >= HK_PLACE_CURRENT) {
-                info.block_size = pool->block_size;
-                info.capacity = pool->capacity;
-                info.allocated = hk_pool_allocated(pool);
-                info.touched = pool->carved / pool->block_size;
-                info.state = info.allocated == info.capacity ? HK_POOL_FULL : HK_POOL_USED;
+            bool good = pool_describe(arena, &hk_arena_first_pool(arena)[i], &info, &free_set);
+            inside = info.size / HK_POOL_SIZE - 1;
+            hk_heap_release(heap);
+            if (visitor(&info, NULL, HK_BLOCK_UNTOUCHED, argument) && good)
+                pool_visit(&info, &free_set, visitor, argument);
+            if (heap->magic != HK_HEAP_LIVE) {
+                hk_misuse(heap, "hk_heap_visit: the visitor destroyed the heap");
+                return;
             }
-            if (visitor(&info, NULL, HK_BLOCK_UNTOUCHED, argument))
-                pool_visit(pool, &info, visitor, argument);
+            hk_heap_take(heap);
         }
     }
     hk_heap_release(heap);
@@ -227,6 +247,8 @@ int hk_heap_check(hk_heap *heap)
             first = hk_heap_check(each);
         return first;
     }
+    if (!hk_is_heap(heap, "hk_heap_check"))
+        return -1;
     hk_heap_take(heap);
     int broken = heap_check(heap);
     hk_heap_release(heap);

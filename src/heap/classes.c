@@ -2,7 +2,7 @@
  * then the sizes of which 15, 14, ... 4 fill a pool of 16 KiB. At most 4 % of a pool is behind its last block; inside a block at most 1/8 is wasted from 512 to 2048
  * bytes, 1/4 for the last three. Classes over 512 are multiples of 64, so that the class of a size is one look
  * at (size + 63) / 64. */
-#include "heap/pool.h"
+#include "heap/misuse.h"
 
 #include <string.h>
 
@@ -38,6 +38,11 @@ const uint8_t hk_class_of_64[HK_BLOCK_MAX / 64 + 1] = {
 
 void hk_get_geometry(hk_geometry *geometry)
 {
+    if (geometry == NULL || geometry->size <= offsetof(hk_geometry, name)) {
+        hk_misuse(NULL, geometry == NULL ? "hk_get_geometry: the geometry is NULL"
+                                         : "hk_get_geometry: its size is not sizeof(hk_geometry)");
+        return;
+    }
     hk_geometry all = {
         .size = geometry->size,
         .name = HK_GEOMETRY_NAME,

@@ -1,8 +1,8 @@
 /* Debug mode: allocation, free, quarantine and walk. See debug.h for the model. */
 #include "heap/debug.h"
+#include "heap/misuse.h"
 
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,10 +148,6 @@ void *hk_debug_calloc(hk_heap *heap, size_t size)
 
 void *hk_debug_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
 {
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_ALIGNMENT_MAX) {
-        hk_debug_misuse("hk_aligned_alloc: an alignment of %zu is no power of two up to %u", alignment, HK_ALIGNMENT_MAX);
-        return NULL;
-    }
     if (alignment <= HK_DEBUG_GUARD)
         return hk_debug_malloc(heap, size);
     char *below = size <= MOST_SIZE ? hk_below_aligned(heap, alignment, hk_debug_total(alignment, size)) : NULL;
@@ -297,6 +293,8 @@ void hk_debug_free(hk_heap *heap, void *block)
 bool hk_debug_stray(hk_heap *heap, void *block, const char *how)
 {
     size_t size;
+    if (heap != NULL && heap->mode != HK_LOCK_MEMBER && heap->magic != HK_HEAP_LIVE)
+        hk_misuse(heap, "hk_free: the heap was destroyed before");
     if (hk_debug_knows(block, &size) && free_block(heap, block, how, false))
         return true;
     hk_heap *owner = block != NULL ? hk_heap_of(block) : NULL;
@@ -444,11 +442,10 @@ static void fork_release(void)
     hk_debug_fork_release();
 }
 
-void hk_debug_begin(hk_heap *heap)
+void hk_debug_start(void)
 {
     static hk_lock lock;
     static bool begun;
-    heap->is_debug = true;
     hk_lock_take(&lock);
     bool first = !begun;
     begun = true;
@@ -504,16 +501,4 @@ void hk_debug_fork_release(void)
     hk_lock_release(&quarantine.lock);
     for (uint32_t s = 0; s < HK_DEBUG_SHARDS; s++)
         hk_lock_release(&hk_debug_shards[s].lock);
-}
-
-void hk_debug_misuse(const char *format, ...)
-{
-    char text[256];
-    va_list arguments;
-    if (!hk_debug_on)
-        return;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof(text), format, arguments);
-    va_end(arguments);
-    hk_debug_report(&(struct hk_debug_finding){.what = text});
 }

@@ -33,7 +33,7 @@ extern bool hk_debug_on; /* there is, or was, a heap in debug mode */
 
 /* --- debug.c: what heap.c calls for a heap in debug mode --- */
 
-void hk_debug_begin(hk_heap *heap);
+void hk_debug_start(void); /* for the process; before the first heap in debug mode */
 void hk_debug_end(hk_heap *heap);   /* all of its blocks are forgotten, after a last look at them */
 void *hk_debug_malloc(hk_heap *heap, size_t size);
 void *hk_debug_calloc(hk_heap *heap, size_t size);
@@ -52,9 +52,6 @@ bool hk_debug_knows(const void *block, size_t *size);
 /* A block arrives by a function of the C allocator. In debug mode that is the misuse "wrong domain", and does not return; unless
  * `forgive`, then the block is freed. False: none of our blocks. */
 bool hk_debug_foreign_free(void *block, const char *function, bool forgive);
-
-/* Misuse of a function; does nothing unless there is a heap in debug mode. */
-void hk_debug_misuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 void hk_debug_check_at_exit(void);
 void hk_debug_fork_prepare(void);

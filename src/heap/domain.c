@@ -1,6 +1,6 @@
 /* Domains: PEP 445 for C programs. Three tables of functions; the default ones allocate from a heap per domain,
  * made when the domain is first used: RAW's locks itself, MEM's and OBJECT's are under the program's lock. */
-#include "heap/debug.h"
+#include "heap/misuse.h"
 
 static hk_heap *default_heaps[HK_DOMAINS];
 static hk_lock default_lock;
@@ -65,42 +65,51 @@ static void default_free(void *context, void *block)
 
 static hk_allocator tables[HK_DOMAINS] = {DEFAULT(HK_DOMAIN_RAW), DEFAULT(HK_DOMAIN_MEM), DEFAULT(HK_DOMAIN_OBJECT)};
 
+static bool is_domain(hk_domain domain, const char *function)
+{
+    if (__builtin_expect((unsigned)domain < HK_DOMAINS, 1))
+        return true;
+    hk_misuse(NULL, "%s: %d is no domain", function, (int)domain);
+    return false;
+}
+
 void hk_get_allocator(hk_domain domain, hk_allocator *allocator)
 {
-    *allocator = tables[domain];
+    if (allocator == NULL)
+        hk_misuse(NULL, "hk_get_allocator: the allocator is NULL");
+    else if (is_domain(domain, "hk_get_allocator"))
+        *allocator = tables[domain];
+    else
+        *allocator = (hk_allocator){.context = NULL};
 }
 
 void hk_set_allocator(hk_domain domain, const hk_allocator *allocator)
 {
-    tables[domain] = *allocator;
-}
-
-/* A number that is no domain: nothing is done, NULL is returned. */
-static bool is_domain(hk_domain domain)
-{
-    if (__builtin_expect((unsigned)domain < HK_DOMAINS, 1))
-        return true;
-    hk_debug_misuse("%d is no domain", (int)domain);
-    return false;
+    if (allocator == NULL)
+        hk_misuse(NULL, "hk_set_allocator: the allocator is NULL");
+    else if (allocator->malloc == NULL || allocator->calloc == NULL || allocator->realloc == NULL || allocator->free == NULL)
+        hk_misuse(NULL, "hk_set_allocator: a function of the allocator is NULL");
+    else if (is_domain(domain, "hk_set_allocator"))
+        tables[domain] = *allocator;
 }
 
 void *hk_domain_malloc(hk_domain domain, size_t size)
 {
-    return is_domain(domain) ? tables[domain].malloc(tables[domain].context, size) : NULL;
+    return is_domain(domain, "hk_domain_malloc") ? tables[domain].malloc(tables[domain].context, size) : NULL;
 }
 
 void *hk_domain_calloc(hk_domain domain, size_t count, size_t size)
 {
-    return is_domain(domain) ? tables[domain].calloc(tables[domain].context, count, size) : NULL;
+    return is_domain(domain, "hk_domain_calloc") ? tables[domain].calloc(tables[domain].context, count, size) : NULL;
 }
 
 void *hk_domain_realloc(hk_domain domain, void *block, size_t size)
 {
-    return is_domain(domain) ? tables[domain].realloc(tables[domain].context, block, size) : NULL;
+    return is_domain(domain, "hk_domain_realloc") ? tables[domain].realloc(tables[domain].context, block, size) : NULL;
 }
 
 void hk_domain_free(hk_domain domain, void *block)
 {
-    if (is_domain(domain))
+    if (is_domain(domain, "hk_domain_free"))
         tables[domain].free(tables[domain].context, block);
 }

@@ -5,6 +5,7 @@
  * fast path's is one of: a block of a pool that had none free, a block of another heap, or no block of ours.
  */
 #include "heap/debug.h"
+#include "heap/misuse.h"
 #include "heap/threads.h"
 
 #include <malloc.h>
@@ -405,6 +406,10 @@ static void full_begin_to_open(hk_heap *heap, struct hk_pool *pool)
 void hk_free_into(hk_heap *heap, void *block)
 {
     struct hk_pool *pool = hk_pool_find(block);
+    if (__builtin_expect(pool->place < HK_PLACE_CURRENT, 0)) { /* it was freed before, with the last ones of its pool */
+        hk_misuse(block, "hk_free: the block is in an empty pool");
+        return;
+    }
     if (pool->place == HK_PLACE_RUN) {
         hk_large_forget(block);
         hk_run_free(pool);
@@ -453,6 +458,8 @@ void hk_free_slow(hk_heap *heap, void *block)
     hk_heap *owner = owner_of(pool);
     if (owner == heap)
         hk_free_into(heap, block);
+    else if (owner == NULL)
+        hk_misuse(block, "hk_free: the block is of no heap, or of one that was destroyed");
     else if (__builtin_expect(hk_debug_on, 0) && hk_debug_stray(heap, block, "freed"))
         return;
     else if (owner->mode == HK_LOCK_HOST && heap->mode == HK_LOCK_HOST)
@@ -468,9 +475,13 @@ bool hk_free_remote(void *block)
     if (hk_debug_on && hk_debug_stray(NULL, block, "freed by hk_free_remote"))
         return true;
     const struct hk_pool *pool = hk_pool_find(block);
-    if (pool == NULL)
+    hk_heap *owner = pool != NULL ? owner_of(pool) : NULL;
+    if (owner == NULL) {
+        if (pool != NULL)
+            hk_misuse(block, "hk_free_remote: the block is of no heap, or of one that was destroyed");
         return false;
-    free_from_outside(owner_of(pool), block);
+    }
+    free_from_outside(owner, block);
     return true;
 }
 
@@ -540,6 +551,8 @@ static __attribute__((noinline)) void *malloc_again(hk_heap *heap, size_t size)
 {
     struct hk_asked asked = {0};
     void *block = NULL;
+    if (!hk_is_heap(heap, "hk_malloc"))
+        return NULL;
     while (block == NULL && hk_limit_ask(heap, &asked)) {
         if (heap->is_debug) {
             block = hk_debug_malloc(heap, size);
@@ -608,25 +621,58 @@ static __attribute__((noinline)) void free_entering(hk_heap *heap, void *block)
         hk_free_slow(member, block);
     else if (hk_debug_on && hk_debug_stray(heap, block, "freed"))
         return;
-    else if (!hk_free_remote(block))
+    else if (hk_pool_find(block) == NULL)
         hk_large_free(heap, block);
+    else
+        hk_free_remote(block);
+}
+
+/* The slow ends of hk_malloc, which it jumps to, so that it needs no frame of its own. */
+static __attribute__((noinline)) void *malloc_slowly(hk_heap *heap, size_t size)
+{
+    if (heap == NULL)
+        return malloc_again(heap, size);
+    void *block = heap->mode == HK_LOCK_HOST ? hk_malloc_slow(heap, size) : malloc_entering(heap, size);
+    return block != NULL ? block : malloc_again(heap, size);
+}
+
+static __attribute__((noinline)) void *malloc_charged_already(hk_heap *part, size_t size)
+{
+    void *block = hk_malloc_expired(part, size);
+    return block != NULL ? block : malloc_again(hk_heap_whole(part), size);
+}
+
+/* part: the heap under a host's lock, or this thread's member of it. */
+static inline __attribute__((always_inline)) void *malloc_from(hk_heap *part, hk_heap *heap, size_t size, bool is_host)
+{
+    if (__builtin_expect(size > HK_SMALL_MAX, 0))
+        return malloc_slowly(heap, size);
+    struct hk_pool *pool = part->current[(size + HK_STEP - 1) / HK_STEP];
+    void **list = is_host ? &pool->free : &pool->other_free, *block = *list;
+    if (__builtin_expect(block == NULL, 0))
+        return malloc_slowly(heap, size);
+    if (__builtin_expect((part->budget -= (int64_t)size) < 0, 0))
+        return malloc_charged_already(part, size);
+    *list = *(void **)block;
+    return block;
 }
 
 void *hk_malloc(hk_heap *heap, size_t size)
 {
-    void *block;
+    if (__builtin_expect(heap == NULL, 0))
+        return malloc_slowly(heap, size);
     if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
-        block = hk_malloc_unlocked(heap, size);
-    else if (__builtin_expect(heap == hk_local.mine.facade, 1))
-        block = hk_member_malloc(hk_local.mine.member, size);
-    else
-        block = malloc_entering(heap, size);
-    return __builtin_expect(block != NULL, 1) ? block : malloc_again(heap, size);
+        return malloc_from(heap, heap, size, true);
+    if (__builtin_expect(heap == hk_local.mine.facade, 1))
+        return malloc_from(hk_local.mine.member, heap, size, false);
+    return malloc_slowly(heap, size);
 }
 
 void hk_free(hk_heap *heap, void *block)
 {
-    if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
+    if (__builtin_expect(heap == NULL, 0))
+        hk_misuse_no_heap(heap, "hk_free");
+    else if (__builtin_expect(heap->mode == HK_LOCK_HOST, 1))
         hk_free_unlocked(heap, block);
     else if (__builtin_expect(heap == hk_local.mine.facade, 1))
         hk_member_free(hk_local.mine.member, block);
@@ -637,13 +683,15 @@ void hk_free(hk_heap *heap, void *block)
 void *hk_calloc(hk_heap *heap, size_t count, size_t size)
 {
     size_t total;
-    if (__builtin_mul_overflow(count, size, &total))
+    if (!hk_is_heap(heap, "hk_calloc") || __builtin_mul_overflow(count, size, &total))
         return NULL;
     return heap->is_debug ? hk_debug_calloc(heap, total) : hk_below_calloc(heap, total);
 }
 
 void *hk_realloc(hk_heap *heap, void *block, size_t size)
 {
+    if (!hk_is_heap(heap, "hk_realloc"))
+        return NULL;
     if (block == NULL)
         return hk_malloc(heap, size);
     if (__builtin_expect(hk_debug_on, 0)) {
@@ -654,6 +702,10 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
     size_t old;
     struct hk_pool *pool = hk_pool_find(block);
     if (pool != NULL) {
+        if (owner_of(pool) == NULL) {
+            hk_misuse(block, "hk_realloc: the block is of no heap, or of one that was destroyed");
+            return NULL;
+        }
         old = hk_pool_block_bytes(pool);
         if (pool->block_size == 0 && hk_run_realloc(heap, pool, size))
             return block;
@@ -680,11 +732,13 @@ void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size)
 
 void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
 {
-    if (heap->is_debug)
-        return hk_debug_aligned_alloc(heap, alignment, size);
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_ALIGNMENT_MAX)
+    if (!hk_is_heap(heap, "hk_aligned_alloc"))
         return NULL;
-    return hk_aligned_any(heap, alignment, size);
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_ALIGNMENT_MAX) {
+        hk_misuse(NULL, "hk_aligned_alloc: an alignment of %zu is no power of two up to %u", alignment, HK_ALIGNMENT_MAX);
+        return NULL;
+    }
+    return heap->is_debug ? hk_debug_aligned_alloc(heap, alignment, size) : hk_aligned_any(heap, alignment, size);
 }
 
 size_t hk_usable_size(const void *block)
@@ -705,10 +759,8 @@ hk_heap *hk_heap_of(const void *block)
 
 size_t hk_heap_trim(hk_heap *heap)
 {
-    if (heap == NULL) {
-        hk_debug_misuse("hk_heap_trim: the heap is NULL");
+    if (!hk_is_heap(heap, "hk_heap_trim"))
         return 0;
-    }
     if (heap->mode == HK_LOCK_THREADS)
         hk_threads_settle(heap);
     hk_heap_take(heap);

@@ -6,6 +6,7 @@
  * buffers are in a list of their own (source.c), and come last.
  */
 #include "heap/debug.h"
+#include "heap/misuse.h"
 #include "heap/threads.h"
 
 #include <string.h>
@@ -136,6 +137,24 @@ void hk_heap_leave(hk_heap *entered)
         hk_lock_release(&entered->lock);
 }
 
+void hk_heap_mark_ended(hk_heap *heap)
+{
+    heap->magic = HK_HEAP_ENDED;
+    heap->name = "ended";
+    heap->limit = 1;
+    heap->is_closed = true;
+    for (int i = 0; i < HK_CLASSES; i++)
+        heap->current[i] = &hk_no_pool;
+}
+
+static void heap_clear(hk_heap *heap)
+{
+    uint8_t mode = heap->mode;
+    memset(heap, 0, sizeof(*heap));
+    heap->mode = mode;
+    hk_heap_mark_ended(heap);
+}
+
 static void heap_give_up(hk_heap *heap)
 {
     if (heap->mode == HK_LOCK_THREADS) {
@@ -143,6 +162,7 @@ static void heap_give_up(hk_heap *heap)
         return;
     }
     hk_arenas_give_up(heap);
+    heap_clear(heap);
     hk_heap_put_spare(heap);
 }
 
@@ -150,7 +170,9 @@ static void heap_give_up(hk_heap *heap)
 static hk_heap_options options_known(const hk_heap_options *given)
 {
     hk_heap_options o = {.lock = HK_LOCK_OWN};
-    if (given != NULL)
+    if (given != NULL && given->size <= sizeof(o))
+        memcpy(&o, given, given->size);
+    else if (given != NULL)
         memcpy(&o, given, given->size < sizeof(o) ? given->size : sizeof(o));
     if (o.alignment == 0 || (o.alignment == 8 && HK_STEP == HK_ALIGNMENT))
         o.alignment = HK_ALIGNMENT;
@@ -159,8 +181,12 @@ static hk_heap_options options_known(const hk_heap_options *given)
 
 static hk_heap *structure_for(const hk_heap_options *o)
 {
-    if (o->source == HK_SOURCE_BUFFER) /* members of threads would need memory of the system */
-        return o->lock != HK_LOCK_THREADS ? hk_buffer_heap(o->buffer, o->buffer_size) : NULL;
+    if (o->source == HK_SOURCE_BUFFER) {
+        hk_heap *heap = hk_buffer_heap(o->buffer, o->buffer_size);
+        if (heap == NULL)
+            hk_misuse(NULL, "hk_heap_create: a buffer of %zu bytes is too small", o->buffer_size);
+        return heap;
+    }
     if (!hk_region_init())
         return NULL;
     return o->lock == HK_LOCK_THREADS ? hk_threads_create() : hk_heap_new();
@@ -171,9 +197,11 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
     hk_heap_options o = options_known(options);
     bool is_debug = o.debug == HK_DEBUG_ON || (o.debug == HK_DEBUG_DEFAULT && hk_debug_wanted());
     if (is_debug)
-        o.lock = HK_LOCK_OWN;
-    if ((o.alignment != 8 && o.alignment != 16) || (unsigned)o.source > HK_SOURCE_HUGE_PAGES)
+        hk_debug_start();
+    if (!hk_options_are_good(options, &o))
         return NULL;
+    if (is_debug)
+        o.lock = HK_LOCK_OWN;
     hk_heap *heap = structure_for(&o);
     if (heap == NULL)
         return NULL;
@@ -187,6 +215,8 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
     heap->name = o.name != NULL ? o.name : "heap";
     heap->alignment = (uint8_t)o.alignment;
     heap->domain = HK_DOMAIN_OBJECT;
+    heap->is_debug = is_debug;
+    heap->magic = HK_HEAP_LIVE;
     for (int i = 0; i < HK_CLASSES; i++)
         heap->current[i] = &hk_no_pool;
     if (o.lock == HK_LOCK_THREADS)
@@ -197,24 +227,30 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
         heap_give_up(heap);
         return NULL;
     }
-    if (is_debug)
-        hk_debug_begin(heap);
     return heap;
+}
+
+/* Heaps that last as long as the process: somebody came to know one by hk_heap_of. */
+static bool is_for_ever(const hk_heap *heap)
+{
+    return heap->is_domain || heap == hk_process_heap;
 }
 
 void hk_heap_destroy(hk_heap *heap)
 {
-    if (heap == NULL)
+    char name[96];
+    if (heap == NULL || !hk_is_heap(heap, "hk_heap_destroy"))
         return;
+    if (is_for_ever(heap)) {
+        hk_misuse(NULL, "hk_heap_destroy: the %s lasts as long as the process", hk_debug_heap_name(heap, name, sizeof(name)));
+        return;
+    }
     if (heap->is_debug)
         hk_debug_end(heap);
     if (heap->source == HK_SOURCE_BUFFER) {
         hk_buffer_unregister(heap);
-        return;
+        heap_clear(heap);
+    } else if (hk_heap_unregister(heap)) {
+        heap_give_up(heap);
     }
-    if (!hk_heap_unregister(heap)) {
-        hk_debug_misuse("hk_heap_destroy: %p is no heap, or was destroyed before", (void *)heap);
-        return;
-    }
-    heap_give_up(heap);
 }

@@ -6,6 +6,7 @@
  * the embedder when they hold no lock any more. A callback that always says yes does not hang its program: it is not
  * asked for ever while the heap is as large as it was.
  */
+#include "heap/misuse.h"
 #include "heap/threads.h"
 
 #define ASK_IN_VAIN 1000
@@ -69,10 +70,14 @@ bool hk_limit_ask(hk_heap *heap, struct hk_asked *asked)
     asking = true;
     bool again = heap->at_limit(heap, wanted, heap->at_limit_argument);
     asking = false;
-    return again;
+    if (heap->magic == HK_HEAP_LIVE)
+        return again;
+    hk_misuse(heap, "hk_at_limit: it destroyed its heap");
+    return false;
 }
 
 void hk_heap_set_limit(hk_heap *heap, size_t bytes)
 {
-    __atomic_store_n(&heap->limit, bytes, __ATOMIC_RELAXED);
+    if (hk_is_heap(heap, "hk_heap_set_limit"))
+        __atomic_store_n(&heap->limit, bytes, __ATOMIC_RELAXED);
 }

@@ -37,10 +37,12 @@
 #include "heapkeeper/heap.h"
 
 #define HK_CURRENT 0x80000000u
+#define HK_HEAP_LIVE 0x70616568u
+#define HK_HEAP_ENDED 0x72657665u /* destroyed: it has no blocks, says NULL, and waits for the next heap */
 #define HK_LOCK_MEMBER ((hk_lock_mode)3) /* one thread's part of a heap under HK_LOCK_THREADS: see threads.h */
 
 enum hk_pool_place {
-    HK_PLACE_NONE,
+    HK_PLACE_NONE, /* of nobody: never used yet, or its heap has ended */
     HK_PLACE_EMPTY, /* or inside a run, after its first pool: then the arena's bit does not say empty */
     HK_PLACE_CURRENT,
     HK_PLACE_PARTIAL,
@@ -106,6 +108,7 @@ struct hk_region {
 struct hk_heap {
     int64_t budget; /* bytes until the slow path looks up: a sample, a tick of the timeline; see budget.c */
     uint8_t mode;   /* hk_lock_mode */
+    uint32_t magic; /* HK_HEAP_LIVE: it is a heap of a user's */
     struct hk_pool *current[HK_CLASSES];
     struct hk_pool *partial[HK_CLASSES]; /* heads */
     uint64_t class_allocations[HK_CLASSES];
@@ -214,7 +217,9 @@ struct hk_heap_cursor {
 hk_heap *hk_heap_next(struct hk_heap_cursor *cursor); /* NULL: that was the last */
 const void *hk_heap_chunks(void); /* the table of heaps, for who reads it from outside: format.h, hk_capture_live */
 hk_heap *hk_heap_new(void);             /* zeroed; NULL: no memory */
-void hk_heap_put_spare(hk_heap *heap);  /* its structure, when nothing is left in it */
+/* What those see of a heap that has ended who still have a pointer to it. Otherwise it is zeroed, but for its mode. */
+void hk_heap_mark_ended(hk_heap *heap);
+void hk_heap_put_spare(hk_heap *heap);  /* its structure, when nothing is left in it and it is marked */
 bool hk_heap_register(hk_heap *heap);   /* false: no memory */
 bool hk_heap_unregister(hk_heap *heap); /* false: it is no heap (any more) */
 
@@ -225,6 +230,7 @@ void hk_buffer_register(hk_heap *heap);
 void hk_buffer_unregister(hk_heap *heap);
 hk_heap *hk_buffer_heap_next(const hk_heap *heap); /* NULL: the first */
 struct hk_pool *hk_buffer_pool_of(const void *block); /* NULL: in no buffer */
+bool hk_buffer_overlaps(const void *buffer, size_t size); /* with one that is a heap */
 /* False: as they were; or, `*lost`, not to be used any more. */
 bool hk_source_map(hk_heap *heap, struct hk_arena *arenas, uint32_t count, bool huge, bool *lost);
 bool hk_source_unmap(struct hk_arena *arena);           /* plain pages again; false: they are lost */
@@ -331,7 +337,7 @@ static inline struct hk_pool *hk_pool_find(const void *block)
 
 static inline struct hk_region *hk_region_of(const hk_heap *heap)
 {
-    return heap->own_region != NULL ? heap->own_region : &hk_region;
+    return heap != NULL && heap->own_region != NULL ? heap->own_region : &hk_region;
 }
 
 static inline char *hk_pool_start(const struct hk_pool *pool)

@@ -33,7 +33,7 @@ static bool tables_init(size_t span)
 {
     size_t arenas = span / HK_ARENA_SIZE;
     size_t pools_bytes = arenas * HK_ARENA_POOLS * sizeof(struct hk_pool);
-    hk_region.pools = hk_os_reserve(pools_bytes, hk_os_page_size());
+    hk_region.pools = hk_os_reserve_zero(pools_bytes); /* what was never used is HK_PLACE_NONE */
     hk_region.arenas = hk_os_map(arenas * sizeof(struct hk_arena));
     hk_region.owners = hk_os_reserve_zero(arenas * HK_ARENA_POOLS * sizeof(hk_heap *));
     if (hk_region.pools != NULL && hk_region.arenas != NULL && hk_region.owners != NULL)
@@ -127,9 +127,15 @@ static uint32_t *dirty_count(hk_heap *heap, const struct hk_arena *arena)
     return stays ? &heap->staying_pools : &heap->dirty_pools;
 }
 
+/* Whoever still has a block of it has nobody's. */
+static void arena_forget(struct hk_arena *arena)
+{
+    memset(hk_arena_first_pool(arena), 0, HK_ARENA_POOLS * sizeof(struct hk_pool));
+    arena->heap = NULL;
+}
+
 static void arena_put_freed(struct hk_arena *arena)
 {
-    arena->heap = NULL;
     arena->freed = true;
     arena->next = hk_region.freed;
     hk_region.freed = arena;
@@ -268,10 +274,9 @@ void hk_arenas_give_up(hk_heap *heap)
     while (heap->arenas != NULL) {
         struct hk_arena *arena = heap->arenas;
         heap->arenas = arena->next;
+        arena_forget(arena);
         if (hk_source_unmap(arena))
             arena_put_freed(arena);
-        else
-            arena->heap = NULL;
     }
     hk_lock_release(&hk_region.lock);
 }
@@ -362,10 +367,9 @@ void hk_arenas_give_empty(hk_heap *heap)
         struct hk_arena *arena = given;
         given = arena->next;
         heap->dirty_pools -= (uint32_t)__builtin_popcountll(arena->dirty);
+        arena_forget(arena);
         if (hk_source_unmap(arena))
             arena_put_freed(arena);
-        else
-            arena->heap = NULL;
     }
     hk_lock_release(&hk_region.lock);
 }

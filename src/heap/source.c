@@ -113,6 +113,19 @@ struct hk_pool *hk_buffer_pool_of(const void *block)
     return found;
 }
 
+bool hk_buffer_overlaps(const void *buffer, size_t size)
+{
+    uintptr_t start = (uintptr_t)buffer;
+    bool overlaps = false;
+    hk_lock_take(&hk_buffers_lock);
+    for (const hk_heap *heap = buffers; heap != NULL && !overlaps; heap = heap->next_buffer) {
+        uintptr_t end = (uintptr_t)heap->own_region->base + heap->own_region->span;
+        overlaps = start < end && (uintptr_t)heap < start + size;
+    }
+    hk_lock_release(&hk_buffers_lock);
+    return overlaps;
+}
+
 /* ---- files and huge pages ---- */
 
 static char *arena_start(const struct hk_arena *arena)

@@ -1,5 +1,6 @@
 /* Statistics: every mapped byte in exactly one class, the classes summed from the pools' descriptors. Nothing is
  * locked: a number read while somebody allocates is off by what happened meanwhile. */
+#include "heap/misuse.h"
 #include "heap/print.h"
 #include "heap/threads.h"
 
@@ -72,22 +73,26 @@ static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
 void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats)
 {
     hk_heap_stats sum = {.size = sizeof(sum)};
-    size_t size = stats->size < sizeof(sum) ? stats->size : sizeof(sum);
     struct hk_heap_cursor cursor = {0};
-    if (heap != NULL) {
+    if (stats == NULL || stats->size <= offsetof(hk_heap_stats, mapped_bytes)) {
+        hk_misuse(NULL, stats == NULL ? "hk_heap_get_stats: the statistics are NULL"
+                                      : "hk_heap_get_stats: their size is not sizeof(hk_heap_stats)");
+        return;
+    }
+    if (heap != NULL && hk_is_heap(heap, "hk_heap_get_stats")) {
         heap_add(heap, &sum);
         sum.source = heap->source;
         sum.limit_bytes = heap->limit;
-    } else
-        for (const hk_heap *each; (each = hk_heap_next(&cursor)) != NULL;)
-            heap_add(each, &sum);
+    }
+    for (const hk_heap *each; heap == NULL && (each = hk_heap_next(&cursor)) != NULL;)
+        heap_add(each, &sum);
     /* Below zero where more blocks of others were freed here than large ones are left (hk_free takes both). */
     if ((int64_t)sum.large_bytes < 0)
         sum.large_bytes = 0;
     if ((int64_t)sum.large_blocks < 0)
         sum.large_blocks = 0;
     sum.size = stats->size;
-    memcpy(stats, &sum, size);
+    memcpy(stats, &sum, stats->size < sizeof(sum) ? stats->size : sizeof(sum));
 }
 
 static void put_json_geometry(struct hk_print *out)
@@ -171,10 +176,10 @@ static size_t stats_print(char *buffer, size_t capacity, bool json)
 
 size_t hk_stats_text(char *buffer, size_t capacity)
 {
-    return stats_print(buffer, capacity, false);
+    return stats_print(buffer, hk_capacity_of(buffer, capacity, "hk_stats_text"), false);
 }
 
 size_t hk_stats_json(char *buffer, size_t capacity)
 {
-    return stats_print(buffer, capacity, true);
+    return stats_print(buffer, hk_capacity_of(buffer, capacity, "hk_stats_json"), true);
 }

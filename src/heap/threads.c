@@ -427,6 +427,7 @@ void hk_threads_give_up(hk_heap *heap)
     memset(heap, 0, sizeof(*heap));
     heap->mode = HK_LOCK_THREADS;
     heap->lock = lock;
+    hk_heap_mark_ended(heap);
     hk_lock_take(&threads.lock);
     facade->is_spare = true;
     hk_lock_release(&threads.lock);

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -275,6 +276,48 @@ static inline void in_child(void (*function)(void))
     if (WIFSIGNALED(status))
         fail_msg("the child was killed by signal %d", WTERMSIG(status));
     assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* What a child says on stderr, and how it ends. */
+static __attribute__((noinline, unused)) int run_child(void (*function)(void), char *text, size_t capacity)
+{
+    int pipes[2], status;
+    fflush(NULL);
+    assert_int_equal(pipe(pipes), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        alarm(100);
+        signal(SIGABRT, SIG_DFL); /* not cmocka's */
+        dup2(pipes[1], STDERR_FILENO);
+        close(pipes[0]);
+        close(pipes[1]);
+        function();
+        _exit(0);
+    }
+    close(pipes[1]);
+    size_t length = 0;
+    for (ssize_t n; length + 1 < capacity && (n = read(pipes[0], text + length, capacity - 1 - length)) > 0;)
+        length += (size_t)n;
+    text[length] = '\0';
+    close(pipes[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+/* True if the report has the stack under this heading, and in it the function. */
+static inline bool has_in_stack(const char *text, const char *heading, const char *function)
+{
+    const char *at = strstr(text, heading);
+    if (at == NULL || (at = strchr(at + 1, '\n')) == NULL)
+        return false;
+    while (strncmp(at + 1, "      ", 6) == 0) {
+        const char *end = strchr(at + 1, '\n');
+        if (strncmp(at + 7, function, strlen(function)) == 0 && at[7 + strlen(function)] == ' ')
+            return true;
+        at = end;
+    }
+    return false;
 }
 
 #endif

@@ -1,7 +1,5 @@
 /* Debug mode: each seeded bug, in a child, is found, named, and reported with where the block was allocated and freed; what is
  * no bug is not. */
-#include <signal.h>
-
 #include "heap/debug.h"
 #include "heap_helper.h"
 
@@ -409,48 +407,6 @@ static const struct bug bugs[] = {
 
 /* ---- reports ---- */
 
-/* What a child says on stderr, and how it ends. */
-static int run_child(void (*function)(void), char *text, size_t capacity)
-{
-    int pipes[2], status;
-    fflush(NULL);
-    assert_int_equal(pipe(pipes), 0);
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        alarm(100);
-        signal(SIGABRT, SIG_DFL); /* not cmocka's */
-        dup2(pipes[1], STDERR_FILENO);
-        close(pipes[0]);
-        close(pipes[1]);
-        function();
-        _exit(0);
-    }
-    close(pipes[1]);
-    size_t length = 0;
-    for (ssize_t n; length + 1 < capacity && (n = read(pipes[0], text + length, capacity - 1 - length)) > 0;)
-        length += (size_t)n;
-    text[length] = '\0';
-    close(pipes[0]);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return status;
-}
-
-/* True if the report has the stack under this heading, and in it the function. */
-static bool has_in_stack(const char *text, const char *heading, const char *function)
-{
-    const char *at = strstr(text, heading);
-    if (at == NULL || (at = strchr(at + 1, '\n')) == NULL)
-        return false;
-    while (strncmp(at + 1, "      ", 6) == 0) {
-        const char *end = strchr(at + 1, '\n');
-        if (strncmp(at + 7, function, strlen(function)) == 0 && at[7 + strlen(function)] == ' ')
-            return true;
-        at = end;
-    }
-    return false;
-}
-
 static void test_every_seeded_bug_is_found_and_both_sites_are_named(void **state)
 {
     static char text[65536], expected[256];
@@ -474,61 +430,6 @@ static void test_the_changed_bytes_are_shown(void **state)
     static char text[65536];
     run_child(overflow_found_on_realloc, text, sizeof(text));
     assert_non_null(strstr(text, "(block+24): 41 41 41 fd fd fd"));
-}
-
-static void bad_alignment(void)
-{
-    hk_aligned_alloc(debug_heap("a"), 24, 100);
-    __asm__ volatile("" ::: "memory");
-}
-
-static void test_a_bad_argument_is_reported(void **state)
-{
-    static char text[65536];
-    int status = run_child(bad_alignment, text, sizeof(text));
-    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
-    assert_non_null(strstr(text, "hk_aligned_alloc: an alignment of 24 is no power of two up to"));
-    assert_non_null(strstr(text, "bad_alignment "));
-}
-
-static void destroyed_twice(void)
-{
-    hk_heap *heap = debug_heap("a");
-    hk_heap_destroy(heap);
-    hk_heap_destroy(heap);
-}
-
-static void no_domain(void)
-{
-    debug_heap("a");
-    hk_domain_malloc((hk_domain)17, 1);
-}
-
-static void misuse_without_debug_mode(void)
-{
-    hk_heap *heap = heap_new(HK_LOCK_OWN);
-    hk_heap_destroy(heap);
-    hk_heap_destroy(heap);
-    hk_heap_destroy(NULL);
-    hk_heap *first = heap_new(HK_LOCK_OWN), *second = heap_new(HK_LOCK_OWN);
-    CHILD_CHECK(first != second);
-    CHILD_CHECK(hk_heap_trim(NULL) == 0);
-    CHILD_CHECK(hk_aligned_alloc(first, 24, 100) == NULL);
-    CHILD_CHECK(hk_domain_malloc((hk_domain)17, 1) == NULL);
-    CHILD_CHECK(hk_domain_realloc((hk_domain)-1, NULL, 1) == NULL);
-    hk_domain_free((hk_domain)3, NULL);
-}
-
-static void test_misuse_of_functions_is_reported_and_without_debug_mode_does_nothing(void **state)
-{
-    static char text[65536];
-    int status = run_child(destroyed_twice, text, sizeof(text));
-    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
-    assert_non_null(strstr(text, "is no heap, or was destroyed before"));
-    status = run_child(no_domain, text, sizeof(text));
-    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
-    assert_non_null(strstr(text, "17 is no domain"));
-    in_child(misuse_without_debug_mode);
 }
 
 /* ---- what is no bug ---- */
@@ -729,8 +630,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_seeded_bug_is_found_and_both_sites_are_named),
         cmocka_unit_test(test_the_changed_bytes_are_shown),
-        cmocka_unit_test(test_a_bad_argument_is_reported),
-        cmocka_unit_test(test_misuse_of_functions_is_reported_and_without_debug_mode_does_nothing),
         cmocka_unit_test(test_blocks_are_filled_when_fresh_and_when_dead),
         cmocka_unit_test(test_a_freed_block_is_not_handed_out_again_at_once),
         cmocka_unit_test(test_sizes_are_exact_and_alignment_is_kept),

@@ -444,17 +444,24 @@ static void test_a_descriptor_that_is_no_file_is_null(void **state)
 {
     int file = open("/dev/null", O_RDWR), read_only = open("/proc/self/exe", O_RDONLY);
     int files[] = {-1, file, read_only};
-    for (size_t i = 0; i < COUNT(files); i++) {
-        hk_heap *heap = heap_of(HK_SOURCE_FILE, HK_LOCK_HOST, files[i], true);
-        assert_non_null(heap);
-        assert_null(hk_malloc(heap, 10));
-        assert_null(hk_malloc(heap, 100000));
-        assert_in_order(heap);
-        hk_heap_destroy(heap);
-    }
+    for (size_t i = 0; i < COUNT(files); i++)
+        assert_null(heap_of(HK_SOURCE_FILE, HK_LOCK_HOST, files[i], true));
     close(file);
     close(read_only);
-    hk_heap *heap = heap_new(HK_LOCK_HOST); /* the arenas that were tried are as good as new */
+}
+
+/* After the heap was made. */
+static void test_a_file_that_is_closed_under_its_heap_is_null(void **state)
+{
+    int file = memfd_create("closed", 0);
+    hk_heap *heap = heap_of(HK_SOURCE_FILE, HK_LOCK_HOST, file, true);
+    assert_non_null(heap);
+    close(file);
+    assert_null(hk_malloc(heap, 10));
+    assert_null(hk_malloc(heap, 100000));
+    assert_in_order(heap);
+    hk_heap_destroy(heap);
+    heap = heap_new(HK_LOCK_HOST); /* the arenas that were tried are as good as new */
     run_program(heap, 9, 100000);
     hk_heap_destroy(heap);
 }
@@ -538,6 +545,7 @@ int main(void)
         cmocka_unit_test(test_what_is_trimmed_goes_back_to_the_file_system),
         cmocka_unit_test(test_a_file_that_cannot_grow_is_null_and_no_signal),
         cmocka_unit_test(test_a_descriptor_that_is_no_file_is_null),
+        cmocka_unit_test(test_a_file_that_is_closed_under_its_heap_is_null),
         cmocka_unit_test(test_arenas_of_a_file_are_plain_memory_for_the_next_heap),
         cmocka_unit_test(test_huge_pages_are_used_where_there_are_some_and_else_asked_for),
         cmocka_unit_test(test_a_program_with_an_older_header_gets_what_it_knew),
