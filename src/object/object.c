@@ -112,7 +112,7 @@ static void memory_free(hk_heap *heap, void *memory)
 
 void *hk_memory(hk_runtime *runtime, size_t size)
 {
-    return memory_malloc(runtime, runtime->memory, size);
+    return hk_fault() ? NULL : memory_malloc(runtime, runtime->memory, size);
 }
 
 void hk_memory_free(hk_runtime *runtime, void *memory)
@@ -125,7 +125,7 @@ void *hk_memory_resize(hk_runtime *runtime, void *memory, size_t size)
     if (memory == NULL)
         return hk_memory(runtime, size);
     if (!hk_region_has(memory) && size > HK_BLOCK_MAX) {
-        if (size > PTRDIFF_MAX)
+        if (size > PTRDIFF_MAX || hk_fault())
             return NULL;
         struct hk_large *large = (struct hk_large *)memory - 1, *moved;
         large_unlink(large);
@@ -191,6 +191,8 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
     bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
     if (cyclic && runtime->plan.made >= runtime->plan.young_limit)
         hk_collect_automatic(runtime);
+    if (hk_fault())
+        return NULL;
     uint16_t flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
     hk_object *object;
     if (cyclic) {
@@ -550,10 +552,10 @@ static void release_other(hk_runtime *runtime, hk_object *object)
     const hk_type *type = hk_type_of(object);
     if (type->finalize != NULL && !(object->flags & HK_FINALIZED) && hk_object_finalize(runtime, object, type))
         return;
+    if (!(type->flags & HK_TYPE_ACYCLIC))
+        untrack(runtime, object); /* before a callback can lead to a collection, which would find it without references */
     if (__builtin_expect(object->flags & HK_HAS_WEAKREFS, 0))
         hk_weakrefs_clear(runtime, object);
-    if (!(type->flags & HK_TYPE_ACYCLIC))
-        untrack(runtime, object);
     if (runtime->depth == MAX_DEPTH) {
         pending_push(runtime, object);
         return;

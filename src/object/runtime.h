@@ -113,6 +113,16 @@ struct hk_kind {
 enum { HK_NOT_PLAIN, HK_PLAIN, HK_PLAIN_ACYCLIC }; /* plain: none of the type's functions is called when an object dies */
 extern struct hk_kind hk_kinds[1 << 16];
 
+/* True: the request is to fail. A test's (test_runtime_faults.c), which has this room compiled once more for itself. */
+#ifdef HK_FAULTS
+bool hk_fault(void);
+#else
+static inline bool hk_fault(void)
+{
+    return false;
+}
+#endif
+
 extern const struct hk_gc_model hk_native_model;
 
 /* numbers.c */

@@ -252,6 +252,27 @@ static void test_callback_of_a_weak_reference_that_is_garbage_itself_is_not_call
     end(runtime);
 }
 
+static void collect_in_callback(hk_runtime *runtime, hk_object *weakref, void *argument)
+{
+    called++;
+    assert_int_equal(hk_gc_collect(runtime, 2), 0);
+}
+
+static void test_collection_in_a_callback_leaves_the_dying_object_alone(void **state)
+{
+    hk_runtime *runtime = fresh();
+    called = 0;
+    struct node *node = node_new(runtime, 1), *child = node_new(runtime, 2);
+    node->left = &child->head;
+    node->right = hk_incref(&child->head);
+    hk_object *weak = hk_weakref_new(runtime, &node->head, collect_in_callback, NULL);
+    hk_decref(runtime, &node->head);
+    assert_int_equal(called, 1);
+    assert_int_equal(deaths_count, 2);
+    hk_decref(runtime, weak);
+    end(runtime);
+}
+
 static void test_many_weak_references_come_and_go(void **state)
 {
     hk_runtime *runtime = fresh();
@@ -335,6 +356,7 @@ int main(void)
         cmocka_unit_test(test_end_of_a_runtime_finalizes_each_object_once),
         cmocka_unit_test(test_weak_reference_is_cleared_and_its_callback_called_when_the_object_dies),
         cmocka_unit_test(test_callback_of_a_weak_reference_that_is_garbage_itself_is_not_called),
+        cmocka_unit_test(test_collection_in_a_callback_leaves_the_dying_object_alone),
         cmocka_unit_test(test_many_weak_references_come_and_go),
         cmocka_unit_test(test_memory_beside_objects_keeps_its_content_when_it_is_resized),
         cmocka_unit_test(test_impossible_sizes_are_refused),
