@@ -191,8 +191,6 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
     bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
     if (cyclic && runtime->plan.made >= runtime->plan.young_limit)
         hk_collect_automatic(runtime);
-    if (hk_fault())
-        return NULL;
     uint16_t flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
     hk_object *object;
     if (cyclic) {
@@ -246,6 +244,8 @@ static inline __attribute__((always_inline)) hk_object *object_of_size(hk_runtim
                                                                        bool zeroed)
 {
     uint64_t head = __atomic_load_n(&type->head, __ATOMIC_RELAXED);
+    if (hk_fault())
+        return NULL;
     if (__builtin_expect(size > HK_SMALL_MAX || head == 0, 0))
         return object_new(runtime, type, size, zeroed);
     return object_make(runtime, type, head, size, (size + HK_STEP - 1) / HK_STEP, zeroed);
@@ -261,6 +261,8 @@ static __attribute__((noinline)) hk_object *new_other(hk_runtime *runtime, hk_ty
 hk_object *hk_new(hk_runtime *runtime, hk_type *type)
 {
     uint64_t head = __atomic_load_n(&type->head, __ATOMIC_RELAXED);
+    if (hk_fault())
+        return NULL;
     if (__builtin_expect(head >> 48 == 0, 0))
         return new_other(runtime, type);
     return object_make(runtime, type, head, type->size, head >> 48, true);
@@ -553,9 +555,13 @@ static void release_other(hk_runtime *runtime, hk_object *object)
     if (type->finalize != NULL && !(object->flags & HK_FINALIZED) && hk_object_finalize(runtime, object, type))
         return;
     if (!(type->flags & HK_TYPE_ACYCLIC))
-        untrack(runtime, object); /* before a callback can lead to a collection, which would find it without references */
-    if (__builtin_expect(object->flags & HK_HAS_WEAKREFS, 0))
+        untrack(runtime, object);
+    if (__builtin_expect(object->flags & HK_HAS_WEAKREFS, 0)) {
+        struct hk_releasing releasing = {runtime->releasing, 0}; /* a callback may lead to a collection, which is to see no garbage here */
+        runtime->releasing = &releasing;
         hk_weakrefs_clear(runtime, object);
+        runtime->releasing = releasing.outer;
+    }
     if (runtime->depth == MAX_DEPTH) {
         pending_push(runtime, object);
         return;
