@@ -21,7 +21,8 @@
  * A program with threads that forks must hold them off its heaps meanwhile, unless one of them was made with
  * HK_LOCK_THREADS: then those with a lock of their own may be in use, and the child may go on with them (what threads
  * that it does not have were using of a heap under HK_LOCK_THREADS stays valid, but is not used again). No function may be called from inside an allocation hook of the same
- * heap, except where "hook: yes" stands. */
+ * heap, or in a signal handler that may have interrupted another, except where "hook: yes" stands. A handler may fork,
+ * though, if there is one thread and a heap of it was made with HK_LOCK_THREADS. */
 #ifndef HEAPKEEPER_HEAP_H
 #define HEAPKEEPER_HEAP_H
 

@@ -175,6 +175,15 @@ uint64_t hk_os_address_limit(void)
     return known ? limit.rlim_cur : UINT64_MAX;
 }
 
+#define ONE_FORK ((uintptr_t)1 << 56)
+_Static_assert(sizeof(uintptr_t) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lowest bit is in the first four bytes");
+
+/* What the kernel looks at: half of the word. Where others wait it differs from any word without that bit. */
+static uint32_t *futex_of(hk_lock *lock)
+{
+    return (uint32_t *)&lock->word;
+}
+
 void hk_lock_wait(hk_lock *lock)
 {
     int saved = errno;
@@ -187,16 +196,41 @@ void hk_lock_wait(hk_lock *lock)
         __builtin_ia32_pause();
 #endif
     }
-    while (__atomic_exchange_n(&lock->word, 2, __ATOMIC_ACQUIRE) != 0)
-        syscall(SYS_futex, &lock->word, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+    uintptr_t me = hk_os_this_thread();
+    for (;;) {
+        uintptr_t word = __atomic_load_n(&lock->word, __ATOMIC_RELAXED);
+        if (word == 0) { /* taken as one that others wait for: they may */
+            if (__atomic_compare_exchange_n(&lock->word, &word, me | 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+                break;
+        } else if ((word & 1) || __atomic_compare_exchange_n(&lock->word, &word, word | 1, false, __ATOMIC_RELAXED,
+                                                             __ATOMIC_RELAXED)) {
+            syscall(SYS_futex, futex_of(lock), FUTEX_WAIT_PRIVATE, (uint32_t)word | 1, NULL, NULL, 0);
+        }
+    }
     errno = saved;
 }
 
 void hk_lock_wake(hk_lock *lock)
 {
     int saved = errno;
-    syscall(SYS_futex, &lock->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    syscall(SYS_futex, futex_of(lock), FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     errno = saved;
+}
+
+void hk_lock_take_to_fork(hk_lock *lock)
+{
+    if (hk_lock_is_mine(lock))
+        __atomic_add_fetch(&lock->word, ONE_FORK, __ATOMIC_RELAXED);
+    else
+        hk_lock_take(lock);
+}
+
+void hk_lock_release_forked(hk_lock *lock)
+{
+    if (__atomic_load_n(&lock->word, __ATOMIC_RELAXED) >= ONE_FORK)
+        __atomic_sub_fetch(&lock->word, ONE_FORK, __ATOMIC_RELAXED);
+    else
+        hk_lock_release(lock);
 }
 
 bool hk_os_read_memory(const void *from, void *to, size_t size)

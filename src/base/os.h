@@ -38,19 +38,46 @@ uint64_t hk_os_clock_ns(void);     /* CLOCK_MONOTONIC */
 uint64_t hk_os_physical_memory(void); /* bytes */
 uint64_t hk_os_address_limit(void);   /* RLIMIT_AS, bytes; UINT64_MAX: none */
 
-/* A lock of 4 bytes: zero is unlocked; waits in the kernel; not recursive; no thread owns it, so the child of a
- * fork may unlock what the parent's thread locked. Not to be taken in a signal handler. */
+/* A lock of one word: zero is unlocked; waits in the kernel; not recursive. It tells whether the calling thread has it, but
+ * anybody may unlock it, as the child of a fork does for its parent's thread. A signal handler that takes one waits for
+ * ever if the thread that it interrupted has it.
+ *
+ *      the word   0, or the thread that has it: its address of what is local to threads, a multiple of 16; with
+ *      lowest bit others wait for it
+ *      high byte  how many forks are under way in signal handlers that interrupted the one who has it */
 typedef struct {
-    uint32_t word; /* 0 free, 1 taken, 2 taken and waited for */
+    uintptr_t word;
 } hk_lock;
 
 void hk_lock_wait(hk_lock *lock); /* the slow half of hk_lock_take */
 void hk_lock_wake(hk_lock *lock);
 
+/* Around a fork. If the thread had the lock already, as a signal handler may find it, it has it still after the
+ * fork, in both processes, and goes on under it. */
+void hk_lock_take_to_fork(hk_lock *lock);
+void hk_lock_release_forked(hk_lock *lock);
+
+static inline uintptr_t hk_os_this_thread(void)
+{
+#if defined(__x86_64__)
+    uintptr_t thread;
+    __asm__("movq %%fs:0, %0" : "=r"(thread));
+    return thread;
+#else
+    return (uintptr_t)__builtin_thread_pointer();
+#endif
+}
+
+static inline bool hk_lock_is_mine(const hk_lock *lock)
+{
+    uintptr_t word = __atomic_load_n(&lock->word, __ATOMIC_RELAXED);
+    return (word << 8 >> 8 & ~(uintptr_t)1) == hk_os_this_thread();
+}
+
 static inline bool hk_lock_try(hk_lock *lock)
 {
-    uint32_t expected = 0;
-    return __atomic_compare_exchange_n(&lock->word, &expected, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+    uintptr_t expected = 0;
+    return __atomic_compare_exchange_n(&lock->word, &expected, hk_os_this_thread(), false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
 static inline void hk_lock_take(hk_lock *lock)
@@ -61,7 +88,7 @@ static inline void hk_lock_take(hk_lock *lock)
 
 static inline void hk_lock_release(hk_lock *lock)
 {
-    if (__atomic_exchange_n(&lock->word, 0, __ATOMIC_RELEASE) == 2)
+    if (__atomic_exchange_n(&lock->word, 0, __ATOMIC_RELEASE) & 1)
         hk_lock_wake(lock);
 }
 

@@ -490,15 +490,15 @@ void hk_debug_end(hk_heap *heap)
 void hk_debug_fork_prepare(void)
 {
     for (uint32_t s = 0; s < HK_DEBUG_SHARDS; s++)
-        hk_lock_take(&hk_debug_shards[s].lock);
-    hk_lock_take(&quarantine.lock);
+        hk_lock_take_to_fork(&hk_debug_shards[s].lock);
+    hk_lock_take_to_fork(&quarantine.lock);
     hk_debug_sites_fork_prepare();
 }
 
 void hk_debug_fork_release(void)
 {
     hk_debug_sites_fork_release();
-    hk_lock_release(&quarantine.lock);
+    hk_lock_release_forked(&quarantine.lock);
     for (uint32_t s = 0; s < HK_DEBUG_SHARDS; s++)
-        hk_lock_release(&hk_debug_shards[s].lock);
+        hk_lock_release_forked(&hk_debug_shards[s].lock);
 }

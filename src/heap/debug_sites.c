@@ -153,7 +153,7 @@ int hk_debug_site_frames(uint32_t site, const uint64_t **frames)
 
 void hk_debug_sites_fork_prepare(void)
 {
-    hk_lock_take(&sites.lock);
+    hk_lock_take_to_fork(&sites.lock);
     if (hk_debug_host != NULL && hk_debug_host->fork_prepare != NULL)
         hk_debug_host->fork_prepare();
 }
@@ -162,5 +162,5 @@ void hk_debug_sites_fork_release(void)
 {
     if (hk_debug_host != NULL && hk_debug_host->fork_release != NULL)
         hk_debug_host->fork_release();
-    hk_lock_release(&sites.lock);
+    hk_lock_release_forked(&sites.lock);
 }

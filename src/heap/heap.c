@@ -1,4 +1,5 @@
-/* The heap's slow paths and its public functions. The structures and fast paths are in pool.h.
+/* The heap's slow paths and its public functions; those that ask of blocks and heaps, and realloc, are in realloc.c. The
+ * structures and fast paths are in pool.h.
  *
  * The order of a slow malloc: blocks freed from outside come back first; then the current pool is carved further; then
  * a partial pool takes its place, the one that was opened last; then an empty pool. A free that is not the
@@ -152,9 +153,8 @@ static void put_empty(hk_heap *heap, struct hk_pool *pool)
         hk_pool_put_empty(pool);
 }
 
-void hk_pool_emptied(struct hk_pool *pool)
+static void pool_emptied(hk_heap *heap, struct hk_pool *pool)
 {
-    hk_heap *heap = pool->heap;
     if (pool->place == HK_PLACE_FULL) { /* enough of its blocks are free */
         pool->used = pool->held - 1;
         pool->held = 0;
@@ -165,18 +165,26 @@ void hk_pool_emptied(struct hk_pool *pool)
     put_empty(heap, pool);
 }
 
+void hk_pool_emptied(struct hk_pool *pool)
+{
+    hk_heap *heap = pool->heap;
+    if (heap->mode != HK_LOCK_MEMBER) {
+        pool_emptied(heap, pool);
+    } else if (heap->is_entered) {
+        hk_interrupted_emptied(pool);
+    } else {
+        hk_member_enter(heap);
+        pool_emptied(heap, pool);
+        hk_member_leave(heap);
+    }
+}
+
 static void pool_init(struct hk_pool *pool, uint8_t size_class)
 {
     pool->size_class = size_class;
     pool->block_size = hk_class_size[size_class];
     pool->capacity = (uint16_t)(HK_POOL_SIZE / pool->block_size);
     pool->carved = 0;
-}
-
-/* The heap that the pool belongs to, which another thread may be changing. */
-static hk_heap *owner_of(const struct hk_pool *pool)
-{
-    return __atomic_load_n(&pool->heap, __ATOMIC_RELAXED);
 }
 
 /* The pool is CURRENT no longer, however many of its blocks are allocated. */
@@ -325,6 +333,8 @@ static void *malloc_sampled(hk_heap *heap, size_t size, uint64_t mean)
     } else if (heap->watched == heap) {
         heap->mean_due = mean;
         return NULL;
+    } else if (hk_lock_is_mine(&heap->watched->lock)) { /* a signal handler, see interrupted.c */
+        return malloc_charged(heap, size);
     } else {
         hk_heap *watched = heap->watched;
         hk_lock_take(&watched->lock);
@@ -357,10 +367,8 @@ void *hk_malloc_due(hk_heap *heap, size_t size)
     return block;
 }
 
-void *hk_malloc_slow(hk_heap *heap, size_t size)
+static void *malloc_slow(hk_heap *heap, size_t size)
 {
-    if (size > PTRDIFF_MAX)
-        return NULL;
     struct hk_pool *smallest = heap->current[1];
     if (size == 0 && smallest != &hk_no_pool)
         current_fold(smallest); /* costs no bytes, so no expiry would ever do it */
@@ -370,6 +378,32 @@ void *hk_malloc_slow(hk_heap *heap, size_t size)
     void *block = malloc_charged(heap, size);
     if (block == NULL)
         heap->allocated_before -= size;
+    return block;
+}
+
+void *hk_malloc_slow(hk_heap *heap, size_t size)
+{
+    if (size > PTRDIFF_MAX)
+        return NULL;
+    if (heap->mode != HK_LOCK_MEMBER)
+        return malloc_slow(heap, size);
+    if (heap->is_entered)
+        return hk_interrupted_malloc(heap, size);
+    hk_member_enter(heap);
+    void *block = malloc_slow(heap, size);
+    hk_member_leave(heap);
+    return block;
+}
+
+void *hk_member_malloc_expired(hk_heap *member, size_t size)
+{
+    if (member->is_entered) {
+        member->budget += (int64_t)size;
+        return hk_interrupted_malloc(member, size);
+    }
+    hk_member_enter(member);
+    void *block = hk_malloc_expired(member, size);
+    hk_member_leave(member);
     return block;
 }
 
@@ -423,7 +457,7 @@ void hk_free_into(hk_heap *heap, void *block)
     *(void **)block = *list;
     *list = block;
     if (hk_take_one(&pool->used))
-        hk_pool_emptied(pool);
+        pool_emptied(heap, pool);
 }
 
 /* A block of a heap that locks itself. */
@@ -431,6 +465,10 @@ static void free_locked(hk_heap *owner, void *block)
 {
     if (owner->is_watched)
         hk_recorder.free(block);
+    if (__builtin_expect(hk_lock_is_mine(&owner->lock), 0)) { /* by a signal handler */
+        hk_remote_push(owner, block);
+        return;
+    }
     hk_lock_take(&owner->lock);
     hk_free_into(owner, block);
     hk_lock_release(&owner->lock);
@@ -447,6 +485,15 @@ static void free_from_outside(hk_heap *owner, void *block)
         hk_remote_push(owner, block);
 }
 
+static void free_own(hk_heap *heap, void *block)
+{
+    if (heap->mode == HK_LOCK_MEMBER)
+        hk_member_enter(heap);
+    hk_free_into(heap, block);
+    if (heap->mode == HK_LOCK_MEMBER)
+        hk_member_leave(heap);
+}
+
 void hk_free_slow(hk_heap *heap, void *block)
 {
     const struct hk_pool *pool = hk_pool_find(block);
@@ -455,9 +502,11 @@ void hk_free_slow(hk_heap *heap, void *block)
             hk_large_free(heap, block);
         return;
     }
-    hk_heap *owner = owner_of(pool);
-    if (owner == heap)
-        hk_free_into(heap, block);
+    hk_heap *owner = hk_pool_owner(pool);
+    if (heap->is_entered)
+        hk_interrupted_free(heap, block);
+    else if (owner == heap)
+        free_own(heap, block);
     else if (owner == NULL)
         hk_misuse(block, "hk_free: the block is of no heap, or of one that was destroyed");
     else if (__builtin_expect(hk_debug_on, 0) && hk_debug_stray(heap, block, "freed"))
@@ -475,7 +524,7 @@ bool hk_free_remote(void *block)
     if (hk_debug_on && hk_debug_stray(NULL, block, "freed by hk_free_remote"))
         return true;
     const struct hk_pool *pool = hk_pool_find(block);
-    hk_heap *owner = pool != NULL ? owner_of(pool) : NULL;
+    hk_heap *owner = pool != NULL ? hk_pool_owner(pool) : NULL;
     if (owner == NULL) {
         if (pool != NULL)
             hk_misuse(block, "hk_free_remote: the block is of no heap, or of one that was destroyed");
@@ -606,7 +655,7 @@ void hk_below_free(hk_heap *heap, void *block)
 {
     const struct hk_pool *pool = hk_pool_find(block);
     if (pool != NULL)
-        free_from_outside(owner_of(pool), block);
+        free_from_outside(hk_pool_owner(pool), block);
     else
         hk_large_free(heap, block);
 }
@@ -638,7 +687,7 @@ static __attribute__((noinline)) void *malloc_slowly(hk_heap *heap, size_t size)
 
 static __attribute__((noinline)) void *malloc_charged_already(hk_heap *part, size_t size)
 {
-    void *block = hk_malloc_expired(part, size);
+    void *block = part->mode == HK_LOCK_MEMBER ? hk_member_malloc_expired(part, size) : hk_malloc_expired(part, size);
     return block != NULL ? block : malloc_again(hk_heap_whole(part), size);
 }
 
@@ -686,102 +735,4 @@ void *hk_calloc(hk_heap *heap, size_t count, size_t size)
     if (!hk_is_heap(heap, "hk_calloc") || __builtin_mul_overflow(count, size, &total))
         return NULL;
     return heap->is_debug ? hk_debug_calloc(heap, total) : hk_below_calloc(heap, total);
-}
-
-void *hk_realloc(hk_heap *heap, void *block, size_t size)
-{
-    if (!hk_is_heap(heap, "hk_realloc"))
-        return NULL;
-    if (block == NULL)
-        return hk_malloc(heap, size);
-    if (__builtin_expect(hk_debug_on, 0)) {
-        if (heap->is_debug)
-            return hk_debug_realloc(heap, block, size);
-        hk_debug_stray(heap, block, "reallocated");
-    }
-    size_t old;
-    struct hk_pool *pool = hk_pool_find(block);
-    if (pool != NULL) {
-        if (owner_of(pool) == NULL) {
-            hk_misuse(block, "hk_realloc: the block is of no heap, or of one that was destroyed");
-            return NULL;
-        }
-        old = hk_pool_block_bytes(pool);
-        if (pool->block_size == 0 && hk_run_realloc(heap, pool, size))
-            return block;
-        bool aligned = HK_STEP == HK_ALIGNMENT || size % HK_ALIGNMENT != 0 || (uintptr_t)block % HK_ALIGNMENT == 0;
-        if (size <= old && size > old - old / 4 && aligned)
-            return block; /* CPython's rule: shrink only if a quarter is saved */
-    } else {
-        if (size > HK_BLOCK_MAX && !heap->is_closed)
-            return hk_large_realloc(heap, block, size);
-        old = hk_libc.usable_size(block);
-    }
-    void *moved = hk_malloc(heap, size);
-    if (moved == NULL)
-        return size <= old ? block : NULL;
-    memcpy(moved, block, size < old ? size : old);
-    hk_free(heap, block);
-    return moved;
-}
-
-void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size)
-{
-    return alignment <= heap->alignment ? hk_malloc(heap, size) : hk_below_aligned(heap, alignment, size);
-}
-
-void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
-{
-    if (!hk_is_heap(heap, "hk_aligned_alloc"))
-        return NULL;
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > HK_ALIGNMENT_MAX) {
-        hk_misuse(NULL, "hk_aligned_alloc: an alignment of %zu is no power of two up to %u", alignment, HK_ALIGNMENT_MAX);
-        return NULL;
-    }
-    return heap->is_debug ? hk_debug_aligned_alloc(heap, alignment, size) : hk_aligned_any(heap, alignment, size);
-}
-
-size_t hk_usable_size(const void *block)
-{
-    size_t size;
-    if (hk_debug_knows(block, &size))
-        return size;
-    const struct hk_pool *pool = hk_pool_find(block);
-    return pool != NULL ? hk_pool_block_bytes(pool) : 0;
-}
-
-hk_heap *hk_heap_of(const void *block)
-{
-    const struct hk_pool *pool = hk_pool_find(block);
-    hk_heap *owner = pool != NULL ? owner_of(pool) : NULL;
-    return owner != NULL && owner->mode == HK_LOCK_MEMBER ? owner->facade : owner;
-}
-
-size_t hk_heap_trim(hk_heap *heap)
-{
-    if (!hk_is_heap(heap, "hk_heap_trim"))
-        return 0;
-    if (heap->mode == HK_LOCK_THREADS)
-        hk_threads_settle(heap);
-    hk_heap_take(heap);
-    hk_remote_take(heap);
-    if (hk_heap_is_tight(heap))
-        hk_heap_reclaim(heap);
-    size_t bytes = hk_heap_discard(heap, 0);
-    hk_heap_release(heap);
-    if (!heap->is_closed)
-        hk_libc.trim(0);
-    return bytes;
-}
-
-void hk_heap_rest(hk_heap *heap)
-{
-    hk_heap_retire(heap);
-    hk_arenas_give_empty(heap);
-    hk_heap_discard(heap, 0);
-}
-
-const char *hk_version(void)
-{
-    return HK_VERSION;
 }

@@ -15,6 +15,8 @@ static bool is_foreign(size_t usable)
 
 static void large_add(hk_heap *heap, int64_t bytes, int64_t blocks)
 {
+    if (heap->state == HK_MEMBER_ASIDE)
+        heap = heap->facade;
     if (heap->mode == HK_LOCK_HOST || heap->mode == HK_LOCK_MEMBER) {
         __atomic_store_n(&heap->large_bytes, heap->large_bytes + bytes, __ATOMIC_RELAXED);
         __atomic_store_n(&heap->large_blocks, heap->large_blocks + blocks, __ATOMIC_RELAXED);
@@ -63,8 +65,10 @@ static void *run_malloc(hk_heap *heap, size_t alignment, size_t size)
     hk_heap *whole = hk_heap_whole(heap);
     void *run = NULL;
     for (int attempt = 0; run == NULL && (attempt == 0 || (attempt == 1 && hk_heap_reclaim(heap))); attempt++) {
-        if (whole != heap)
+        if (whole != heap) {
             hk_lock_take(&whole->lock);
+            hk_remote_take(whole);
+        }
         run = hk_run_malloc(whole, alignment, size);
         if (whole != heap)
             hk_lock_release(&whole->lock);

@@ -55,6 +55,8 @@ void hk_limit_forget(hk_heap *heap)
 
 bool hk_limit_ask(hk_heap *heap, struct hk_asked *asked)
 {
+    if (heap->mode == HK_LOCK_THREADS && hk_lock_is_mine(&heap->lock))
+        return false; /* a signal handler, see interrupted.c */
     hk_heap_take(heap);
     size_t wanted = heap->refused, mapped = hk_heap_mapped(heap);
     heap->refused = 0;

@@ -108,7 +108,8 @@ struct hk_region {
 struct hk_heap {
     int64_t budget; /* bytes until the slow path looks up: a sample, a tick of the timeline; see budget.c */
     uint8_t mode;   /* hk_lock_mode */
-    uint32_t magic; /* HK_HEAP_LIVE: it is a heap of a user's */
+    bool is_entered; /* of a member: its thread is in a slow path; see interrupted.c */
+    uint32_t magic;  /* HK_HEAP_LIVE: it is a heap of a user's */
     struct hk_pool *current[HK_CLASSES];
     struct hk_pool *partial[HK_CLASSES]; /* heads */
     uint64_t class_allocations[HK_CLASSES];
@@ -159,6 +160,7 @@ struct hk_heap {
     void *listener;
 
     hk_heap *next_member, *next_idle; /* of a member, see threads.h */
+    const struct hk_thread *thread;   /* of a member that is LIVE: whose it is; atomic */
 
     /* On a cache line of their own: what other threads look at and write. */
     _Alignas(64) void *remote; /* blocks freed from outside the host's lock, or by another thread; atomic. See remote.c */
@@ -272,7 +274,7 @@ void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget 
  * has to tell the recorder when it frees it. After any NULL; NULL: there is no memory. */
 void *hk_malloc_due(hk_heap *heap, size_t size);
 void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
-void hk_pool_emptied(struct hk_pool *pool);
+void hk_pool_emptied(struct hk_pool *pool);          /* called by the fast paths */
 /* hk_aligned_alloc for any power of two; the C allocator serves what is beyond a pool's. */
 void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
@@ -286,6 +288,11 @@ void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations o
 /* remote.c: blocks freed by those who do not hold what protects their heap. */
 void hk_remote_push(hk_heap *heap, void *block);
 void hk_remote_drain(hk_heap *heap); /* see hk_remote_take */
+
+/* interrupted.c: for signal handlers that found the member entered. */
+void *hk_interrupted_malloc(hk_heap *member, size_t size); /* not charged to the budget yet */
+void hk_interrupted_free(hk_heap *member, void *block);
+void hk_interrupted_emptied(struct hk_pool *pool);
 
 /* large.c: what is larger than a pool's blocks. The protection of the heap is held, but for free and the reallocs. */
 void *hk_large_malloc(hk_heap *heap, size_t size);
@@ -327,6 +334,12 @@ static inline bool hk_region_has(const void *block)
 static inline struct hk_pool *hk_pool_of(const void *block)
 {
     return &hk_region.pools[((uintptr_t)block - (uintptr_t)hk_region.base) >> HK_POOL_SHIFT];
+}
+
+/* The heap that the pool belongs to, which another thread may be changing; NULL: it has ended. */
+static inline hk_heap *hk_pool_owner(const struct hk_pool *pool)
+{
+    return __atomic_load_n(&pool->heap, __ATOMIC_RELAXED);
 }
 
 /* The pool of a block that may be in a buffer; NULL: no heap's. */
@@ -377,6 +390,19 @@ static inline bool hk_heap_is_tight(hk_heap *heap)
 {
     const hk_heap *whole = hk_heap_whole(heap);
     return whole->is_closed || __atomic_load_n(&whole->limit, __ATOMIC_RELAXED) != 0;
+}
+
+/* Around the slow paths of a member. It is not entered already: that was asked before. */
+static inline void hk_member_enter(hk_heap *member)
+{
+    __atomic_store_n(&member->is_entered, true, __ATOMIC_RELAXED);
+    __atomic_signal_fence(__ATOMIC_ACQ_REL);
+}
+
+static inline void hk_member_leave(hk_heap *member)
+{
+    __atomic_signal_fence(__ATOMIC_ACQ_REL);
+    __atomic_store_n(&member->is_entered, false, __ATOMIC_RELAXED);
 }
 
 /* What protects a heap's arenas and its limit; not for members. */

@@ -29,12 +29,6 @@
 
 #include <string.h>
 
-/* The heap that the pool belongs to, which another thread may be changing. */
-static hk_heap *owner_of(const struct hk_pool *pool)
-{
-    return __atomic_load_n(&pool->heap, __ATOMIC_RELAXED);
-}
-
 /* How many other blocks a block can carry. */
 static uint32_t room_in(const void *block)
 {
@@ -61,7 +55,7 @@ void hk_remote_push(hk_heap *heap, void *block)
 /* Of a member's list, a block may have changed its owner together with its pool. */
 static void come_home(hk_heap *heap, void *block)
 {
-    hk_heap *owner = heap->mode == HK_LOCK_MEMBER ? owner_of(hk_pool_of(block)) : heap;
+    hk_heap *owner = heap->mode == HK_LOCK_MEMBER ? hk_pool_owner(hk_pool_of(block)) : heap;
     if (owner == heap)
         hk_free_into(heap, block);
     else
@@ -82,14 +76,17 @@ void hk_remote_drain(hk_heap *heap)
     }
 }
 
-/* A block of a member without a thread is freed. True: it was done; false: a thread took the owner over meanwhile.
+/* A block of a member without a thread is freed. True: it was done; false: a thread took the owner over meanwhile, or it cannot be
+ * done now.
  * `mine`, if not NULL, takes the pool. */
 static bool free_into_idle(hk_heap *mine, hk_heap *owner, void *block)
 {
     struct hk_facade *facade = hk_facade_of(owner);
     struct hk_pool *pool = hk_pool_of(block);
+    if (hk_lock_is_mine(&facade->idle_lock))
+        return false; /* in a signal handler */
     hk_lock_take(&facade->idle_lock);
-    owner = owner_of(pool); /* it may be another by now */
+    owner = hk_pool_owner(pool); /* it may be another by now */
     bool may = owner->state == HK_MEMBER_IDLE || owner->state == HK_MEMBER_SHARED;
     bool moves = may && mine != NULL && owner->state == HK_MEMBER_IDLE && mine->facade == owner->facade;
     if (may)
@@ -113,7 +110,7 @@ static bool is_without_thread(const hk_heap *owner)
 static void free_alone(hk_heap *mine, hk_heap *owner, void *block)
 {
     if (!is_without_thread(owner) || !free_into_idle(mine, owner, block))
-        hk_remote_push(owner_of(hk_pool_of(block)), block);
+        hk_remote_push(hk_pool_owner(hk_pool_of(block)), block);
 }
 
 /* All blocks as one list of carriers. */
@@ -152,18 +149,15 @@ static void send(hk_heap *mine, struct hk_batch *batch)
     }
 }
 
+/* `mine` is entered. */
 void hk_threads_send_batches(hk_heap *mine)
 {
     for (int i = 0; i < HK_BATCHES; i++)
         send(mine, &hk_member_of(mine)->batches[i]);
 }
 
-void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block)
+static void free_batched(hk_heap *mine, hk_heap *owner, void *block)
 {
-    if (mine == NULL || mine->facade != owner->facade || hk_heap_is_tight(mine) || is_without_thread(owner)) {
-        free_alone(mine, owner, block);
-        return;
-    }
     struct hk_batch *batch = &hk_member_of(mine)->batches[owner->number % HK_BATCHES];
     if (batch->owner != owner) {
         send(mine, batch);
@@ -172,4 +166,22 @@ void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block)
     batch->blocks[batch->count++] = block;
     if (batch->count == HK_BATCH)
         send(mine, batch);
+}
+
+void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block)
+{
+    if (mine != NULL && mine->is_entered) {
+        hk_interrupted_free(mine, block);
+        return;
+    }
+    if (mine == NULL) {
+        free_alone(NULL, owner, block);
+        return;
+    }
+    hk_member_enter(mine);
+    if (mine->facade != owner->facade || hk_heap_is_tight(mine) || is_without_thread(owner))
+        free_alone(mine, owner, block);
+    else
+        free_batched(mine, owner, block);
+    hk_member_leave(mine);
 }

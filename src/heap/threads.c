@@ -17,6 +17,7 @@
 struct hk_thread {
     struct hk_thread *next; /* of the free ones */
     uint32_t count;
+    bool is_taking; /* another member; a signal handler that comes meanwhile gets none */
     struct hk_mine entries[THREAD_ENTRIES];
 };
 
@@ -102,7 +103,7 @@ static hk_heap *member_make(struct hk_facade *facade, enum hk_member_state state
 }
 
 /* For a thread that has none: one whose thread has ended, or a new one. */
-static hk_heap *member_take(struct hk_facade *facade)
+static hk_heap *member_take(struct hk_facade *facade, const struct hk_thread *thread)
 {
     hk_lock_take(&facade->idle_lock);
     hk_heap *member = facade->idle;
@@ -111,16 +112,23 @@ static hk_heap *member_take(struct hk_facade *facade)
         __atomic_store_n(&member->state, HK_MEMBER_LIVE, __ATOMIC_RELEASE);
     }
     hk_lock_release(&facade->idle_lock);
-    return member != NULL ? member : member_make(facade, HK_MEMBER_LIVE);
+    if (member == NULL)
+        member = member_make(facade, HK_MEMBER_LIVE);
+    if (member != NULL)
+        __atomic_store_n(&member->thread, thread, __ATOMIC_RELAXED);
+    return member;
 }
 
 /* The thread has ended. */
 static void member_put(hk_heap *member)
 {
     struct hk_facade *facade = hk_facade_of(member);
+    hk_member_enter(member);
     hk_threads_send_batches(member);
     hk_lock_take(&facade->idle_lock);
     hk_heap_retire(member);
+    hk_member_leave(member);
+    __atomic_store_n(&member->thread, NULL, __ATOMIC_RELAXED);
     __atomic_store_n(&member->state, HK_MEMBER_IDLE, __ATOMIC_RELEASE);
     member->next_idle = facade->idle;
     __atomic_store_n(&facade->idle, member, __ATOMIC_RELAXED);
@@ -151,8 +159,10 @@ static void thread_end(void *argument)
 
 static struct hk_thread *thread_begin(void)
 {
+    hk_local.thread = &ended; /* meanwhile, for signal handlers */
+    __atomic_signal_fence(__ATOMIC_ACQ_REL);
     if (!threads.has_key)
-        return hk_local.thread = &ended;
+        return &ended;
     hk_lock_take(&threads.lock);
     struct hk_thread *thread = threads.free_records;
     if (thread != NULL)
@@ -160,9 +170,9 @@ static struct hk_thread *thread_begin(void)
     else
         thread = cut(&threads.chunk, &threads.chunk_left, sizeof(*thread));
     hk_lock_release(&threads.lock);
-    if (thread == NULL)
-        return &ended;
     hk_local.thread = thread;
+    if (thread == NULL)
+        return &ended; /* for now */
     if (pthread_setspecific(threads.key, thread) != 0)
         thread_end(thread); /* nobody would tell us of its end */
     return hk_local.thread;
@@ -191,13 +201,19 @@ static hk_heap *member_of_this_thread(hk_heap *facade)
     hk_heap *member = hk_threads_known(facade);
     if (member != NULL)
         return member;
-    if (thread == &ended || thread->count == THREAD_ENTRIES)
+    if (thread == &ended || thread->count == THREAD_ENTRIES || thread->is_taking)
         return NULL;
-    member = member_take(hk_facade_of(facade));
-    if (member == NULL)
-        return NULL;
-    thread->entries[thread->count++] = (struct hk_mine){facade, member};
-    return use_now(facade, member);
+    thread->is_taking = true;
+    __atomic_signal_fence(__ATOMIC_ACQ_REL);
+    member = member_take(hk_facade_of(facade), thread);
+    if (member != NULL) {
+        thread->entries[thread->count] = (struct hk_mine){facade, member};
+        thread->count++;
+        use_now(facade, member);
+    }
+    __atomic_signal_fence(__ATOMIC_ACQ_REL);
+    thread->is_taking = false;
+    return member;
 }
 
 hk_heap *hk_threads_member(hk_heap *facade)
@@ -215,6 +231,8 @@ hk_heap *hk_threads_enter(hk_heap *facade)
     hk_heap *member = hk_threads_member(facade);
     if (member != NULL)
         return member;
+    if (hk_lock_is_mine(&hk_facade_of(facade)->idle_lock) || hk_lock_is_mine(&facade->lock))
+        return &hk_facade_of(facade)->aside;
     hk_lock_take(&hk_facade_of(facade)->idle_lock);
     return hk_facade_of(facade)->shared;
 }
@@ -299,8 +317,10 @@ void hk_threads_settle(hk_heap *heap)
 {
     struct hk_facade *facade = hk_facade_of(heap);
     hk_heap *mine = hk_threads_known(heap);
-    if (mine != NULL)
+    if (mine != NULL) {
+        hk_member_enter(mine);
         hk_threads_send_batches(mine);
+    }
     for (int pass = 0; pass < 2; pass++) { /* in the first, blocks may go to another whose pool they are in by now */
         hk_lock_take(&facade->idle_lock);
         for (hk_heap *member = facade->idle; member != NULL; member = member->next_idle)
@@ -310,6 +330,8 @@ void hk_threads_settle(hk_heap *heap)
         if (mine != NULL)
             hk_heap_retire(mine);
     }
+    if (mine != NULL)
+        hk_member_leave(mine);
 }
 
 void *hk_member_malloc_slow(hk_heap *member, size_t size)
@@ -339,25 +361,25 @@ void hk_member_free_slow(hk_heap *member, void *block)
 
 static void own_fork_prepare(void)
 {
-    hk_lock_take(&hk_heaps_lock);
+    hk_lock_take_to_fork(&hk_heaps_lock);
     hk_threads_fork_prepare();
     struct hk_heap_cursor cursor = {0};
     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
         if (heap->mode == HK_LOCK_OWN)
-            hk_lock_take(&heap->lock);
-    hk_lock_take(&hk_region.lock);
-    hk_lock_take(&hk_buffers_lock);
+            hk_lock_take_to_fork(&heap->lock);
+    hk_lock_take_to_fork(&hk_region.lock);
+    hk_lock_take_to_fork(&hk_buffers_lock);
 }
 
 static void own_fork_release(void)
 {
-    hk_lock_release(&hk_buffers_lock);
-    hk_lock_release(&hk_region.lock);
+    hk_lock_release_forked(&hk_buffers_lock);
+    hk_lock_release_forked(&hk_region.lock);
     struct hk_heap_cursor cursor = {0};
     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
         if (heap->mode == HK_LOCK_OWN)
-            hk_lock_release(&heap->lock);
-    hk_lock_release(&hk_heaps_lock);
+            hk_lock_release_forked(&heap->lock);
+    hk_lock_release_forked(&hk_heaps_lock);
 }
 
 static void own_fork_parent(void)
@@ -384,6 +406,18 @@ static void threads_prepare(void)
         pthread_atfork(own_fork_prepare, own_fork_parent, own_fork_child);
 }
 
+static void aside_init(struct hk_facade *facade)
+{
+    hk_heap *aside = &facade->aside;
+    for (int i = 0; i < HK_CLASSES; i++)
+        aside->current[i] = &hk_no_pool;
+    aside->mode = HK_LOCK_MEMBER;
+    aside->state = HK_MEMBER_ASIDE;
+    aside->is_entered = true;
+    aside->facade = &facade->heap;
+    aside->alignment = HK_ALIGNMENT;
+}
+
 hk_heap *hk_threads_create(void)
 {
     threads_prepare();
@@ -401,6 +435,7 @@ hk_heap *hk_threads_create(void)
     if (facade == NULL)
         return NULL;
     facade->heap.mode = HK_LOCK_THREADS;
+    aside_init(facade);
     facade->shared = member_make(facade, HK_MEMBER_SHARED);
     if (facade->shared == NULL) {
         hk_os_unmap(facade, sizeof(*facade));
@@ -451,28 +486,25 @@ void hk_threads_inherit(hk_heap *heap)
 
 void hk_threads_fork_prepare(void)
 {
-    hk_lock_take(&threads.lock);
+    hk_lock_take_to_fork(&threads.lock);
     for (struct hk_facade *facade = threads.facades; facade != NULL; facade = facade->next) {
-        hk_lock_take(&facade->idle_lock);
-        hk_lock_take(&facade->heap.lock);
+        hk_lock_take_to_fork(&facade->idle_lock);
+        hk_lock_take_to_fork(&facade->heap.lock);
     }
 }
 
 void hk_threads_fork_parent(void)
 {
     for (struct hk_facade *facade = threads.facades; facade != NULL; facade = facade->next) {
-        hk_lock_release(&facade->heap.lock);
-        hk_lock_release(&facade->idle_lock);
+        hk_lock_release_forked(&facade->heap.lock);
+        hk_lock_release_forked(&facade->idle_lock);
     }
-    hk_lock_release(&threads.lock);
+    hk_lock_release_forked(&threads.lock);
 }
 
 static bool is_of_this_thread(const hk_heap *member)
 {
-    for (uint32_t i = 0; hk_local.thread != NULL && i < hk_local.thread->count; i++)
-        if (hk_local.thread->entries[i].member == member)
-            return true;
-    return false;
+    return member->thread != NULL && member->thread == hk_local.thread;
 }
 
 void hk_threads_fork_child(void)

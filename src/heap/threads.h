@@ -20,6 +20,8 @@
  *              change while the kernel copied page after page. Nothing in it is ever looked at again: its
  *              blocks stay valid, and what is freed of them is lost until the child execs or ends. (This is what other
  *              allocators do, too; only a lock on the fast path would do better.)
+ *      ASIDE   one to a facade, always entered, without a block: for a signal handler that interrupted the shared one's user
+ *              (interrupted.c).
  *
  * The free list of a member's pool is in `other_free`, so that the fast path of a heap under the host's lock, which
  * checks no owner, finds such a pool without free blocks and goes the slow way.
@@ -36,7 +38,7 @@
 
 #include "heap/pool.h"
 
-enum hk_member_state { HK_MEMBER_LIVE, HK_MEMBER_IDLE, HK_MEMBER_SHARED, HK_MEMBER_FROZEN };
+enum hk_member_state { HK_MEMBER_LIVE, HK_MEMBER_IDLE, HK_MEMBER_SHARED, HK_MEMBER_FROZEN, HK_MEMBER_ASIDE };
 
 /* Blocks of one owner, freed by another member's thread, that were not sent home yet. */
 #define HK_BATCH 14
@@ -63,6 +65,7 @@ struct hk_facade {
     bool is_spare;          /* destroyed */
     char *chunk;            /* where the next member is made */
     size_t chunk_left;
+    hk_heap aside;
 };
 
 /* What a thread used last by hk_malloc(heap, ...). */
@@ -124,6 +127,7 @@ void hk_threads_fork_child(void);
 
 /* Slow paths of the inline functions; member may be &hk_no_member, which stands for the process's facade. */
 void *hk_member_malloc_slow(hk_heap *member, size_t size);
+void *hk_member_malloc_expired(hk_heap *member, size_t size); /* as hk_malloc_expired */
 void hk_member_free_slow(hk_heap *member, void *block);
 
 static inline struct hk_member *hk_member_of(hk_heap *heap)
@@ -164,7 +168,7 @@ static inline __attribute__((always_inline)) void *hk_member_malloc_fast(hk_heap
     if (__builtin_expect(block == NULL, 0))
         return NULL;
     if (__builtin_expect((member->budget -= (int64_t)size) < 0, 0))
-        return hk_malloc_expired(member, size);
+        return hk_member_malloc_expired(member, size);
     pool->other_free = *(void **)block;
     return block;
 }

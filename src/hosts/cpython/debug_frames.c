@@ -154,12 +154,12 @@ static size_t describe(uint64_t frame, char *buffer, size_t capacity)
 
 static void fork_prepare(void)
 {
-    hk_lock_take(&known.lock);
+    hk_lock_take_to_fork(&known.lock);
 }
 
 static void fork_release(void)
 {
-    hk_lock_release(&known.lock);
+    hk_lock_release_forked(&known.lock);
 }
 
 void hk_cpython_debug_begin(void)

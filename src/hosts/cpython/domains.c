@@ -175,18 +175,18 @@ void hk_cpython_fork_prepare(void)
     if (hk_python.interpreters != NULL) {
         hk_cpython_interpreters_fork_prepare();
         for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
-            hk_lock_take(&(*heap)->lock);
+            hk_lock_take_to_fork(&(*heap)->lock);
     }
-    hk_lock_take(&hk_region.lock);
+    hk_lock_take_to_fork(&hk_region.lock);
 }
 
 void hk_cpython_fork_release(bool child)
 {
-    hk_lock_release(&hk_region.lock);
+    hk_lock_release_forked(&hk_region.lock);
     if (hk_python.interpreters == NULL)
         return;
     for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
-        hk_lock_release(&(*heap)->lock);
+        hk_lock_release_forked(&(*heap)->lock);
     hk_cpython_interpreters_fork_release(child);
 }
 

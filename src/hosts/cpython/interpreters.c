@@ -368,7 +368,7 @@ void hk_cpython_state_freed(const void *block)
 
 void hk_cpython_interpreters_fork_prepare(void)
 {
-    hk_lock_take(&family.lock);
+    hk_lock_take_to_fork(&family.lock);
 }
 
 void hk_cpython_interpreters_fork_release(bool child)
@@ -378,5 +378,5 @@ void hk_cpython_interpreters_fork_release(bool child)
             family.member[i].state = LOST;
             family.member[i].interpreter = NULL;
         }
-    hk_lock_release(&family.lock);
+    hk_lock_release_forked(&family.lock);
 }

@@ -154,12 +154,12 @@ static int audit(const char *event, void *arguments, void *data)
 /* In the parent's other threads' place: the only lock of ours that one of them can hold. */
 static void fork_prepare(void)
 {
-    hk_lock_take(&hk_region.lock);
+    hk_lock_take_to_fork(&hk_region.lock);
 }
 
 static void fork_release(void)
 {
-    hk_lock_release(&hk_region.lock);
+    hk_lock_release_forked(&hk_region.lock);
 }
 
 /* CPython's own, without its debug hooks; what any other allocator does with blocks that are not its own is not known. */

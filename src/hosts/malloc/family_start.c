@@ -179,13 +179,13 @@ void hk_family_attach_recorder(bool samples)
 void hk_family_fork_prepare(void)
 {
     if (hk_family_watched != NULL)
-        hk_lock_take(&hk_family_watched->lock);
+        hk_lock_take_to_fork(&hk_family_watched->lock);
 }
 
 void hk_family_fork_release(void)
 {
     if (hk_family_watched != NULL)
-        hk_lock_release(&hk_family_watched->lock);
+        hk_lock_release_forked(&hk_family_watched->lock);
 }
 
 /* The recorder's lock is held, and a thread that forks waits for that with the heap's: so nothing is waited for. */

@@ -1,0 +1,44 @@
+/* Signal handlers that allocate or free though they interrupted their own thread inside the heap. As with glibc they must not:
+ * the block that a handler gets may be the one that the interrupted call is about to return. But they do not wait for
+ * ever, and a child that is forked in a handler may allocate, which many do until they exec or end:
+ *
+ *      the thread's member is_entered      it is in one of its slow paths, and all locks that it takes are taken there
+ *      a lock is the thread's own          what has no member to be entered: the shared one, a thread's first call
+ *
+ * Then blocks come from the C allocator, as large ones do, and blocks that are freed wait in the lists that other threads
+ * use (remote.c), which are changed by one instruction. Under a limit there is no memory. What goes on here is counted in the facade. */
+#include "heap/threads.h"
+
+void *hk_interrupted_malloc(hk_heap *member, size_t size)
+{
+    hk_heap *facade = hk_heap_whole(member);
+    if (hk_heap_is_tight(facade))
+        return NULL;
+    void *block = hk_libc.malloc(size > HK_BLOCK_MAX ? size : HK_BLOCK_MAX + 1);
+    if (block == NULL)
+        return NULL;
+    hk_large_count(facade, hk_libc.usable_size(block), 1);
+    __atomic_add_fetch(&facade->large_allocations, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&facade->allocated_before, size, __ATOMIC_RELAXED);
+    return block;
+}
+
+void hk_interrupted_free(hk_heap *member, void *block)
+{
+    struct hk_pool *pool = hk_pool_find(block);
+    if (pool == NULL)
+        hk_large_free(hk_heap_whole(member), block);
+    else if (hk_threads_owner(block) != NULL)
+        hk_remote_push(hk_threads_owner(block), block);
+    else
+        hk_free_remote(block);
+}
+
+/* The free is undone, and waits. */
+void hk_interrupted_emptied(struct hk_pool *pool)
+{
+    void **block = pool->other_free;
+    pool->other_free = *block;
+    pool->used++;
+    hk_remote_push(pool->heap, block);
+}
