@@ -343,3 +343,19 @@ def test_block_that_a_child_frees_by_libc_is_still_its_parents(heapkeeper):
     """, stock=False)
     assert recorder["libc_frees"] == 0
     check_real_path(heapkeeper.report())
+
+
+def test_large_blocks_that_come_and_go_keep_their_pages(heapkeeper):
+    """Blocks over 4096 bytes are glibc's, which gives the end of its heap back with each free unless it expects them."""
+    code = """
+        import resource
+        def turn():
+            return [bytearray(b"x") * 300000 for _ in range(8)]
+        turn()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(200):
+            turn()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    faults = int(heapkeeper.good(textwrap.dedent(code)).out)
+    assert faults < 20000, faults  # eight blocks are 600 pages: 120000 if they came back each time

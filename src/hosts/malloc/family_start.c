@@ -99,17 +99,6 @@ static bool calls_reach_us(void)
     return hk_family_probed;
 }
 
-/* glibc's malloc has nothing but our large blocks, so what is free lies at the end of its heap more often than in a program
- * whose small blocks hold that end; and from 128 KiB on it gives the end back with the free that made it so. A program that
- * allocates and frees 256 KiB in turn (zlib's state, for each file) would fault the same pages in again and again: in git
- * fast-import 44 000 times instead of 500. It learns: a freed block that had a mapping of its own, as this one
- * has, makes it serve blocks of that size from its heap, and keep twice as much there. */
-static void next_prepare(void)
-{
-    enum { EXPECTED = 1 << 20 };
-    hk_next.free(hk_next.malloc(EXPECTED));
-}
-
 static int decide(void)
 {
     if (!is_for_this_process() || !calls_reach_us())
@@ -122,7 +111,7 @@ static int decide(void)
         return PASSIVE;
     heap->domain = HK_DOMAIN_NATIVE;
     hk_threads_inherit(heap);
-    next_prepare();
+    hk_large_expect();
     return ACTIVE;
 }
 

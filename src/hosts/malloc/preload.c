@@ -256,6 +256,8 @@ __attribute__((constructor)) static void preload(void)
     enum hk_capture_watch watch = hk_cpython_install(alignment(), &why);
     if (hk_debug_on)
         hk_interpose_debug();
+    if (watch == HK_WATCH_OURS && hk_family_heap() == NULL)
+        hk_large_expect();
     bool any = watch != HK_WATCH_NOT_PYTHON || hk_family_heap() != NULL;
     if (any && record_start()) {
         hk_interpose_at_exit = at_exit;
