@@ -84,7 +84,7 @@ help:
 	@echo 'make run             the demonstration: a shop, its leak, and what it costs to find it'
 	@echo 'make test            the C tests and the Python tests   (test-c, test-py: one of them; ARGS=...)'
 	@echo 'make test-pythons    the Python tests on every Python there is, chroots included'
-	@echo 'make soak            five programs that strain the heap for 5 minutes each; make valgrind: the C tests there'
+	@echo 'make soak            eight programs that strain the heap for 5 minutes each; make valgrind: the C tests there'
 	@echo 'make bench           the benchmarks: ratios against named peers'
 	@echo 'make lint            format, warnings, leftovers'
 	@echo 'make install         PREFIX=/usr/local DESTDIR='

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The soak: programs that strain what an allocator under Python must bear, minutes long, under `heapkeeper run`.
+"""The soak: programs that strain what an allocator must bear, most of them in Python, minutes long, under `heapkeeper run`.
 
     python3 tools/soak.py [--minutes M] [--python P] [--build DIR] [--jobs N] [--keep DIR] [PROGRAM...]
 
@@ -7,6 +7,10 @@ Each program in tests/soak/ verifies its own results all the time, and asks the 
 in forked children, whether every structure of the heap is valid and its statistics add up (tests/soak/common.py).
 At its end the capture is read: the program ended by itself, our heap was in force and stacks were whole to the end,
 sites sum to the totals, and the file is within its bound; the captures of forked children, as many as CHILDREN, too.
+
+threads and threads_heap are C (tests/soak/threads.c), and check themselves: the first has its malloc from the heap under
+`heapkeeper run`, the second a heap of its own, and no capture. In a sanitized build (make soak SAN=thread) that is the
+one to run.
 
 interpreters needs Python 3.12 or later. greenlets needs greenlet: from P itself if it is there, else from a virtual
 environment that is made for the run (HEAPKEEPER_SOAK_VENV: one that is kept). Where it cannot be had the program is skipped.
@@ -27,7 +31,9 @@ import time
 
 TREE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS = os.path.join(TREE, "tests", "soak")
-NAMES = ("fork_from_threads", "deep_recursion", "generators", "greenlets", "asyncio_load", "interpreters")
+PYTHON_NAMES = ("fork_from_threads", "deep_recursion", "generators", "greenlets", "asyncio_load", "interpreters")
+C_NAMES = ("threads", "threads_heap")
+NAMES = PYTHON_NAMES + C_NAMES
 BOUND = 8 << 20
 GRACE = 300  # seconds a program may take beyond its time, for its last round on a busy machine
 CHILDREN = 40
@@ -106,8 +112,9 @@ def sum_faults(report):
             yield "%s: %d" % (name, recorder[name])
 
 
-def main_faults(report):
-    for name, wanted in (("state", "ended"), ("watch", "ours"), ("stacks", "good"), ("mode", "sample")):
+def main_faults(report, is_python=True):
+    watch, stacks = ("ours", "good") if is_python else ("not_python", "untested")
+    for name, wanted in (("state", "ended"), ("watch", watch), ("stacks", stacks), ("mode", "sample")):
         if report[name] != wanted:
             yield "%s is %r, not %r" % (name, report[name], wanted)
     if report["samples"] == 0:
@@ -115,14 +122,14 @@ def main_faults(report):
     yield from sum_faults(report)
 
 
-def child_faults(command, capture):
+def child_faults(command, capture, is_python):
     """A child may end in any way, but its record holds, and what stacks it has are good."""
     try:
         report = read_report(command, capture)
     except (ValueError, subprocess.TimeoutExpired) as error:
         yield str(error)
         return
-    if report["stacks"] != "good" or report["watch"] != "ours":
+    if is_python and (report["stacks"] != "good" or report["watch"] != "ours"):
         yield "stacks %r, watch %r" % (report["stacks"], report["watch"])
     yield from sum_faults(report)
 
@@ -146,10 +153,19 @@ def text_of(file):
     return file.read().decode(errors="replace").strip()
 
 
-def run_program(outcome, command, python, seconds, directory):
+def facts_of(counts):
+    return "%.0f s, %d rounds, %d checks, %s" % (
+        counts.get("seconds", 0), counts.get("rounds", 0), counts.get("checks", 0),
+        " ".join("%s %d" % each for each in sorted(counts.get("counts", {}).items())))
+
+
+def run_program(outcome, build, command, python, seconds, directory):
     capture = os.path.join(directory, "capture.hk")
-    script = os.path.join(PROGRAMS, outcome.name + ".py")
-    words = [command, "run", SAMPLE, "-o", capture, python, script, "%g" % seconds]
+    under_us = [command, "run", SAMPLE, "-o", capture]
+    words = {
+        "threads_heap": [os.path.join(build, "tests", "soak", "threads_heap"), "%g" % seconds],
+        "threads": [*under_us, os.path.join(build, "tests", "soak", "threads"), "%g" % seconds],
+    }.get(outcome.name, [*under_us, python, os.path.join(PROGRAMS, outcome.name + ".py"), "%g" % seconds])
     start = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(words, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -168,16 +184,20 @@ def run_program(outcome, command, python, seconds, directory):
             facts = json.loads(said)
         except ValueError:
             outcome.faults.append("it did not finish: %r" % said[-200:])
-    read_captures(outcome, command, capture, facts)
+    outcome.facts = facts_of(facts)
+    if outcome.name != "threads_heap":
+        read_captures(outcome, command, capture)
 
 
-def read_captures(outcome, command, capture, facts):
+def read_captures(outcome, command, capture):
+    is_python = outcome.name in PYTHON_NAMES
     children = sorted(path for path in glob.glob(glob.escape(capture) + ".*") if path[len(capture) + 1:].isdigit())
     too_large = [path for path in [capture] + children if os.path.exists(path) and os.path.getsize(path) > BOUND]
     outcome.faults.extend("%s is larger than %d bytes" % (path, BOUND) for path in too_large)
     checked = children[::max(1, -(-len(children) // CHILDREN))]
     for child in checked:
-        outcome.faults.extend("%s: %s" % (os.path.basename(child), fault) for fault in child_faults(command, child))
+        outcome.faults.extend("%s: %s" % (os.path.basename(child), fault) 
+                              for fault in child_faults(command, child, is_python))
     try:
         report = read_report(command, capture)
     except (ValueError, subprocess.TimeoutExpired) as error:
@@ -185,10 +205,8 @@ def read_captures(outcome, command, capture, facts):
         return
     # 3.12 puts its own RAW functions in force for moments, as it makes interpreters while other threads allocate.
     exchanges = outcome.name == "interpreters" and report["python"]["version"].startswith("3.12.")
-    outcome.faults.extend(fault for fault in main_faults(report) if not (exchanges and fault.startswith("foreign_frees")))
-    outcome.facts = "%.0f s, %d rounds, %d checks, %s; %d sites, %d samples, capture %.1f MiB" % (
-        facts.get("seconds", 0), facts.get("rounds", 0), facts.get("checks", 0),
-        " ".join("%s %d" % each for each in sorted(facts.get("counts", {}).items())),
+    outcome.faults.extend(fault for fault in main_faults(report, is_python) if not (exchanges and fault.startswith("foreign_frees")))
+    outcome.facts += "; %d sites, %d samples, capture %.1f MiB" % (
         len(report["sites"]), report["samples"], os.path.getsize(capture) / (1 << 20))
     family = report["small_children"]["count"] + len(children)
     if family:
@@ -206,7 +224,7 @@ def soak(name, options, directory):
         python = with_greenlet(options.python, own) if name == "greenlets" else options.python
         if name == "interpreters" and not has_own_gil(python):
             raise Skipped("before Python 3.12 no interpreter has a GIL of its own")
-        run_program(outcome, command, python, options.minutes * 60, own)
+        run_program(outcome, options.build, command, python, options.minutes * 60, own)
     except Skipped as why:
         outcome.skipped = str(why)
     except (OSError, subprocess.SubprocessError) as error:

@@ -19,7 +19,16 @@ def run_soak(python, *words, build=BUILD, **options):
                    timeout=300, **options)
 
 
-@pytest.mark.parametrize("program", soak.NAMES)
+@pytest.mark.parametrize("program", soak.C_NAMES)
+def test_a_second_of_the_soak_in_c_passes(program):
+    done = run_soak(sys.executable, program)
+    lines = done.out.decode().splitlines()
+    assert done.status == 0, lines
+    assert lines[0].startswith("passed   %s " % program)
+    assert " 0 checks" not in lines[0]
+
+
+@pytest.mark.parametrize("program", soak.PYTHON_NAMES)
 def test_a_second_of_the_soak_passes(heapkeeper, program):
     if program == "greenlets" and not soak.has_greenlet(heapkeeper.python.path):
         pytest.skip("%s has no greenlet" % heapkeeper.python.path)
