@@ -19,11 +19,15 @@
 
 #define MAX_DEPTH 32
 
+/* Exported, all of it, though nobody else has to do with it: where a program is linked with this library and has it preloaded as well,
+ * the constructors of both run, and give the same types their numbers. */
 hk_type *hk_types[1 << 16];
-struct hk_kind hk_kinds[1 << 16];
-static uint32_t types_count; /* type 0 is none */
-static uint32_t free_lists_count;
-static hk_lock types_lock;
+HK_API struct hk_kind hk_kinds[1 << 16];
+HK_API struct {
+    uint32_t count; /* type 0 is none */
+    uint32_t free_lists;
+    hk_lock lock;
+} hk_types_register;
 
 /* --- types --- */
 
@@ -51,16 +55,17 @@ static uint64_t head_of(const hk_type *type, uint32_t number)
 
 bool hk_type_ready(hk_type *type)
 {
-    hk_lock_take(&types_lock);
-    if (type->number == 0 && types_count < UINT16_MAX) {
-        hk_types[++types_count] = type;
-        if ((type->flags & HK_TYPE_FREE_LIST) && type->item_size == 0 && free_lists_count + 1 < HK_FREE_LISTS)
-            __atomic_store_n(&type->free_list, ++free_lists_count, __ATOMIC_RELAXED);
-        hk_kinds[types_count] = kind_of(type);
-        __atomic_store_n(&type->head, head_of(type, types_count), __ATOMIC_RELEASE);
-        __atomic_store_n(&type->number, types_count, __ATOMIC_RELEASE);
+    hk_lock_take(&hk_types_register.lock);
+    if (type->number == 0 && hk_types_register.count < UINT16_MAX) {
+        uint32_t number = ++hk_types_register.count;
+        hk_types[number] = type;
+        if ((type->flags & HK_TYPE_FREE_LIST) && type->item_size == 0 && hk_types_register.free_lists + 1 < HK_FREE_LISTS)
+            __atomic_store_n(&type->free_list, ++hk_types_register.free_lists, __ATOMIC_RELAXED);
+        hk_kinds[number] = kind_of(type);
+        __atomic_store_n(&type->head, head_of(type, number), __ATOMIC_RELEASE);
+        __atomic_store_n(&type->number, number, __ATOMIC_RELEASE);
     }
-    hk_lock_release(&types_lock);
+    hk_lock_release(&hk_types_register.lock);
     return type->number != 0;
 }
 

@@ -111,7 +111,7 @@ struct hk_kind {
     uint8_t first, count; /* of references one after the other */
 };
 enum { HK_NOT_PLAIN, HK_PLAIN, HK_PLAIN_ACYCLIC }; /* plain: none of the type's functions is called when an object dies */
-extern struct hk_kind hk_kinds[1 << 16];
+HK_API extern struct hk_kind hk_kinds[1 << 16];
 
 /* True: the request is to fail. A test's (test_runtime_faults.c), which has this room compiled once more for itself. */
 #ifdef HK_FAULTS
