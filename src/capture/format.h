@@ -15,7 +15,7 @@
  *                   | nodes                    |  the call tree: (parent, code, instruction offset)
  *                   | strings                  |  names, line tables; NUL terminated, offsets into it
  *                   | maps                     |  the heap's pools, twice, written in turn
- *                   | sites                    |  counters per (node, domain)
+ *                   | sites                    |  counters per (node, domain); of an exact capture in two sections
  *                   +--------------------------+
  *
  * The file is as long as its bound from the start and sparse: a page costs memory once it is written.
@@ -42,9 +42,10 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 1
+#define HK_CAPTURE_MINOR 2
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
+#define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
 
 enum hk_section_kind {
     HK_SECTION_NONE = 0,
@@ -58,6 +59,8 @@ enum hk_section_kind {
     HK_SECTION_SITES = 8,    /* struct hk_capture_site */
     HK_SECTION_MAP_A = 9,    /* bytes, since 1.1: struct hk_capture_map and what follows it; */
     HK_SECTION_MAP_B = 10,   /* two, written in turn: one is whole at every instant */
+    HK_SECTION_COUNTERS = 11,    /* since 1.2, of exact captures: struct hk_capture_counters, and with the same index */
+    HK_SECTION_EXACT_SITES = 12, /* struct hk_capture_exact_site; there is no section of sites then */
     HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
 };
 
@@ -254,11 +257,41 @@ struct hk_capture_site {
     uint64_t reserved[5];
 };
 
+/* The same of an exact capture, in which every block is counted. A site is entry i of both sections.
+ *
+ *      total    allocated since the start
+ *      live     = inherited + total - freed
+ *      peak     = the same difference at the peak, without inherited: two's complement, if peak_serial is the status' (its
+ *                 lower 32 bits); else the site has not changed since, and peak = live
+ *
+ * A raise of the peak serial is the first allocation beyond the old peak; sites are saved from the first free after
+ * that on. `at_mark[i]` is written for spans before `mark`; those from `mark` on equal live. */
+struct hk_capture_counters {
+    uint64_t total_bytes, total_blocks;
+    uint64_t freed_bytes, freed_blocks;
+    uint64_t peak_bytes, peak_blocks;
+    uint32_t peak_serial;
+    uint32_t epoch; /* the writer's: when it was brought up to date */
+    uint16_t mark, mark_generation;
+    uint32_t reserved;
+};
+
+struct hk_capture_exact_site {
+    uint32_t node;  /* these as in hk_capture_site */
+    uint8_t domain;
+    uint8_t flags;
+    uint16_t thread;
+    uint64_t inherited_bytes, inherited_blocks; /* alive at the fork, allocated by the parent */
+    uint64_t reserved;
+    uint32_t at_mark[HK_MARKS]; /* KiB */
+};
+
 enum hk_site_flag {
     HK_SITE_OTHER = 1, /* "(other)" of its domain: what came after the bound was reached */
     HK_SITE_CUT = 2,   /* the stack is cut: outer frames are missing */
     HK_SITE_JIT = 4,   /* recorded inside JIT code: the line may be 1-3 off */
     HK_SITE_BLIND = 8, /* no Python thread state: native code without the interpreter's lock */
+    HK_SITE_APART = 16, /* since 1.2, exact: allocated without the main interpreter's lock, by another with its own */
 };
 
 /* A frame of Python has a code object for its code; one of machine code has a module (HK_CODE_NATIVE), and its offset,
@@ -444,6 +477,8 @@ _Static_assert(sizeof(struct hk_capture_header) <= 4096, "the header is one page
 _Static_assert(sizeof(struct hk_capture_status) <= 4096, "the status is one page");
 _Static_assert(sizeof(struct hk_capture_node) == 16, "nodes stay small");
 _Static_assert(sizeof(struct hk_capture_site) == 256, "sites stay small");
+_Static_assert(sizeof(struct hk_capture_counters) == 64, "a line of the cache");
+_Static_assert(sizeof(struct hk_capture_exact_site) == 96, "with its counters 160 bytes");
 _Static_assert(sizeof(struct hk_capture_child) == 128, "readers step by this");
 _Static_assert(sizeof(struct hk_capture_map_pool) == 8, "one for each pool");
 _Static_assert(sizeof(struct hk_capture_map) % 8 == 0, "arrays follow it");

@@ -27,7 +27,7 @@
 
 struct options {
     struct hk_settings settings;
-    bool sample_given, off_given, force;
+    bool sample_given, exact_given, off_given, force;
     const char *output, *python;
 };
 
@@ -79,8 +79,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
                                optarg);
         return 0;
     case EXACT:
-        return hk_cli_fail(HK_EXIT_USAGE,
-                           "run: --exact is not available yet; --sample=16K records finely");
+        o->exact_given = true;
+        o->settings.mode = "exact";
+        return 0;
     case NATIVE:
         o->settings.native = true;
         return 0;
@@ -151,6 +152,14 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     }
     if (o->sample_given && o->off_given)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --sample and --no-record exclude each other");
+    if (o->exact_given && (o->sample_given || o->off_given))
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact and %s exclude each other",
+                           o->sample_given ? "--sample" : "--no-record");
+    if (o->exact_given && (o->settings.native || o->settings.native_stacks))
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact records Python's own allocations; --native and "
+                                          "--native-stacks need --sample");
+    if (o->exact_given && o->settings.debug)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact and --debug exclude each other");
     if (o->settings.debug && o->settings.native)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --debug and --native exclude each other: malloc's blocks "
                                           "have no debug mode");
@@ -238,6 +247,9 @@ int hk_cli_run(int argc, char **argv)
     if (found && o.settings.native_stacks && !o.settings.debug && hk_target_has_python(&target))
         o.settings.native = true; /* it would change nothing without */
     o.settings.family = o.settings.native || (found && !o.settings.debug && !hk_target_has_python(&target));
+    if (found && o.exact_given && !hk_target_has_python(&target))
+        hk_cli_fail(0, "run: --exact: %s has no Python inside; its malloc is recorded by samples, and Pythons "
+                       "that it starts exactly", target.path);
     if (found && o.settings.debug && !hk_target_has_python(&target))
         hk_cli_fail(0, "run: --debug: %s has no Python inside, and C's malloc has no debug mode: only "
                        "Pythons that it starts are watched", target.path);

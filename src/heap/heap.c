@@ -469,6 +469,8 @@ static void free_locked(hk_heap *owner, void *block)
         hk_remote_push(owner, block);
         return;
     }
+    if (hk_recorder.came_home != NULL)
+        hk_recorder.came_home(owner, block);
     hk_lock_take(&owner->lock);
     hk_free_into(owner, block);
     hk_lock_release(&owner->lock);

@@ -180,6 +180,7 @@ struct hk_heap_recorder {
     void (*allocation)(const void *block, size_t size, uint64_t mean, int domain);
     bool (*free)(const void *block);
     uint32_t (*table_size)(void);
+    void (*came_home)(hk_heap *owner, void *block); /* a block is about to be freed that others than its owner freed */
     void (*foreign)(void); /* a block was freed or reallocated that came from nobody here */
     void (*pool_reopened)(void); /* a full pool got its first free block: the sign of a program being torn down */
     void (*tick)(hk_heap *heap, uint64_t allocated_bytes); /* of all heaps; what protects `heap` is held */

@@ -16,6 +16,7 @@
  * them for good, or khugepaged fills the hole again.
  */
 #include "heap/pool.h"
+#include "heap/slots.h"
 
 #include <string.h>
 
@@ -100,6 +101,7 @@ bool hk_region_shrink(size_t spare)
         hk_os_unmap(hk_region.base + span, old - span);
         hk_os_unmap(hk_region.pools + kept_pools, (old_pools - kept_pools) * sizeof(struct hk_pool));
         owners_shrink(kept_pools, old_pools);
+        hk_slots_shrink((uint32_t)keep, (uint32_t)(old / HK_ARENA_SIZE));
     }
     hk_lock_release(&hk_region.lock);
     return shrunk;
@@ -110,7 +112,8 @@ static bool arenas_commit(uint32_t index, uint32_t count)
 {
     return hk_os_commit(hk_region.pools + (size_t)index * HK_ARENA_POOLS,
                         (size_t)count * HK_ARENA_POOLS * sizeof(struct hk_pool)) &&
-           hk_os_commit(hk_region.base + (size_t)index * HK_ARENA_SIZE, (size_t)count * HK_ARENA_SIZE);
+           hk_os_commit(hk_region.base + (size_t)index * HK_ARENA_SIZE, (size_t)count * HK_ARENA_SIZE) &&
+           hk_slots_commit(index, count);
 }
 
 /* Bits `from` ... of at most `count` pools of one arena; `*n`: how many. */
@@ -140,6 +143,7 @@ static void arena_put_freed(struct hk_arena *arena)
     arena->next = hk_region.freed;
     hk_region.freed = arena;
     hk_region.freed_count++;
+    hk_slots_discard((uint32_t)(arena - hk_region.arenas));
 }
 
 /* `count` neighbours that were never used, the first a multiple of `align`; NULL: none left. The lock is held. */
@@ -474,8 +478,11 @@ size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty)
             continue;
         uint32_t dirty = (uint32_t)__builtin_popcountll(arena->dirty);
         uint32_t keep = seen >= keep_dirty ? 0 : keep_dirty - seen;
-        if (dirty > keep)
+        if (dirty > keep) {
             total += arena_discard(arena, dirty - keep);
+            if (arena->empty == UINT64_MAX && arena->dirty == 0)
+                hk_slots_discard((uint32_t)(arena - hk_region.arenas));
+        }
         seen += dirty < keep ? dirty : keep;
     }
     heap->dirty_pools -= (uint32_t)total;

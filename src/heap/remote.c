@@ -56,10 +56,13 @@ void hk_remote_push(hk_heap *heap, void *block)
 static void come_home(hk_heap *heap, void *block)
 {
     hk_heap *owner = heap->mode == HK_LOCK_MEMBER ? hk_pool_owner(hk_pool_of(block)) : heap;
-    if (owner == heap)
-        hk_free_into(heap, block);
-    else
+    if (owner != heap) {
         hk_remote_push(owner, block);
+        return;
+    }
+    if (hk_recorder.came_home != NULL && heap->mode != HK_LOCK_MEMBER)
+        hk_recorder.came_home(heap, block);
+    hk_free_into(heap, block);
 }
 
 void hk_remote_drain(hk_heap *heap)

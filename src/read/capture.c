@@ -40,6 +40,8 @@ static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_SITES] = sizeof(struct hk_capture_site),
     [HK_SECTION_MAP_A] = 1,
     [HK_SECTION_MAP_B] = 1,
+    [HK_SECTION_COUNTERS] = sizeof(struct hk_capture_counters),
+    [HK_SECTION_EXACT_SITES] = sizeof(struct hk_capture_exact_site),
 };
 
 static const char *const section_names[HK_SECTION_KINDS] = {
@@ -48,6 +50,7 @@ static const char *const section_names[HK_SECTION_KINDS] = {
     [HK_SECTION_CODES] = "codes",     [HK_SECTION_NODES] = "nodes",
     [HK_SECTION_STRINGS] = "strings", [HK_SECTION_SITES] = "sites",
     [HK_SECTION_MAP_A] = "map A",     [HK_SECTION_MAP_B] = "map B",
+    [HK_SECTION_COUNTERS] = "counters", [HK_SECTION_EXACT_SITES] = "exact sites",
 };
 
 /* ---- errors and memory ---- */

@@ -190,7 +190,7 @@ static struct hk_growth judge_one(const struct hk_growth_run *run, unsigned cloc
                                   const uint64_t *at_mark, const uint64_t *born_in)
 {
     const struct hk_growth_cut *cut = &run->cuts[clock];
-    return run->by_levels ? judge_levels(run, cut, mean, at_mark)
+    return run->by_levels || run->births_unknown ? judge_levels(run, cut, mean, at_mark)
                           : judge_by(run, cut, mean, at_mark, born_in);
 }
 

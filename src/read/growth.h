@@ -36,6 +36,8 @@
  *   - and never have fallen from mark to mark by more than one sample or a tenth of the rise: a cache
  *     that is full goes up and down.
  *
+ * An exact capture does not know what was born when either (nor has it errors): it is judged by its levels at any time, as above.
+ *
  * A cache that was filled early fails 1; one that is being filled slowly up to the end looks
  * exactly like a leak, and within that run is one.
  */
@@ -59,6 +61,7 @@ struct hk_growth_run {
     unsigned spans;
     bool usable; /* false: too short, or too uneven, to tell; nothing is growing then */
     bool by_levels; /* judged before the fall, without born_in */
+    bool births_unknown; /* exact captures: judged without born_in, too */
     struct hk_growth_cut cuts[2]; /* by time, by allocated bytes */
     double least;                 /* bytes; a smaller rise is no news */
 };

@@ -108,11 +108,50 @@ double hk_sites_mean(const struct hk_sites *s, uint64_t total_bytes, uint64_t sa
 
 /* ---- reading ---- */
 
+static uint32_t saturated(uint64_t count)
+{
+    return count < UINT32_MAX ? (uint32_t)count : UINT32_MAX;
+}
+
+/* A site of an exact capture, as one of a sampled one would be. `freed` may have been copied before the `total` of the same
+ * moment, never the other way that matters: what is more than there was is nothing. */
+static void read_exact(const struct hk_capture *c, size_t index, struct hk_capture_site *raw)
+{
+    struct hk_capture_counters n;
+    struct hk_capture_exact_site at;
+    hk_capture_entry(c, HK_SECTION_COUNTERS, index, &n, sizeof n);
+    hk_capture_entry(c, HK_SECTION_EXACT_SITES, index, &at, sizeof at);
+    uint64_t bytes = at.inherited_bytes + n.total_bytes, blocks = at.inherited_blocks + n.total_blocks;
+    bool saved = (int32_t)(n.peak_serial - (uint32_t)c->status.peak_serial) >= 0 && n.peak_serial;
+    *raw = (struct hk_capture_site){
+        .node = at.node,
+        .domain = at.domain,
+        .flags = at.flags,
+        .live_bytes = bytes > n.freed_bytes ? bytes - n.freed_bytes : 0,
+        .live_blocks = blocks > n.freed_blocks ? blocks - n.freed_blocks : 0,
+        .peak_bytes = at.inherited_bytes + n.peak_bytes,
+        .peak_blocks = at.inherited_blocks + n.peak_blocks,
+        .total_bytes = n.total_bytes,
+        .total_blocks = n.total_blocks,
+        .peak_serial = saved ? c->status.peak_serial : 0,
+        .samples_total = saturated(n.total_blocks),
+        .mark = n.mark < HK_MARKS ? n.mark : HK_MARKS - 1,
+        .mark_generation = n.mark_generation,
+    };
+    raw->samples_live = saturated(raw->live_blocks);
+    raw->inherited_bytes = at.inherited_bytes < raw->live_bytes ? at.inherited_bytes : raw->live_bytes;
+    memcpy(raw->at_mark, at.at_mark, sizeof raw->at_mark);
+    raw->at_mark[raw->mark] = saturated(raw->live_bytes >> 10);
+}
+
 static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site)
 {
     const struct hk_capture *c = s->capture;
     struct hk_capture_site raw;
-    hk_capture_entry(c, HK_SECTION_SITES, index, &raw, sizeof raw);
+    if (s->kind == HK_SECTION_EXACT_SITES)
+        read_exact(c, index, &raw);
+    else
+        hk_capture_entry(c, HK_SECTION_SITES, index, &raw, sizeof raw);
     if (raw.domain > 3 || (raw.node && raw.node >= c->tables[HK_SECTION_NODES].count))
         return false;
 
@@ -138,7 +177,9 @@ static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site)
 
 static void read_sites(struct hk_sites *s)
 {
-    size_t count = s->capture->tables[HK_SECTION_SITES].count;
+    size_t count = s->capture->tables[s->kind].count, counters = s->capture->tables[HK_SECTION_COUNTERS].count;
+    if (s->kind == HK_SECTION_EXACT_SITES && count > counters)
+        count = counters;
     s->sites = hk_must_calloc(count, sizeof *s->sites);
     for (size_t i = 0; i < count; i++) {
         struct hk_site *site = &s->sites[s->site_count];
@@ -332,6 +373,7 @@ static struct hk_growth_run prepare_growth(const struct hk_capture *c)
     struct hk_growth_run run =
         hk_growth_prepare(c->marks, count, end_ns, end_allocated, c->status.peak_bytes);
     run.by_levels = fell;
+    run.births_unknown = c->header.mode == HK_MODE_EXACT;
     free(times);
     free(live);
     return run;
@@ -343,6 +385,7 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
     struct line_table table = {.size = 1024};
 
     s->capture = c;
+    s->kind = c->header.mode == HK_MODE_EXACT ? HK_SECTION_EXACT_SITES : HK_SECTION_SITES;
     s->resolver = hk_resolver_new(c);
     s->run = prepare_growth(c);
     read_sites(s);

@@ -51,6 +51,7 @@ struct hk_line {
 
 struct hk_sites {
     const struct hk_capture *capture;
+    enum hk_section_kind kind; /* where sites are */
     struct hk_site *sites;
     size_t site_count;
     struct hk_line *lines;

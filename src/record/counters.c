@@ -163,4 +163,5 @@ void hk_rec_mark(uint64_t now_ns, uint64_t allocated_bytes)
     hk_rec.mark_ns = now_ns;
     hk_rec.mark_allocated = allocated_bytes;
     hk_rec_publish(HK_SECTION_MARKS, 1);
+    hk_exact_marked();
 }

@@ -237,6 +237,30 @@ static void place(int kind, uint32_t entry_size, uint64_t *offset, uint64_t byte
     *offset += bytes;
 }
 
+/* Of an exact capture sites have most of the room. */
+static void layout_exact(uint64_t offset)
+{
+    uint64_t bound = hk_rec.bound, entry = sizeof(struct hk_capture_counters) + sizeof(struct hk_capture_exact_site);
+
+    place(HK_SECTION_TIMELINE, sizeof(struct hk_capture_point), &offset, bound / 64);
+    place(HK_SECTION_EVENTS, sizeof(struct hk_capture_event), &offset, bound / 2048);
+    place(HK_SECTION_MODULES, sizeof(struct hk_capture_module), &offset, bound / 512);
+    place(HK_SECTION_CODES, sizeof(struct hk_capture_code), &offset, bound / 64);
+    place(HK_SECTION_NODES, sizeof(struct hk_capture_node), &offset, bound / 8);
+    place(HK_SECTION_STRINGS, 1, &offset, bound / 8);
+    place(HK_SECTION_MAP_A, 1, &offset, bound / 64);
+    place(HK_SECTION_MAP_B, 1, &offset, bound / 64);
+    uint64_t sites = (bound - offset - hk_rec.page) / entry;
+    if (sites > HK_REC_EXACT_SITES)
+        sites = HK_REC_EXACT_SITES;
+    place(HK_SECTION_COUNTERS, sizeof(struct hk_capture_counters), &offset, sites * sizeof(struct hk_capture_counters));
+    place(HK_SECTION_EXACT_SITES, sizeof(struct hk_capture_exact_site), &offset, bound - offset);
+    struct hk_rec_section *section = &hk_rec.section[HK_SECTION_EXACT_SITES];
+    if (section->capacity > sites)
+        section->capacity = sites;
+    hk_rec_header()->sections[HK_SECTION_EXACT_SITES].capacity = section->capacity;
+}
+
 void hk_rec_layout(void)
 {
     uint64_t bound = hk_rec.bound;
@@ -245,6 +269,10 @@ void hk_rec_layout(void)
 
     place(HK_SECTION_MARKS, sizeof(struct hk_capture_mark), &offset,
           HK_MARKS * sizeof(struct hk_capture_mark));
+    if (hk_rec.exact) {
+        layout_exact(offset);
+        return;
+    }
     place(HK_SECTION_TIMELINE, sizeof(struct hk_capture_point), &offset, bound / 32);
     place(HK_SECTION_EVENTS, sizeof(struct hk_capture_event), &offset, bound / 512);
     place(HK_SECTION_MODULES, sizeof(struct hk_capture_module), &offset, bound / 128);

@@ -13,6 +13,12 @@
  * nodes as far as they were complete at the fork, and those sites that have live blocks; these
  * get new numbers, and are the child's inheritance. Totals start at 0. The parent's mapping is
  * left then.
+ *
+ * In exact mode every allocation and free is an event, and os.fork() has hundreds of them before
+ * the child can exec. So its record is made in unnamed memory, and becomes a file at the child's
+ * second tick (128 KiB of allocation apart), if it comes to that. Sites keep their numbers there,
+ * since blocks remember them; what is inherited is the sum over the child's own blocks: the
+ * parent's counters have moved on.
  */
 #include <sched.h>
 #include <string.h>
@@ -20,6 +26,10 @@
 #include <unistd.h>
 
 #include "record/internal.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 enum { WIPED = 0, SAME_PROCESS = 1, BEING_DETACHED = 2 };
 
@@ -30,6 +40,8 @@ void hk_rec_detach(bool trusted)
 
     if (!trusted) {
         hk_rec_samples_clear(false);
+        if (hk_rec.exact && hk_rec.options.forget_blocks)
+            hk_rec.options.forget_blocks();
         memset(&hk_rec.strings, 0, sizeof hk_rec.strings);
         memset(&hk_rec.codes, 0, sizeof hk_rec.codes);
         memset(&hk_rec.nodes, 0, sizeof hk_rec.nodes);
@@ -46,7 +58,7 @@ void hk_rec_detach(bool trusted)
             hk_rec.options.fill_point(&hk_rec.base);
         hk_rec.random += (uint64_t)getpid() * 0x2545f4914f6cdd1du;
         hk_rec.next_tick_ns = 0;
-        hk_rec.ticked = false;
+        hk_rec.ticked = hk_rec.naming_tried = false;
         hk_rec.start_ns = hk_rec_clock();
     } else {
         hk_rec_file_close();
@@ -72,20 +84,60 @@ void hk_rec_check_wiped(void)
     __atomic_store_n(hk_rec.wiped, SAME_PROCESS, __ATOMIC_RELEASE);
 }
 
-static bool open_child_file(void)
+static bool open_named(void)
 {
     char *path = hk_rec.buffer; /* not on the stack: a hook's thread may have little of it */
     const char *why;
 
-    if (hk_rec.options.child_path) {
-        for (uint32_t attempt = 0; attempt < 8; attempt++) {
-            if (!hk_rec.options.child_path(path, PATH_MAX, attempt))
-                break;
-            if (hk_rec_file_open(path, true, 0, 0, hk_rec.options.bound, &why))
-                return true;
-        }
+    for (uint32_t attempt = 0; hk_rec.options.child_path && attempt < 8; attempt++) {
+        if (!hk_rec.options.child_path(path, PATH_MAX, attempt))
+            break;
+        if (hk_rec_file_open(path, true, 0, 0, hk_rec.options.bound, &why))
+            return true;
     }
-    return hk_rec_file_unnamed(hk_rec.options.bound, &why);
+    return false;
+}
+
+static bool open_child_file(void)
+{
+    const char *why;
+
+    return (!hk_rec.exact && open_named()) || hk_rec_file_unnamed(hk_rec.options.bound, &why);
+}
+
+/* The same addresses show the file afterwards, so whoever holds a pointer to a counter may go on. */
+void hk_rec_name(void)
+{
+    uint8_t *memory = hk_rec.map;
+    uint64_t bound = hk_rec.bound, file_bytes = hk_rec.file_bytes;
+    bool good;
+
+    hk_rec.naming_tried = true;
+    if (hk_rec.named || !open_named())
+        return;
+    uint8_t *file = hk_rec.map;
+    good = hk_rec.bound == bound;
+    hk_rec.map = memory;
+    for (int kind = 1; good && kind < HK_SECTION_KINDS; kind++) {
+        const struct hk_rec_section *section = &hk_rec.section[kind];
+        uint8_t *place = file + (section->data - memory);
+        if (section->ready > 0 && !hk_rec.preallocated)
+            good = madvise(place, section->ready, MADV_POPULATE_WRITE) == 0;
+        if (good && section->count > 0)
+            memcpy(place, section->data, section->count * section->entry_size);
+    }
+    if (good) {
+        memcpy(file, memory, HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status));
+        good = mremap(file, bound, bound, MREMAP_MAYMOVE | MREMAP_FIXED, memory) == memory;
+    }
+    hk_rec.file_bytes = file_bytes;
+    if (good)
+        return;
+    munmap(file, bound);
+    unlink(hk_rec.path);
+    hk_rec.named = false;
+    hk_rec.preallocated = true;
+    hk_rec.bound = bound;
 }
 
 static bool copy_section(int kind, const struct hk_rec_section *parent)
@@ -159,10 +211,17 @@ bool hk_rec_adopt(void)
         __atomic_store_n(&hk_rec.stage, HK_REC_ON, __ATOMIC_RELEASE);
         for (size_t i = 0; good && i < sizeof copied / sizeof copied[0]; i++)
             good = copy_section(copied[i], &parent[copied[i]]);
-        good = good && hk_rec_begin() && copy_sites(&parent[HK_SECTION_SITES]);
+        if (hk_rec.exact) {
+            good = good && hk_exact_adopt(parent) && hk_rec_begin();
+            if (good)
+                hk_exact_inherit();
+        } else {
+            good = good && hk_rec_begin() && copy_sites(&parent[HK_SECTION_SITES]);
+        }
         if (good)
             hk_rec_point(true, 0, false);
     }
+    hk_exact_refresh();
     munmap(parent_map, parent_bound);
     if (!good) {
         hk_rec_samples_clear(true);
@@ -207,11 +266,13 @@ void hk_record_fork_child(void)
             mmap(hk_rec.map, hk_rec.bound, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
         __atomic_store_n(&hk_rec.stage, HK_REC_OFF, __ATOMIC_RELEASE);
+        hk_exact_refresh();
         arm_wiped();
         errno = error;
         return;
     }
     hk_rec_detach(true);
+    hk_exact_refresh();
     arm_wiped();
     __atomic_store_n(&hk_rec.lock.word, 0, __ATOMIC_RELEASE);
     hk_rec_inside = 0;

@@ -9,6 +9,7 @@
  *   sites.c     the call tree and its sites, and what happens when they no longer fit
  *   samples.c   the table of sampled live blocks
  *   counters.c  counters of a site: peak by the serial rule, marks and births
+ *   exact.c     the same of exact recording, where the host counts every block (exact.h)
  *   draw.c      random distances, weights of samples, automatic mean distance
  *   timeline.c  points, marks, requests
  *   heapmap.c   the map of the heap's pools
@@ -34,6 +35,7 @@
 #define HK_REC_PENDING 64u   /* frees by signal handlers that interrupted the recorder */
 #define HK_REC_NONE    UINT32_MAX
 #define HK_REC_DOMAINS 4
+#define HK_REC_EXACT_SITES ((1u << 21) - 2) /* a block has 21 bits for its site */
 #define HK_REC_MODULES 1024u /* that are looked up; the file has room for fewer */
 
 #define HK_LIKELY(x)   __builtin_expect(!!(x), 1)
@@ -70,7 +72,8 @@ struct hk_rec_sample {
     uint32_t blocks; /* blocks it stands for */
     uint8_t birth_mark, birth_generation;
     uint8_t inherited; /* allocated by the parent before fork */
-    uint8_t reserved[5];
+    uint8_t is_code;   /* exact: a code object lives in it */
+    uint8_t reserved[4];
 };
 
 struct hk_rec_code_slot {
@@ -109,6 +112,8 @@ struct hk_recorder {
     bool preallocated; /* needs no population */
     bool fork_interrupted;
     bool ticked; /* since the fork: see hk_record_tick */
+    bool exact;  /* HK_MODE_EXACT */
+    bool naming_tried; /* see hk_rec_name */
     uint32_t page;
     uint64_t device, inode;
     uint64_t file_bytes;    /* of the mapping, populated */
@@ -221,7 +226,8 @@ uint32_t hk_rec_code(const void *address);             /* 0: no room */
 uint32_t hk_rec_code_by_content(const struct hk_capture_code *content);
 
 /* sites.c */
-uint32_t hk_rec_site_here(int domain); /* walks the stack; HK_REC_NONE: cannot write */
+/* Walks the stack; HK_REC_NONE: cannot write. extra: HK_SITE_APART or 0. */
+uint32_t hk_rec_site_here(int domain, uint8_t extra);
 bool hk_rec_make_other_sites(void);
 bool hk_rec_index_sites(void);
 
@@ -240,6 +246,14 @@ void hk_rec_mark(uint64_t now_ns, uint64_t allocated_bytes);
 uint32_t hk_rec_kib(uint64_t bytes);
 uint32_t hk_rec_birth_kib(const struct hk_rec_sample *sample);
 
+/* exact.c; all do nothing in other modes */
+void hk_exact_begin(void);
+void hk_exact_refresh(void); /* births and deaths are as they should be */
+void hk_exact_marked(void);
+void hk_exact_publish(uint64_t now_ns, bool final);
+bool hk_exact_adopt(const struct hk_rec_section *parent); /* a child's sites */
+void hk_exact_inherit(void);                             /* and what they inherit */
+
 /* draw.c */
 double hk_rec_log(double x);                 /* x > 0, normal */
 double hk_rec_one_minus_exp_minus(double x); /* 1 - exp(-x), x >= 0 */
@@ -257,6 +271,7 @@ void hk_rec_map_heap(uint64_t time_ns, bool bits, bool final); /* bits: which bl
 /* fork.c */
 void hk_rec_detach(bool trusted);
 bool hk_rec_adopt(void);
+void hk_rec_name(void); /* the capture moves from memory to a file; nobody counts meanwhile */
 void hk_rec_check_wiped(void);
 
 /* fold.c */
@@ -275,6 +290,29 @@ static inline struct hk_capture_status *hk_rec_status(void)
 static inline struct hk_capture_site *hk_rec_site(uint32_t number)
 {
     return (struct hk_capture_site *)hk_rec.section[HK_SECTION_SITES].data + number;
+}
+
+static inline struct hk_capture_exact_site *hk_rec_exact_site(uint32_t number)
+{
+    return (struct hk_capture_exact_site *)hk_rec.section[HK_SECTION_EXACT_SITES].data + number;
+}
+
+/* Where sites are, and what all kinds of them begin with. */
+static inline int hk_rec_site_kind(void)
+{
+    return hk_rec.exact ? HK_SECTION_EXACT_SITES : HK_SECTION_SITES;
+}
+
+struct hk_rec_site_key {
+    uint32_t node;
+    uint8_t domain, flags;
+    uint16_t thread;
+};
+
+static inline struct hk_rec_site_key *hk_rec_site_key(uint32_t number)
+{
+    const struct hk_rec_section *section = &hk_rec.section[hk_rec_site_kind()];
+    return (struct hk_rec_site_key *)(section->data + (uint64_t)number * section->entry_size);
 }
 
 static inline struct hk_capture_node *hk_rec_node(uint32_t number)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "heapkeeper/heap.h"
+#include "record/exact.h"
 #include "record/internal.h"
 
 #ifndef MADV_WIPEONFORK
@@ -135,6 +136,7 @@ void hk_rec_limit(uint32_t limit)
     if (limit == HK_LIMIT_DISK) {
         header->limit_time_ns = hk_rec_clock() - hk_rec.start_ns;
         __atomic_store_n(&hk_rec.stage, HK_REC_DISK_FULL, __ATOMIC_RELEASE);
+        hk_exact_refresh();
     }
     hk_rec_event(HK_EVENT_LIMIT, limit, 0);
 }
@@ -210,7 +212,8 @@ bool hk_rec_begin(void)
     hk_rec_describe_process();
     describe_geometry(header);
     hk_rec_mark(0, 0);
-    if (!hk_rec_make_other_sites())
+    hk_exact_begin();
+    if (hk_rec.section[hk_rec_site_kind()].count == 0 && !hk_rec_make_other_sites())
         return false;
     hk_rec_read_modules();
     memcpy(header->magic, HK_CAPTURE_MAGIC, sizeof header->magic);
@@ -231,6 +234,7 @@ static void take_options(const struct hk_record_options *options)
 {
     hk_rec.options = *options;
     hk_rec.options.path = NULL; /* borrowed; the file keeps its own copy */
+    hk_rec.exact = options->mode == HK_MODE_EXACT;
     hk_rec.automatic = options->mode == HK_MODE_SAMPLE && options->sample_bytes == 0;
     hk_rec.mean = options->mode != HK_MODE_SAMPLE ? 0
                   : options->sample_bytes         ? options->sample_bytes
@@ -280,6 +284,7 @@ static bool start(const struct hk_record_options *options, const char **why)
         return false;
     }
     hk_rec_point(true, 0, false);
+    hk_exact_refresh();
     return true;
 }
 
@@ -325,7 +330,7 @@ static void record(uintptr_t block, size_t bytes, uint64_t mean, int domain)
 
     if (HK_UNLIKELY(hk_rec.table_count != 0))
         forget(block); /* its death was not told */
-    number = hk_rec_site_here(domain);
+    number = hk_rec_site_here(domain, 0);
     if (number == HK_REC_NONE)
         return;
     site = hk_rec_site(number);
@@ -409,10 +414,12 @@ void hk_record_tick(uint64_t allocated_bytes)
     if (!hk_rec_enter())
         return;
     /* What a child's first tick stands for was mostly allocated before the fork: it makes no capture yet. */
-    bool first = hk_rec.stage == HK_REC_DETACHED && !hk_rec.ticked;
+    bool first = (hk_rec.stage == HK_REC_DETACHED || (hk_rec.exact && hk_rec.options.forked)) && !hk_rec.ticked;
     hk_rec.ticked = true;
-    if (!first && hk_rec_wake())
+    if (!first && hk_rec_wake()) {
         hk_rec_tick(allocated_bytes);
+        hk_exact.names = hk_rec.exact && hk_rec.options.forked && !hk_rec.named && !hk_rec.naming_tried;
+    }
     hk_rec_leave();
     errno = error;
 }
@@ -512,6 +519,7 @@ void hk_record_freeze(void)
         if (hk_rec.stage == HK_REC_ON) /* a child without a capture needs none any more */
             hk_rec_point(true, 0, true);
         __atomic_store_n(&hk_rec.frozen, 1, __ATOMIC_RELAXED);
+        hk_exact_refresh();
     }
     hk_rec_leave();
     errno = error;
@@ -541,8 +549,10 @@ void hk_record_exit(const char *small_child)
         if (stage != HK_REC_ON || !small_child || !hk_rec_fold(small_child))
             hk_rec_file_cut();
     }
-    hk_rec_file_close();
+    if (!hk_rec.exact) /* another thread may be counting */
+        hk_rec_file_close();
     __atomic_store_n(&hk_rec.stage, HK_REC_ENDED, __ATOMIC_RELEASE);
+    hk_exact_refresh();
     hk_rec_leave();
     errno = error;
 }

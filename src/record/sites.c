@@ -20,7 +20,7 @@
 #include "record/internal.h"
 
 #define CUT_DEPTH 4u
-#define KEY_FLAGS (HK_SITE_OTHER | HK_SITE_CUT | HK_SITE_BLIND) /* part of a site's key */
+#define KEY_FLAGS (HK_SITE_OTHER | HK_SITE_CUT | HK_SITE_BLIND | HK_SITE_APART) /* part of a site's key */
 
 static uint32_t node_hash(uint32_t parent, uint32_t code, int32_t offset)
 {
@@ -105,7 +105,7 @@ static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
     for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) {
         if (index->slots[at].hash != hash)
             continue;
-        const struct hk_capture_site *site = hk_rec_site(index->slots[at].entry);
+        const struct hk_rec_site_key *site = hk_rec_site_key(index->slots[at].entry);
         if (site->node == node && site->domain == domain &&
             (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
             return index->slots[at].entry;
@@ -115,18 +115,27 @@ static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
 
 static uint32_t make_site(uint32_t node, int domain, uint8_t flags)
 {
-    uint32_t number = (uint32_t)hk_rec.section[HK_SECTION_SITES].count;
-    struct hk_capture_site *site = hk_rec_append(HK_SECTION_SITES, 1);
+    int kind = hk_rec_site_kind();
+    uint32_t number = (uint32_t)hk_rec.section[kind].count;
+    struct hk_capture_counters *counters = hk_rec.exact ? hk_rec_append(HK_SECTION_COUNTERS, 1) : NULL;
+    struct hk_rec_site_key *site = hk_rec_append(kind, 1);
 
-    if (!site || !hk_rec_index_add(&hk_rec.sites, site_hash(node, domain, flags), number))
+    if (!site || (hk_rec.exact && !counters) ||
+        !hk_rec_index_add(&hk_rec.sites, site_hash(node, domain, flags), number))
         return HK_REC_NONE;
-    memset(site, 0, sizeof *site);
+    memset(site, 0, hk_rec.section[kind].entry_size);
     site->node = node;
     site->domain = (uint8_t)domain;
     site->flags = flags;
-    site->mark = (uint16_t)hk_rec.mark;
-    site->mark_generation = (uint16_t)hk_rec.generation;
-    hk_rec_publish(HK_SECTION_SITES, 1);
+    if (counters) {
+        *counters = (struct hk_capture_counters){.mark = (uint16_t)hk_rec.mark,
+                                                 .mark_generation = (uint16_t)hk_rec.generation};
+        hk_rec_publish(HK_SECTION_COUNTERS, 1);
+    } else {
+        hk_rec_site(number)->mark = (uint16_t)hk_rec.mark;
+        hk_rec_site(number)->mark_generation = (uint16_t)hk_rec.generation;
+    }
+    hk_rec_publish(kind, 1);
     return number;
 }
 
@@ -142,8 +151,8 @@ bool hk_rec_make_other_sites(void)
 bool hk_rec_index_sites(void)
 {
     hk_rec_index_clear(&hk_rec.sites);
-    for (uint32_t i = 0; i < hk_rec.section[HK_SECTION_SITES].count; i++) {
-        const struct hk_capture_site *site = hk_rec_site(i);
+    for (uint32_t i = 0; i < hk_rec.section[hk_rec_site_kind()].count; i++) {
+        const struct hk_rec_site_key *site = hk_rec_site_key(i);
         if (!hk_rec_index_add(&hk_rec.sites, site_hash(site->node, site->domain, site->flags), i))
             return false;
     }
@@ -156,7 +165,7 @@ static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t fl
                           uint32_t eighths)
 {
     const struct hk_rec_section *nodes = &hk_rec.section[HK_SECTION_NODES];
-    const struct hk_rec_section *sites = &hk_rec.section[HK_SECTION_SITES];
+    const struct hk_rec_section *sites = &hk_rec.section[hk_rec_site_kind()];
     bool room = sites->count < sites->capacity / 8 * eighths &&
                 nodes->count + depth <= nodes->capacity / 8 * eighths;
     uint32_t node = 0, site;
@@ -201,14 +210,14 @@ static uint32_t walk(int domain, uint8_t *flags)
     return depth;
 }
 
-uint32_t hk_rec_site_here(int domain)
+uint32_t hk_rec_site_here(int domain, uint8_t extra)
 {
     uint8_t flags = 0;
     uint32_t depth = walk(domain, &flags), site;
     bool lost = depth == 0 &&
                 (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
 
-    flags &= HK_SITE_CUT | HK_SITE_JIT | HK_SITE_BLIND;
+    flags = (flags & (HK_SITE_CUT | HK_SITE_JIT | HK_SITE_BLIND)) | extra;
     if (hk_rec.stage != HK_REC_ON)
         return HK_REC_NONE;
     site = lost ? HK_REC_NONE : try_depth(depth, depth, domain, flags, 6);
@@ -226,6 +235,6 @@ uint32_t hk_rec_site_here(int domain)
         hk_rec_limit(HK_LIMIT_SITES);
         return (uint32_t)domain;
     }
-    hk_rec_site(site)->flags |= flags & HK_SITE_JIT;
+    hk_rec_site_key(site)->flags |= flags & HK_SITE_JIT;
     return site;
 }

@@ -56,6 +56,8 @@ static void fill_point(struct hk_capture_point *point, uint64_t now, bool final)
     point->time_ns = since_start(now);
     point->recorder_bytes = hk_rec.file_bytes + hk_rec.private_bytes + sizeof hk_rec;
     point->samples = hk_rec.samples_total;
+    if (hk_rec.exact)
+        point->samples = point->allocated_blocks < UINT32_MAX ? (uint32_t)point->allocated_blocks : UINT32_MAX;
     point->mark = hk_rec.mark;
     point->skipped = __atomic_load_n(&hk_rec.skipped, __ATOMIC_RELAXED);
     uint64_t cost = hk_rec_clock() - before;
@@ -152,6 +154,7 @@ void hk_rec_point(bool append, uint32_t name, bool final)
     uint64_t now = hk_rec_clock();
 
     fill_point(&hk_rec.scratch, now, final);
+    hk_exact_publish(hk_rec.scratch.time_ns, final);
     store_point(&status->now, &hk_rec.scratch);
     if (append || now - hk_rec.last_map_ns >= MAP_DISTANCE)
         map_heap(now, name != 0 || final, final);
@@ -184,6 +187,7 @@ static void do_request(void)
     case HK_REQUEST_START:
     case HK_REQUEST_STOP:
         __atomic_store_n(&hk_rec.recording, box->kind == HK_REQUEST_START, __ATOMIC_RELAXED);
+        hk_exact_refresh();
         break;
     case HK_REQUEST_TRIM:
         result = hk_rec.options.trim ? hk_rec.options.trim() : -1;

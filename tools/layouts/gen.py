@@ -52,6 +52,7 @@ COMMON = {
     "bytes_data": OFFSET % ("PyBytesObject", "ob_sval"),
     "runtime_interpreters": OFFSET % ("_PyRuntimeState", "interpreters.head"),
     "runtime_main": OFFSET % ("_PyRuntimeState", "interpreters.main"),
+    "runtime_finalizing": OFFSET % ("_PyRuntimeState", "_finalizing"),
 }
 
 FRAME_OBJECTS = {

@@ -14,11 +14,12 @@
  * Arena requests (PyObject_SetArenaAllocator) can only be chunks of the interpreter's frame stacks, since pymalloc is
  * not in use: they are mapped pages, counted.
  */
-#include "hosts/cpython/internal.h"
+#include "hosts/cpython/exact.h"
 
 #include <dlfcn.h>
 #include <string.h>
 
+#include "record/exact.h"
 #include "record/record.h"
 
 struct hk_python hk_python;
@@ -66,10 +67,15 @@ static void *raw_malloc(void *context, size_t size)
     return hk_malloc(raw_heap(context), size);
 }
 
-static void *raw_calloc(void *context, size_t count, size_t size)
+void hk_cpython_raw_calloc_seen(size_t count, size_t size)
 {
     if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0)
         hk_cpython_become_many();
+}
+
+static void *raw_calloc(void *context, size_t count, size_t size)
+{
+    hk_cpython_raw_calloc_seen(count, size);
     return hk_calloc(raw_heap(context), count, size);
 }
 
@@ -78,7 +84,7 @@ static void *raw_realloc(void *context, void *block, size_t size)
     return hk_realloc(raw_heap(context), block, size);
 }
 
-static void raw_free(void *context, void *block)
+void hk_cpython_raw_free(void *context, void *block)
 {
     if (__builtin_expect(hk_python.many, 0) && !hk_region_has(block))
         hk_cpython_state_freed(block);
@@ -96,8 +102,10 @@ static int audit(const char *event, void *arguments, void *data)
 hk_allocator hk_cpython_table(int domain)
 {
     hk_heap *heap = hk_python.heaps[domain];
+    if (hk_python.exact)
+        return hk_cpython_exact_table(domain);
     if (heap->mode == HK_LOCK_OWN)
-        return (hk_allocator){heap, raw_malloc, raw_calloc, raw_realloc, raw_free};
+        return (hk_allocator){heap, raw_malloc, raw_calloc, raw_realloc, hk_cpython_raw_free};
     return (hk_allocator){heap, locked_malloc, locked_calloc, locked_realloc, locked_free};
 }
 
@@ -127,14 +135,24 @@ static void *first_malloc(void *heap, size_t size)
 {
     set_locked_tables();
     hk_python.add_audit_hook(audit, NULL);
-    return locked_malloc(heap, size);
+    return hk_cpython_table(((hk_heap *)heap)->domain).malloc(heap, size);
 }
 
 static void *first_calloc(void *heap, size_t count, size_t size)
 {
     set_locked_tables();
     hk_python.add_audit_hook(audit, NULL);
-    return locked_calloc(heap, count, size);
+    return hk_cpython_table(((hk_heap *)heap)->domain).calloc(heap, count, size);
+}
+
+void hk_cpython_set_tables(void)
+{
+    for (int i = 0; i < HK_DOMAINS; i++) {
+        hk_allocator table;
+        hk_python.get_allocator(i, &table);
+        if (table.malloc != first_malloc)
+            set_table(i);
+    }
 }
 
 /* --- frame stack chunks --- */
@@ -178,10 +196,12 @@ void hk_cpython_fork_prepare(void)
             hk_lock_take_to_fork(&(*heap)->lock);
     }
     hk_lock_take_to_fork(&hk_region.lock);
+    hk_lock_take_to_fork(&hk_exact_apart);
 }
 
 void hk_cpython_fork_release(bool child)
 {
+    hk_lock_release_forked(&hk_exact_apart);
     hk_lock_release_forked(&hk_region.lock);
     if (hk_python.interpreters == NULL)
         return;

@@ -69,6 +69,11 @@ static uintptr_t first_frame(const hk_py_layout *l, const void *thread_state)
     return is_plausible(frame) ? bits_at((const void *)frame, l->cframe_current) : 0;
 }
 
+bool hk_py_has_frame(const hk_py_layout *layout, const void *thread_state)
+{
+    return first_frame(layout, thread_state) != 0;
+}
+
 static int walk_objects(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max,
                         bool *more)
 {

@@ -45,6 +45,9 @@ static inline void *hk_py_locked_thread_state(const hk_py_layout *layout)
 int hk_py_walk(const hk_py_layout *layout, const void *thread_state, hk_py_frame *out, int max,
                bool *truncated);
 
+/* False: the thread has no frame at all. */
+bool hk_py_has_frame(const hk_py_layout *layout, const void *thread_state);
+
 /* True while the thread runs JIT code: the line of the innermost frame may then be off by 1-3, its
  * function is right. */
 bool hk_py_in_jit(const hk_py_layout *layout, const void *thread_state);

@@ -26,6 +26,7 @@ struct hk_python {
     const hk_py_layout *layout; /* NULL: no interpreter */
     hk_heap *heaps[HK_DOMAINS], *watched[HK_DOMAINS], *interpreters; /* the last: shared, with a lock */
     size_t alignment; /* of the heaps other than RAW's */
+    bool exact; /* every block is recorded: exact.c */
     bool many; /* interpreters with their own GIL exist or existed */
     int64_t frame_chunk_bytes;
 };
@@ -44,7 +45,19 @@ hk_allocator hk_cpython_table(int domain);
 /* The interpreter's table of the domain calls us; false: another allocator or hook stands there. */
 bool hk_cpython_table_is_ours(int domain);
 
+/* domains.c: for exact recording. RAW's free; the audited first calls stay where they are. */
+void hk_cpython_raw_free(void *context, void *block);
+void hk_cpython_raw_calloc_seen(size_t count, size_t size); /* perhaps an interpreter is being made */
+void hk_cpython_set_tables(void); /* anew, after hk_cpython_exact_prepare */
+
+/* recording.c */
+void hk_cpython_freeze_if_finalizing(void);
+/* A thread that allocates in this domain and has a thread state: may its stack be walked? Asked until it may. */
+bool hk_cpython_stacks_ready(int domain);
+
 /* interpreters.c. */
+hk_heap *hk_cpython_heap_here(hk_heap *context); /* that this thread may use without a lock, or that has one */
+bool hk_cpython_is_within_reach(const hk_heap *heap, const void *block); /* who may use `heap` may free it there */
 void hk_cpython_become_many(void); /* an interpreter is about to be made. Any thread */
 bool hk_cpython_is_many_table(const hk_allocator *table);
 void hk_cpython_state_freed(const void *block); /* RAW frees a block of libc's: perhaps an interpreter's state */

@@ -24,7 +24,7 @@
  * If not, we stand in front of it: it is called for the main GIL only, and what other interpreters allocate passes
  * it by. (To refuse the interpreter is no way out: CPython ends the process then.)
  */
-#include "hosts/cpython/internal.h"
+#include "hosts/cpython/exact.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -125,7 +125,7 @@ static __attribute__((noinline)) void look_up(const void *state, int64_t id)
 }
 
 /* The heap that this thread may use without a lock, or the shared one, which has a lock. */
-static inline hk_heap *heap_here(hk_heap *context)
+hk_heap *hk_cpython_heap_here(hk_heap *context)
 {
     const char *state = hk_py_locked_thread_state(hk_python.layout);
     if (__builtin_expect(state == NULL, 0))
@@ -138,7 +138,7 @@ static inline hk_heap *heap_here(hk_heap *context)
 }
 
 /* The block may be freed into its heap by who may use `heap`. */
-static inline bool is_within_reach(const hk_heap *heap, const void *block)
+bool hk_cpython_is_within_reach(const hk_heap *heap, const void *block)
 {
     if (!hk_region_has(block))
         return true;
@@ -153,13 +153,13 @@ static inline bool is_within_reach(const hk_heap *heap, const void *block)
 
 static void *many_malloc(void *context, size_t size)
 {
-    return hk_malloc(heap_here(context), size);
+    return hk_malloc(hk_cpython_heap_here(context), size);
 }
 
 static void many_free(void *context, void *block)
 {
-    hk_heap *heap = heap_here(context);
-    if (__builtin_expect(is_within_reach(heap, block), 1))
+    hk_heap *heap = hk_cpython_heap_here(context);
+    if (__builtin_expect(hk_cpython_is_within_reach(heap, block), 1))
         hk_free(heap, block);
     else
         hk_free_remote(block);
@@ -167,15 +167,15 @@ static void many_free(void *context, void *block)
 
 static void *many_calloc(void *context, size_t count, size_t size)
 {
-    return hk_calloc(heap_here(context), count, size);
+    return hk_calloc(hk_cpython_heap_here(context), count, size);
 }
 
 static void *many_realloc(void *context, void *block, size_t size)
 {
-    hk_heap *heap = heap_here(context);
+    hk_heap *heap = hk_cpython_heap_here(context);
     if (block == NULL)
         return hk_malloc(heap, size);
-    if (__builtin_expect(is_within_reach(heap, block), 1))
+    if (__builtin_expect(hk_cpython_is_within_reach(heap, block), 1))
         return hk_realloc(heap, block, size);
     size_t old = hk_usable_size(block);
     void *moved = hk_malloc(heap, size);
@@ -188,12 +188,14 @@ static void *many_realloc(void *context, void *block, size_t size)
 
 static hk_allocator many_table(int domain)
 {
+    if (hk_python.exact)
+        return hk_cpython_exact_many_table(domain);
     return (hk_allocator){hk_python.heaps[domain], many_malloc, many_calloc, many_realloc, many_free};
 }
 
 bool hk_cpython_is_many_table(const hk_allocator *table)
 {
-    return table->malloc == many_malloc;
+    return table->malloc == many_table(HK_DOMAIN_OBJECT).malloc;
 }
 
 /* --- becoming many --- */
@@ -242,31 +244,34 @@ static hk_allocator hooks[HK_DOMAINS];
 
 static void *front_malloc(int domain, void *context, size_t size)
 {
-    hk_heap *heap = heap_here(hk_python.heaps[domain]);
-    return heap == hk_python.heaps[domain] ? hooks[domain].malloc(context, size) : hk_malloc(heap, size);
+    hk_heap *heap = hk_cpython_heap_here(hk_python.heaps[domain]);
+    hk_allocator many = many_table(domain);
+    return heap == many.context ? hooks[domain].malloc(context, size) : many.malloc(many.context, size);
 }
 
 static void *front_calloc(int domain, void *context, size_t count, size_t size)
 {
-    hk_heap *heap = heap_here(hk_python.heaps[domain]);
-    return heap == hk_python.heaps[domain] ? hooks[domain].calloc(context, count, size) : hk_calloc(heap, count, size);
+    hk_heap *heap = hk_cpython_heap_here(hk_python.heaps[domain]);
+    hk_allocator many = many_table(domain);
+    return heap == many.context ? hooks[domain].calloc(context, count, size) : many.calloc(many.context, count, size);
 }
 
 static void *front_realloc(int domain, void *context, void *block, size_t size)
 {
-    hk_heap *heap = heap_here(hk_python.heaps[domain]);
-    if (heap == hk_python.heaps[domain] && is_within_reach(heap, block))
+    hk_heap *heap = hk_cpython_heap_here(hk_python.heaps[domain]);
+    if (heap == hk_python.heaps[domain] && hk_cpython_is_within_reach(heap, block))
         return hooks[domain].realloc(context, block, size);
-    return many_realloc(hk_python.heaps[domain], block, size);
+    hk_allocator many = many_table(domain);
+    return many.realloc(many.context, block, size);
 }
 
 static void front_free(int domain, void *context, void *block)
 {
-    hk_heap *heap = heap_here(hk_python.heaps[domain]);
-    if (heap == hk_python.heaps[domain] && is_within_reach(heap, block))
+    hk_heap *heap = hk_cpython_heap_here(hk_python.heaps[domain]);
+    if (heap == hk_python.heaps[domain] && hk_cpython_is_within_reach(heap, block))
         hooks[domain].free(context, block);
     else
-        many_free(hk_python.heaps[domain], block);
+        many_table(domain).free(hk_python.heaps[domain], block);
 }
 
 #define FRONT(name, domain)                                                                                            \

@@ -131,6 +131,7 @@ static bool from_debug_offsets(hk_py_layout *l, const uint64_t *word, const stru
     l->raw_may_walk = true;
     l->runtime_interpreters = word_at(word, s->runtime_interpreters);
     l->runtime_main = -1;
+    l->runtime_finalizing = word_at(word, s->runtime_interpreters - 1); /* they are neighbours in the table */
     l->interpreter_size = word[s->interpreter_size];
     l->interpreter_id = word_at(word, s->interpreter_id);
     l->interpreter_next = word_at(word, s->interpreter_next);

@@ -59,6 +59,7 @@ typedef struct hk_py_layout {
     uint64_t interpreter_size;    /* bytes; 0: not in the layout (use hk_py_interpreter_size) */
     int32_t runtime_interpreters; /* head of the list of interpreters in *runtime */
     int32_t runtime_main;         /* pointer to the main interpreter in *runtime; -1 from 3.13 on */
+    int32_t runtime_finalizing;   /* pointer in *runtime: not NULL from the beginning of finalisation on; -1: unknown */
     uint64_t runtime_size;        /* bytes of *runtime as the symbol table says; 0: not known */
 
     /* Frames. The instruction of a frame object is an int, in units of instruction_unit bytes (1 on

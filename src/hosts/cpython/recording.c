@@ -5,7 +5,7 @@
  * A stack is asked for inside an allocation hook, so nothing here allocates or takes a lock. The one comparison with
  * the public API is made later, from a pending call. Whether another hook stands before us is looked at in the ticks of
  * the heap, since a call that reaches us at all proves that we are at work. */
-#include "hosts/cpython/internal.h"
+#include "hosts/cpython/exact.h"
 
 #include <string.h>
 
@@ -58,6 +58,8 @@ static void source_identify(const void *code, struct hk_code_identity *out)
 {
     hk_py_code info;
     memset(out, 0, sizeof(*out));
+    if (hk_python.exact)
+        hk_cpython_exact_mark_code(code);
     if (hk_py_code_info(hk_python.layout, code, &info))
         *out = (struct hk_code_identity){info.filename, info.name, info.linetable, info.firstlineno, info.units};
 }
@@ -126,6 +128,7 @@ static void stacks_decided(bool good, const char *why)
 {
     stacks_on = good;
     stacks_tested = true;
+    hk_cpython_exact_stacks(good);
     hk_record_set_stacks(good ? HK_STACKS_GOOD : HK_STACKS_OFF, good ? NULL : why);
 }
 
@@ -170,8 +173,21 @@ static void self_test(int domain)
         ask_for_public_check();
 }
 
+/* A thread state without a frame is looked at with care once, and from then on with one load. */
+bool hk_cpython_stacks_ready(int domain)
+{
+    static const void *looked_at;
+    if (stacks_tested || !hk_python.layout->stacks)
+        return stacks_on;
+    const void *state = thread_state_for(domain);
+    if (state != looked_at || (state != NULL && hk_py_has_frame(hk_python.layout, state)))
+        self_test(domain);
+    looked_at = state;
+    return stacks_on;
+}
+
 /* Finalisation frees what the program left: its figures are those from before. It shows in the first events. */
-static void freeze_if_finalizing(void)
+void hk_cpython_freeze_if_finalizing(void)
 {
     bool now = is_finalizing();
     if (__builtin_expect(now == finalizing, 1))
@@ -187,7 +203,7 @@ static void freeze_if_finalizing(void)
 
 static void recorder_allocation(const void *block, size_t size, uint64_t mean, int domain)
 {
-    freeze_if_finalizing();
+    hk_cpython_freeze_if_finalizing();
     if (__builtin_expect(!stacks_tested, 0) && hk_python.layout->stacks)
         self_test(domain);
     hk_record_allocation(block, size, mean, domain);
@@ -195,7 +211,7 @@ static void recorder_allocation(const void *block, size_t size, uint64_t mean, i
 
 static bool recorder_free(const void *block)
 {
-    freeze_if_finalizing();
+    hk_cpython_freeze_if_finalizing();
     return hk_record_free(block);
 }
 
@@ -207,12 +223,28 @@ static void count_foreign(void)
 static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
 {
     static unsigned ticks;
-    freeze_if_finalizing();
+    hk_cpython_freeze_if_finalizing();
     if (!finalizing && __atomic_fetch_add(&ticks, 1, __ATOMIC_RELAXED) % TICKS_PER_WATCH == 0)
         watch_in_hook();
     ticking = heap;
     hk_record_tick(allocated_bytes);
     ticking = NULL;
+    if (hk_python.exact && (heap == hk_python.heaps[HK_DOMAIN_MEM] || heap == hk_python.heaps[HK_DOMAIN_OBJECT]))
+        hk_cpython_exact_tick();
+}
+
+/* Every block is recorded: the heap tells only of what others than our tables free. */
+static void attach_exact(void)
+{
+    hk_recorder = (struct hk_heap_recorder){
+        .free = hk_cpython_exact_forget,
+        .table_size = hk_record_table_size,
+        .came_home = hk_cpython_exact_came_home,
+        .pool_reopened = hk_cpython_freeze_if_finalizing,
+        .foreign = count_foreign,
+        .tick = recorder_tick,
+    };
+    hk_cpython_set_tables();
 }
 
 void hk_cpython_attach_recorder(bool samples)
@@ -222,6 +254,10 @@ void hk_cpython_attach_recorder(bool samples)
     if (!hk_python.layout->stacks)
         hk_record_set_stacks(HK_STACKS_OFF, hk_python.layout->why);
     hk_record_set_source(&source);
+    if (hk_python.exact) {
+        attach_exact();
+        return;
+    }
     for (int i = 0; samples && i < HK_DOMAINS; i++) {
         static const char *const names[] = {"raw, sampled", "mem, sampled", "object, sampled"};
         hk_python.watched[i] = hk_heap_create(&(hk_heap_options){
@@ -241,7 +277,7 @@ void hk_cpython_attach_recorder(bool samples)
         .draw = samples ? hk_record_draw : NULL,
         .allocation = recorder_allocation,
         .free = recorder_free,
-        .pool_reopened = freeze_if_finalizing,
+        .pool_reopened = hk_cpython_freeze_if_finalizing,
         .table_size = hk_record_table_size,
         .foreign = count_foreign,
         .tick = recorder_tick,

@@ -6,7 +6,7 @@
  *         no reservation, no file, no thread
  *
  * The environment, set by the command (src/cli/run.c):
- *   HEAPKEEPER_MODE        none, sample (exact: not yet); unset: the heap alone, nothing is recorded
+ *   HEAPKEEPER_MODE        none, sample, exact (where that is not possible: sample); unset: the heap alone, nothing is recorded
  *   HEAPKEEPER_SAMPLE      mean distance in bytes, 0: automatic
  *   HEAPKEEPER_RUN         run id, 32 hexadecimal digits
  *   HEAPKEEPER_CAPTURE     the file that the command made for its own process, and
@@ -32,6 +32,7 @@
 
 #include "heap/debug.h"
 #include "hosts/cpython/domains.h"
+#include "hosts/cpython/exact.h"
 #include "hosts/malloc/family.h"
 #include "hosts/malloc/interpose.h"
 #include "hosts/native/stack.h"
@@ -166,13 +167,20 @@ static bool record_start(void)
     if (mode == NULL)
         return false;
     struct hk_record_options options = {
-        .mode = strcmp(mode, "sample") == 0 ? HK_MODE_SAMPLE : HK_MODE_NONE,
+        .mode = strcmp(mode, "none") == 0 ? HK_MODE_NONE : HK_MODE_SAMPLE,
         .sample_bytes = sample != NULL ? strtoull(sample, NULL, 10) : 0,
         .alignment = (uint32_t)alignment(),
         .child_path = child_path,
         .fill_point = hk_cpython_fill_point,
         .trim = trim,
     };
+    const char *why_not_exact = strcmp(mode, "exact") == 0 ? hk_cpython_exact_prepare() : NULL;
+    if (strcmp(mode, "exact") == 0 && why_not_exact == NULL) {
+        options.mode = HK_MODE_EXACT;
+        options.bound = HK_CAPTURE_EXACT_BOUND;
+        options.visit_blocks = hk_cpython_exact_visit;
+        options.forget_blocks = hk_cpython_exact_forget_all;
+    }
     read_naming();
     parse_run_id(secure_getenv("HEAPKEEPER_RUN"), options.run_id);
     options.python_version = hk_cpython_version(&options.python_flags);

@@ -1,0 +1,36 @@
+/* Exact recording of CPython: every block of its domains is counted at the site that allocated it. */
+#ifndef HK_HOSTS_CPYTHON_EXACT_H
+#define HK_HOSTS_CPYTHON_EXACT_H
+
+#include "hosts/cpython/internal.h"
+
+/* Before the recorder is started, in the constructor: makes what exact recording needs. NULL: done; else why not (static
+ * text), and nothing was changed. */
+const char *hk_cpython_exact_prepare(void);
+
+/* True after it: hk_cpython_table gives the tables below. */
+static inline bool hk_cpython_is_exact(void)
+{
+    return hk_python.exact;
+}
+
+hk_allocator hk_cpython_exact_table(int domain);      /* while no interpreter has a GIL of its own */
+hk_allocator hk_cpython_exact_many_table(int domain); /* MEM and OBJECT from then on */
+
+/* recording.c: stacks may be walked from now on, or not (any more). */
+void hk_cpython_exact_stacks(bool good);
+
+void hk_cpython_exact_mark_code(const void *code); /* of a stack that is being recorded; see hk_stack_source */
+
+/* As hk_heap_recorder has them. */
+void hk_cpython_exact_came_home(hk_heap *owner, void *block);
+bool hk_cpython_exact_forget(const void *block);
+
+/* As hk_record_options has them. */
+void hk_cpython_exact_visit(void (*visitor)(uint32_t site, size_t bytes));
+void hk_cpython_exact_forget_all(void);
+
+/* A tick of a heap under the main GIL. */
+void hk_cpython_exact_tick(void);
+
+#endif

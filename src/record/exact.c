@@ -1,0 +1,420 @@
+/* Exact recording: the counters behind exact.h, and how they begin, end, and go on in the child of a fork.
+ *
+ * Nothing here walks a stack or touches a block; the host has the site of each block and calls hk_exact_site for
+ * stacks that it does not know yet. The lock of the recorder protects the tree of sites, as always; the order of locks is
+ * hk_exact_apart, then the recorder's. */
+#include "record/exact.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "record/internal.h"
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+#define ORPHANS 64u
+
+union hk_exact_page hk_exact_page __attribute__((aligned(4096)));
+hk_lock hk_exact_apart;
+
+static struct {
+    uint32_t site;
+    size_t bytes;
+} orphans[ORPHANS]; /* hk_exact.orphans of them; under hk_exact_apart */
+
+static struct hk_capture_exact_site *site_of(const struct hk_capture_counters *counters)
+{
+    return hk_rec_exact_site((uint32_t)(counters - hk_exact.counters));
+}
+
+/* --- peak and marks --- */
+
+/* Pairs of spans become one, at_mark of the second stays; the newest is not written yet. */
+static void merge_pairs(struct hk_capture_counters *counters, struct hk_capture_exact_site *site)
+{
+    counters->mark /= 2;
+    for (uint32_t i = 0; i < counters->mark; i++)
+        site->at_mark[i] = site->at_mark[2 * i + 1];
+    counters->mark_generation++;
+}
+
+static __attribute__((noinline)) void bring_up_marks(struct hk_capture_counters *counters, uint32_t mark)
+{
+    struct hk_capture_exact_site *site = site_of(counters);
+    uint32_t live = hk_rec_kib(site->inherited_bytes + counters->total_bytes - counters->freed_bytes);
+    while (counters->mark_generation != mark >> 16)
+        merge_pairs(counters, site);
+    for (uint32_t i = counters->mark; i < (mark & 0xffff); i++)
+        site->at_mark[i] = live;
+    counters->mark = (uint16_t)mark;
+}
+
+void hk_exact_bring_up(struct hk_capture_counters *counters)
+{
+    uint32_t epoch = __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED);
+    uint32_t mark = __atomic_load_n(&hk_exact.mark, __ATOMIC_RELAXED);
+    uint32_t serial = __atomic_load_n(&hk_exact.serial, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&hk_exact.dipped, __ATOMIC_RELAXED) && counters->peak_serial != serial) {
+        counters->peak_bytes = counters->total_bytes - counters->freed_bytes;
+        counters->peak_blocks = counters->total_blocks - counters->freed_blocks;
+        __atomic_store_n(&counters->peak_serial, serial, __ATOMIC_RELEASE);
+    }
+    if (HK_UNLIKELY((counters->mark | (uint32_t)counters->mark_generation << 16) != mark))
+        bring_up_marks(counters, mark);
+    counters->epoch = epoch;
+}
+
+static void next_epoch(void)
+{
+    __atomic_store_n(&hk_exact.epoch, hk_exact.epoch + 1, __ATOMIC_RELAXED);
+}
+
+void hk_exact_marked(void)
+{
+    if (!hk_rec.exact)
+        return;
+    __atomic_store_n(&hk_exact.mark, hk_rec.mark | (hk_rec.generation & 0xffff) << 16, __ATOMIC_RELAXED);
+    next_epoch();
+}
+
+/* What the apart lane counted without the main lock. */
+static void take_apart(void)
+{
+    if (__atomic_load_n(&hk_exact.apart, __ATOMIC_RELAXED) != 0)
+        hk_exact.headroom -= __atomic_exchange_n(&hk_exact.apart, 0, __ATOMIC_RELAXED);
+}
+
+void hk_exact_rise(void)
+{
+    take_apart();
+    if (hk_exact.headroom >= 0)
+        return;
+    hk_exact.peak += (uint64_t)-hk_exact.headroom;
+    hk_exact.headroom = 0;
+    if (HK_LIKELY(!hk_exact.dipped))
+        return;
+    hk_exact.dipped = 0;
+    hk_exact.serial++;
+    __atomic_store_n(&hk_rec_status()->peak_serial, hk_exact.serial, __ATOMIC_RELEASE);
+}
+
+void hk_exact_dip(void)
+{
+    take_apart();
+    if (hk_exact.headroom < 0)
+        hk_exact_rise();
+    if (hk_exact.headroom > 0 || hk_exact.dipped)
+        return;
+    hk_exact.dipped = 1;
+    next_epoch();
+}
+
+/* --- main lane --- */
+
+static void change_total(int64_t bytes)
+{
+    if ((hk_exact.headroom -= bytes) < 0)
+        hk_exact_rise();
+}
+
+void hk_exact_move(struct hk_capture_counters *from, size_t had, struct hk_capture_counters *to, size_t bytes)
+{
+    if (bytes < had && hk_exact.headroom == 0)
+        hk_exact_dip();
+    hk_exact_bring_up_if_due(from);
+    hk_exact_bring_up_if_due(to);
+    from->freed_bytes += had;
+    from->freed_blocks++;
+    to->total_bytes += bytes;
+    to->total_blocks++;
+    change_total((int64_t)bytes - (int64_t)had);
+}
+
+void hk_exact_shrink(struct hk_capture_counters *counters, size_t bytes)
+{
+    if (hk_exact.headroom == 0)
+        hk_exact_dip();
+    hk_exact_bring_up_if_due(counters);
+    counters->freed_bytes += bytes;
+    hk_exact.headroom += (int64_t)bytes;
+}
+
+static void adopt_orphans(void)
+{
+    hk_lock_take(&hk_exact_apart);
+    for (uint32_t i = 0; i < hk_exact.orphans; i++)
+        hk_exact_death(&hk_exact.counters[orphans[i].site], orphans[i].bytes);
+    __atomic_store_n(&hk_exact.orphans, 0, __ATOMIC_RELAXED);
+    hk_lock_release(&hk_exact_apart);
+}
+
+void hk_exact_tick(void)
+{
+    if (!hk_exact.deaths)
+        return;
+    if (__atomic_load_n(&hk_exact.orphans, __ATOMIC_RELAXED) != 0)
+        adopt_orphans();
+    take_apart();
+    if (hk_exact.headroom < 0)
+        hk_exact_rise();
+}
+
+/* --- apart lane --- */
+
+static void apart_total(int64_t bytes, bool main)
+{
+    if (main)
+        change_total(bytes);
+    else
+        __atomic_add_fetch(&hk_exact.apart, bytes, __ATOMIC_RELAXED);
+}
+
+static void apart_free(uint32_t site, size_t bytes, uint32_t blocks, bool main)
+{
+    struct hk_capture_counters *counters = &hk_exact.counters[site];
+    if (main && hk_exact.headroom == 0)
+        hk_exact_dip();
+    hk_exact_bring_up_if_due(counters);
+    counters->freed_bytes += bytes;
+    counters->freed_blocks += blocks;
+    apart_total(-(int64_t)bytes, main);
+}
+
+void hk_exact_apart_birth(uint32_t site, size_t bytes, bool main)
+{
+    struct hk_capture_counters *counters = &hk_exact.counters[site];
+    hk_exact_bring_up_if_due(counters);
+    counters->total_bytes += bytes;
+    counters->total_blocks++;
+    apart_total((int64_t)bytes, main);
+}
+
+void hk_exact_apart_death(uint32_t site, size_t bytes, bool main)
+{
+    apart_free(site, bytes, 1, main);
+}
+
+void hk_exact_apart_shrink(uint32_t site, size_t bytes, bool main)
+{
+    apart_free(site, bytes, 0, main);
+}
+
+void hk_exact_orphan(uint32_t site, size_t bytes)
+{
+    if (hk_exact.orphans == ORPHANS) {
+        __atomic_add_fetch(&hk_rec.skipped, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    orphans[hk_exact.orphans].site = site;
+    orphans[hk_exact.orphans].bytes = bytes;
+    __atomic_store_n(&hk_exact.orphans, hk_exact.orphans + 1, __ATOMIC_RELAXED);
+}
+
+/* --- sites and large blocks --- */
+
+uint32_t hk_exact_site(int domain, uint8_t flags)
+{
+    int error = errno;
+    uint32_t site = HK_EXACT_NONE;
+
+    if (!hk_rec_enter()) {
+        __atomic_add_fetch(&hk_rec.skipped, 1, __ATOMIC_RELAXED);
+        return HK_EXACT_NONE;
+    }
+    if (hk_rec_wake() && hk_exact.births)
+        site = hk_rec_site_here(domain, flags);
+    if (HK_UNLIKELY(hk_rec.stage != HK_REC_ON))
+        hk_exact_refresh();
+    hk_rec_leave();
+    errno = error;
+    return site;
+}
+
+bool hk_exact_is_main(uint32_t site)
+{
+    const struct hk_capture_exact_site *at = hk_rec_exact_site(site);
+    return at->domain != 0 && !(at->flags & HK_SITE_APART);
+}
+
+bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site)
+{
+    int error = errno;
+    struct hk_rec_sample *entry;
+
+    if (!hk_rec_enter()) {
+        __atomic_add_fetch(&hk_rec.skipped, 1, __ATOMIC_RELAXED);
+        return false;
+    }
+    entry = hk_rec_sample_find((uintptr_t)block); /* its death was not told: C's free */
+    if (!entry)
+        entry = hk_rec_sample_add((uintptr_t)block);
+    if (entry) {
+        entry->weight = bytes;
+        entry->site = site;
+        entry->is_code = 0;
+    }
+    hk_rec_leave();
+    errno = error;
+    return entry != NULL;
+}
+
+bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, bool *is_code)
+{
+    int error = errno;
+    struct hk_rec_sample *entry;
+
+    if (__atomic_load_n(&hk_rec.table_count, __ATOMIC_RELAXED) == 0 || !hk_rec_enter())
+        return false;
+    entry = hk_rec_sample_find((uintptr_t)block);
+    if (entry) {
+        *bytes = entry->weight;
+        *site = entry->site;
+        *is_code = entry->is_code;
+        hk_rec_sample_remove(entry);
+    }
+    hk_rec_leave();
+    errno = error;
+    return entry != NULL;
+}
+
+void hk_exact_large_mark_code(const void *block)
+{
+    struct hk_rec_sample *entry = hk_rec_sample_find((uintptr_t)block);
+
+    if (entry)
+        entry->is_code = 1;
+}
+
+/* --- beginning and end --- */
+
+void hk_exact_refresh(void)
+{
+    bool on = hk_rec.exact && hk_rec.stage == HK_REC_ON && !hk_rec.frozen;
+    __atomic_store_n(&hk_exact.deaths, on, __ATOMIC_RELAXED);
+    __atomic_store_n(&hk_exact.births, on && hk_rec.recording, __ATOMIC_RELAXED);
+}
+
+/* The file is laid out and has its first entries. */
+void hk_exact_begin(void)
+{
+    static bool wiped;
+    if (!hk_rec.exact)
+        return;
+    if (!wiped && hk_rec.page == sizeof hk_exact_page) /* older kernels: fork's handlers remain */
+        madvise(&hk_exact_page, sizeof hk_exact_page, MADV_WIPEONFORK);
+    wiped = true;
+    hk_exact.headroom = 0;
+    hk_exact.counters = (struct hk_capture_counters *)hk_rec.section[HK_SECTION_COUNTERS].data;
+    hk_exact.epoch = 1;
+    hk_exact.serial = 1;
+    hk_exact.dipped = 0;
+    hk_exact.peak = 0;
+    hk_exact.apart = 0;
+    hk_exact.orphans = 0;
+    hk_exact.mark = hk_rec.mark | (hk_rec.generation & 0xffff) << 16;
+}
+
+bool hk_exact_wake(void)
+{
+    int error = errno;
+    uint32_t stage = __atomic_load_n(&hk_rec.stage, __ATOMIC_RELAXED);
+    bool is_new = hk_rec.wiped && __atomic_load_n(hk_rec.wiped, __ATOMIC_RELAXED) != 1;
+
+    if (!hk_rec.exact || (stage != HK_REC_DETACHED && stage != HK_REC_ON) ||
+        __atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED) || (stage == HK_REC_ON && !is_new && hk_exact.deaths) ||
+        !hk_rec_enter())
+        return false;
+    if (hk_rec_wake())
+        hk_exact_refresh();
+    hk_rec_leave();
+    errno = error;
+    return hk_exact.deaths;
+}
+
+/* Sums for the status: of what the main lane knows, and at the end of all sites. */
+void hk_exact_publish(uint64_t now_ns, bool final)
+{
+    static uint32_t last;
+    struct hk_capture_status *status = hk_rec_status();
+    uint64_t totals[HK_REC_DOMAINS] = {0}, live = 0;
+
+    if (!hk_rec.exact)
+        return;
+    status->peak_bytes = hk_exact.peak;
+    status->recorded_live_bytes = hk_exact.peak - (uint64_t)hk_exact.headroom;
+    if (last != hk_exact.serial || !hk_exact.dipped)
+        status->peak_ns = now_ns;
+    last = hk_exact.serial;
+    if (!final)
+        return;
+    for (uint32_t i = 0; i < hk_rec.section[HK_SECTION_EXACT_SITES].count; i++) {
+        const struct hk_capture_counters *counters = &hk_exact.counters[i];
+        totals[hk_rec_exact_site(i)->domain] += counters->total_bytes;
+        live += hk_rec_exact_site(i)->inherited_bytes + counters->total_bytes - counters->freed_bytes;
+    }
+    status->recorded_live_bytes = live;
+    status->recorded_total_bytes = 0;
+    for (int domain = 0; domain < HK_REC_DOMAINS; domain++) {
+        status->recorded_domain_total_bytes[domain] = totals[domain];
+        status->recorded_total_bytes += totals[domain];
+    }
+}
+
+/* --- fork --- */
+
+static void inherit(uint32_t site, size_t bytes)
+{
+    struct hk_capture_exact_site *at = hk_rec_exact_site(site);
+    if (site >= hk_rec.section[HK_SECTION_EXACT_SITES].count)
+        return;
+    at->inherited_bytes += bytes;
+    at->inherited_blocks++;
+    hk_exact.peak += bytes;
+}
+
+/* A child's sites have its parent's numbers, with counters of their own. What they inherit is what blocks say. */
+bool hk_exact_adopt(const struct hk_rec_section *parent)
+{
+    uint64_t count = parent[HK_SECTION_EXACT_SITES].count;
+    if (count == 0)
+        return true; /* the parent's cannot be trusted: the child starts empty */
+    struct hk_capture_exact_site *sites = hk_rec_append(HK_SECTION_EXACT_SITES, count);
+    struct hk_capture_counters *counters = hk_rec_append(HK_SECTION_COUNTERS, count);
+    if (!sites || !counters)
+        return false;
+    memcpy(sites, parent[HK_SECTION_EXACT_SITES].data, count * sizeof *sites);
+    for (uint64_t i = 0; i < count; i++) {
+        sites[i].inherited_bytes = sites[i].inherited_blocks = 0;
+        memset(sites[i].at_mark, 0, sizeof sites[i].at_mark);
+    }
+    hk_rec_publish(HK_SECTION_COUNTERS, count);
+    hk_rec_publish(HK_SECTION_EXACT_SITES, count);
+    return true;
+}
+
+void hk_exact_inherit(void)
+{
+    if (hk_rec.options.visit_blocks)
+        hk_rec.options.visit_blocks(inherit);
+    for (uint32_t i = 0; i < hk_rec.sample_capacity; i++)
+        if (hk_rec.samples[i].block != 0)
+            inherit(hk_rec.samples[i].site, hk_rec.samples[i].weight);
+}
+
+void hk_exact_name(void)
+{
+    int error = errno;
+
+    hk_lock_take(&hk_exact_apart);
+    if (hk_rec_enter()) {
+        if (hk_rec.stage == HK_REC_ON && hk_exact.names)
+            hk_rec_name();
+        hk_exact.names = 0;
+        hk_rec_leave();
+    }
+    hk_lock_release(&hk_exact_apart);
+    errno = error;
+}

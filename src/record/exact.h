@@ -1,0 +1,117 @@
+/* Exact recording: what is touched with every allocation and every free, for the host that calls it.
+ *
+ * A block's site is remembered by the host; here are the counters of the sites, in the mapped file, so that they are right
+ * at every instant and after SIGKILL. Who may count at a site depends on the site's lane:
+ *
+ *      main     blocks of MEM and OBJECT under the main interpreter's lock. Whoever holds that lock counts, with plain
+ *               additions
+ *      apart    all others: RAW, which needs no lock of Python's, and interpreters with a lock of their own (HK_SITE_APART).
+ *               Whoever counts holds hk_exact_apart
+ *
+ * The peak. `headroom` is what is missing to the highest total so far. While the total rises at its peak nothing is
+ * saved: the values at the peak are the live ones. The first free after that is a dip: from then on (a new epoch) a site
+ * that changes saves first what it had. The first allocation beyond the peak ends the dip, and makes what was saved
+ * worthless, by a new serial. So neither growing nor what happens below the peak costs more than a comparison.
+ *
+ * The total is the main lane's. What the apart lane counts without the main lock is kept in a sum of its own until the main lane
+ * dips, rises, or ticks; the peak is exact but for these bytes in flight.
+ *
+ * This structure lies on a page that the kernel wipes in the child of a fork: there births and deaths are off until the
+ * child has made a record of its own. */
+#ifndef HK_RECORD_EXACT_H
+#define HK_RECORD_EXACT_H
+
+#include "base/os.h"
+#include "record/record.h"
+
+struct hk_exact {
+    uint32_t births; /* 0: what is allocated is not counted */
+    uint32_t deaths; /* 0: nor is what is freed */
+    int64_t headroom;
+    struct hk_capture_counters *counters; /* of site 0 */
+    uint32_t epoch;  /* a site of another epoch is brought up to date before it changes */
+    uint32_t serial; /* of the peak */
+    uint32_t dipped; /* since the peak of this serial something was freed */
+    uint32_t mark;   /* the newest, and its generation << 16 */
+    uint64_t peak;   /* bytes */
+    int64_t apart;   /* live bytes that the apart lane has not handed over yet; atomic */
+    uint32_t orphans; /* see hk_exact_orphan */
+    uint32_t names;   /* 1: hk_exact_name is due */
+};
+union hk_exact_page {
+    struct hk_exact at;
+    char page[4096];
+};
+extern union hk_exact_page hk_exact_page;
+#define hk_exact hk_exact_page.at
+
+extern hk_lock hk_exact_apart;
+
+#define HK_EXACT_NONE UINT32_MAX
+
+/* Called where births or deaths are 0: false: it stays so (frozen, stopped, ended). In the child of a fork makes its record, in
+ * memory as yet. Any thread. */
+bool hk_exact_wake(void);
+
+/* The site of the calling thread's stack. flags: HK_SITE_APART or 0. HK_EXACT_NONE: it cannot be recorded. Some
+ * microseconds. hk_exact_apart may be held. */
+uint32_t hk_exact_site(int domain, uint8_t flags);
+
+/* True if the site is of the main lane. */
+bool hk_exact_is_main(uint32_t site);
+
+/* Large blocks, which have no word in a pool's table. take: as it was added; false: it is not known. Any thread. */
+bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site);
+bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, bool *is_code);
+void hk_exact_large_mark_code(const void *block); /* in a function of hk_stack_source: the recorder's lock is held */
+
+/* --- main lane: the main interpreter's lock is held --- */
+
+void hk_exact_bring_up(struct hk_capture_counters *counters);
+void hk_exact_rise(void); /* headroom is below 0 */
+void hk_exact_dip(void);  /* headroom is 0 and something is about to be freed */
+void hk_exact_tick(void); /* now and then: takes over what others have counted */
+
+/* Moves the record of a forked child from memory to a file of its own, where `names` says so. */
+void hk_exact_name(void);
+
+static inline __attribute__((always_inline)) void hk_exact_bring_up_if_due(struct hk_capture_counters *counters)
+{
+    if (__builtin_expect(counters->epoch != __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED), 0))
+        hk_exact_bring_up(counters);
+}
+
+static inline __attribute__((always_inline)) void hk_exact_birth(struct hk_capture_counters *counters, size_t bytes)
+{
+    hk_exact_bring_up_if_due(counters);
+    counters->total_bytes += bytes;
+    counters->total_blocks++;
+    if (__builtin_expect((hk_exact.headroom -= (int64_t)bytes) < 0, 0))
+        hk_exact_rise();
+}
+
+static inline __attribute__((always_inline)) void hk_exact_death(struct hk_capture_counters *counters, size_t bytes)
+{
+    if (__builtin_expect(hk_exact.headroom == 0, 0))
+        hk_exact_dip();
+    hk_exact_bring_up_if_due(counters);
+    counters->freed_bytes += bytes;
+    counters->freed_blocks++;
+    hk_exact.headroom += (int64_t)bytes;
+}
+
+/* A block of `had` bytes becomes one of `bytes`, charged to another site or to the same. */
+void hk_exact_move(struct hk_capture_counters *from, size_t had, struct hk_capture_counters *to, size_t bytes);
+/* A block loses bytes and stays where it was charged. */
+void hk_exact_shrink(struct hk_capture_counters *counters, size_t bytes);
+
+/* --- apart lane: hk_exact_apart is held. main: so is the main interpreter's lock --- */
+
+void hk_exact_apart_birth(uint32_t site, size_t bytes, bool main);
+void hk_exact_apart_death(uint32_t site, size_t bytes, bool main);
+void hk_exact_apart_shrink(uint32_t site, size_t bytes, bool main);
+
+/* A block of the main lane was freed without the main lock: it is counted when the main lane takes over. */
+void hk_exact_orphan(uint32_t site, size_t bytes);
+
+#endif
