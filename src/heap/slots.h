@@ -1,15 +1,10 @@
 /* A word beside each block: which call site allocated it. Read pool.h first.
  *
- * The words of a pool lie in a table beside the region, so a block is what it was, and a free finds its site by its
- * address alone. Block i of a pool has a word of its own at index (offset in the pool) >> n, with 2^n the largest power of
- * two that is no larger than the block: no division. That leaves up to half of the words unused, so pools share pages,
- * by sixteen:
+ * The words lie in two tables beside the region, so a block is what it was, and a free finds its site by its address alone:
+ * a shift and an addition, no division.
  *
- *      group      16 neighbouring pools; 64 KiB of the table (default geometry)
- *      row r      words 64 r ... 64 r + 63 of all 16 pools: one page, 256 bytes a pool
- *
- * A pool of 64-byte blocks has 256 words and touches rows 0 to 3, one of 512-byte blocks half of row 0. Only the smallest
- * blocks have words in the last rows, so a program pays 4 to 8 bytes a block.
+ *      blocks of 32 bytes and more    the word of the 32 bytes that the block begins in: 1/8 of the region
+ *      smaller ones                   of the HK_STEP bytes: another table, of which only pages of their pools are touched
  *
  *      word     bits 31..11  number of the site + 1; 0: not recorded (from before the start, after a stop)
  *               bits 10..1   slack: bytes of the block that were not asked for
@@ -22,16 +17,15 @@
 
 #include "heap/pool.h"
 
-#define HK_SLOT_GROUP 16 /* pools */
-#define HK_SLOT_ROW 64   /* words */
-#define HK_SLOT_GROUP_BYTES (HK_POOL_SIZE / HK_STEP * HK_SLOT_GROUP * sizeof(uint32_t))
+#define HK_SLOT_SHIFT 5                          /* of blocks with at least so many bytes: 2^5 */
+#define HK_SLOT_SMALL_SHIFT (HK_STEP == 8 ? 3 : 4) /* of smaller ones */
 
 #define HK_SLOT_CODE 1u
 #define HK_SLOT_SLACK_MAX 1023u
 #define HK_SLOT_SITES ((1u << 21) - 1) /* numbers below this have a word */
 
-/* NULL: no block has a word. */
-extern char *hk_slots_base;
+/* By whether blocks are smaller than 2^HK_SLOT_SHIFT. NULL: no block has a word. */
+extern char *hk_slots_base[2];
 
 /* Makes the table; false: no address space. Before the region's arenas are used by who wants words, one thread. */
 bool hk_slots_begin(void);
@@ -54,14 +48,12 @@ static inline uint32_t hk_slot_word(uint32_t site, size_t slack)
 }
 
 /* Of the block of a pool of the region. */
-static inline uint32_t *hk_slot_at(const struct hk_pool *pool, const void *block)
+static inline __attribute__((always_inline)) uint32_t *hk_slot_at(const struct hk_pool *pool, const void *block)
 {
     uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
-    unsigned shift = 31u - (unsigned)__builtin_clz(pool->block_size);
-    uintptr_t index = (distance & (HK_POOL_SIZE - 1)) >> shift;
-    uintptr_t row = index / HK_SLOT_ROW * (HK_SLOT_GROUP * HK_SLOT_ROW) + index % HK_SLOT_ROW;
-    uintptr_t group = (distance >> HK_POOL_SHIFT) / HK_SLOT_GROUP, place = (distance >> HK_POOL_SHIFT) % HK_SLOT_GROUP;
-    return (uint32_t *)(hk_slots_base + group * HK_SLOT_GROUP_BYTES) + place * HK_SLOT_ROW + row;
+    bool small = pool->block_size < 1u << HK_SLOT_SHIFT;
+    unsigned shift = HK_SLOT_SHIFT - small * (HK_SLOT_SHIFT - HK_SLOT_SMALL_SHIFT);
+    return (uint32_t *)hk_slots_base[small] + (distance >> shift);
 }
 
 #endif

@@ -25,6 +25,8 @@ static struct {
     size_t bytes;
 } orphans[ORPHANS]; /* hk_exact.orphans of them; under hk_exact_apart */
 
+static bool host_is_ready;
+
 static struct hk_capture_exact_site *site_of(const struct hk_capture_counters *counters)
 {
     return hk_rec_exact_site((uint32_t)(counters - hk_exact.counters));
@@ -295,6 +297,13 @@ void hk_exact_refresh(void)
     bool on = hk_rec.exact && hk_rec.stage == HK_REC_ON && !hk_rec.frozen;
     __atomic_store_n(&hk_exact.deaths, on, __ATOMIC_RELAXED);
     __atomic_store_n(&hk_exact.births, on && hk_rec.recording, __ATOMIC_RELAXED);
+    __atomic_store_n(&hk_exact.fast, on && hk_rec.recording && host_is_ready, __ATOMIC_RELAXED);
+}
+
+void hk_exact_set_host(bool ready)
+{
+    __atomic_store_n(&host_is_ready, ready, __ATOMIC_RELAXED);
+    hk_exact_refresh(); /* the lock may be held: what is looked at are words */
 }
 
 /* The file is laid out and has its first entries. */

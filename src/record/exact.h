@@ -25,8 +25,9 @@
 #include "record/record.h"
 
 struct hk_exact {
-    uint32_t births; /* 0: what is allocated is not counted */
-    uint32_t deaths; /* 0: nor is what is freed */
+    uint32_t fast;   /* births are counted, and the host knows how to walk stacks */
+    uint32_t deaths; /* 0: what is freed is not counted */
+    uint32_t births; /* 0: nor is what is allocated */
     int64_t headroom;
     struct hk_capture_counters *counters; /* of site 0 */
     uint32_t epoch;  /* a site of another epoch is brought up to date before it changes */
@@ -52,6 +53,9 @@ extern hk_lock hk_exact_apart;
 /* Called where births or deaths are 0: false: it stays so (frozen, stopped, ended). In the child of a fork makes its record, in
  * memory as yet. Any thread. */
 bool hk_exact_wake(void);
+
+/* Stacks may be walked, or not: see `fast`. Any thread. */
+void hk_exact_set_host(bool ready);
 
 /* The site of the calling thread's stack. flags: HK_SITE_APART or 0. HK_EXACT_NONE: it cannot be recorded. Some
  * microseconds. hk_exact_apart may be held. */

@@ -20,74 +20,19 @@
 #include <sys/types.h>
 
 #include "heap/slots.h"
+#include "hosts/cpython/exact_stack.h"
 #include "record/exact.h"
 
-#define CACHE_BITS 15
-#define APART_BITS 11
 #define QUARANTINE 64
 
-#define ODD_POWER 0x9e3779b97f4a7c15u /* of a frame's place in the stack */
-#define ODD_INDEX 0xd6e8feb86659fd93u /* of a frame object's instruction */
-#define ODD_DOMAIN 0xa0761d6478bd642fu
-
-struct entry {
-    uint64_t key;
-    uint64_t site;
-};
-
 static struct {
-    struct entry *cache, *apart;
-    uint64_t seed, apart_seed;
-    ptrdiff_t code_header; /* bytes of a code object's block before the object */
     const uintptr_t *finalizing; /* not 0: the interpreter is being torn down */
-    void *(*thread_state)(void);
-    bool stacks; /* may be walked */
-    bool has_frame_objects, has_cframe;
-    int32_t thread_frame, cframe_current, frame_previous, frame_instruction, frame_code, thread_executor;
-    uint32_t blind[HK_DOMAINS], apart_blind[HK_DOMAINS]; /* sites without a stack; HK_EXACT_NONE: not asked for yet */
+    ptrdiff_t code_header; /* bytes of a code object's block before the object */
     void *quarantine[QUARANTINE];
     uint32_t quarantined;
 } exact;
 
 static const uintptr_t never;
-
-/* --- which stack --- */
-
-static inline uintptr_t word_at(const void *base, int32_t offset)
-{
-    return *(const uintptr_t *)((const char *)base + offset);
-}
-
-/* Sums of (instruction pointer * power of the frame's distance): two stacks differ in it unless differences below 2^48 happen to
- * cancel out modulo 2^64. */
-static inline __attribute__((always_inline)) uint64_t stack_key(const void *state, uint64_t start)
-{
-    uint64_t sum = start, power = ODD_POWER;
-    uintptr_t frame = word_at(state, exact.thread_frame);
-    int32_t previous = exact.frame_previous, instruction = exact.frame_instruction, code = exact.frame_code;
-    if (exact.has_cframe && frame != 0)
-        frame = word_at((const void *)frame, exact.cframe_current);
-    if (__builtin_expect(exact.has_frame_objects, 0)) {
-        while (frame != 0) {
-            uint64_t index = *(const uint32_t *)((const char *)frame + instruction);
-            sum += (word_at((const void *)frame, code) + index * ODD_INDEX) * power;
-            power *= ODD_POWER;
-            frame = word_at((const void *)frame, previous);
-        }
-        return sum;
-    }
-    while (frame != 0) {
-        sum += word_at((const void *)frame, instruction) * power;
-        power *= ODD_POWER;
-        frame = word_at((const void *)frame, previous);
-    }
-    return sum;
-}
-
-static inline struct entry *entry_of(struct entry *cache, int bits, uint64_t key)
-{
-    return &cache[key >> (64 - bits)];
-}
 
 /* A walk meets this code: whoever frees it must be told. Called with the recorder's lock held. */
 void hk_cpython_exact_mark_code(const void *code)
@@ -101,54 +46,11 @@ void hk_cpython_exact_mark_code(const void *code)
 
 void hk_cpython_exact_stacks(bool good)
 {
-    exact.stacks = good;
-}
-
-/* Allocations without a stack to walk: a site for each domain. */
-static __attribute__((noinline)) uint32_t blind_site(uint32_t *sites, int domain, uint8_t flags)
-{
-    if (sites[domain] == HK_EXACT_NONE)
-        sites[domain] = hk_exact_site(domain, flags);
-    return sites[domain];
-}
-
-static __attribute__((noinline)) uint32_t site_missed(struct entry *entry, uint64_t key, int domain, uint8_t flags)
-{
-    uint32_t site = hk_exact_site(domain, flags);
-    if (site != HK_EXACT_NONE && exact.stacks)
-        *entry = (struct entry){key, site};
-    return site;
-}
-
-static inline __attribute__((always_inline)) uint64_t key_here(const void *state, uint64_t seed, int domain)
-{
-    uint64_t key = stack_key(state, seed + (uint64_t)domain * ODD_DOMAIN);
-    if (exact.thread_executor >= 0 && word_at(state, exact.thread_executor) != 0)
-        key ^= ODD_INDEX; /* in JIT code: the site is to say so */
-    return key;
-}
-
-/* Under the main GIL. */
-static inline __attribute__((always_inline)) uint32_t site_here(int domain)
-{
-    const void *state = exact.thread_state();
-    if (__builtin_expect(!exact.stacks || state == NULL, 0))
-        if (state == NULL || !hk_cpython_stacks_ready(domain))
-            return blind_site(exact.blind, domain, 0);
-    uint64_t key = key_here(state, exact.seed, domain);
-    struct entry *entry = entry_of(exact.cache, CACHE_BITS, key);
-    return __builtin_expect(entry->key == key, 1) ? (uint32_t)entry->site : site_missed(entry, key, domain, 0);
-}
-
-/* hk_exact_apart is held. state: NULL where there is nothing to walk. */
-static uint32_t apart_site_here(int domain, const void *state)
-{
-    uint8_t flags = domain == HK_DOMAIN_RAW ? 0 : HK_SITE_APART;
-    if (state == NULL || (!exact.stacks && !hk_cpython_stacks_ready(domain)))
-        return blind_site(exact.apart_blind, domain, flags);
-    uint64_t key = key_here(state, exact.seed ^ exact.apart_seed, domain);
-    struct entry *entry = entry_of(exact.apart, APART_BITS, key);
-    return entry->key == key ? (uint32_t)entry->site : site_missed(entry, key, domain, flags);
+    if (!hk_python.exact)
+        return;
+    if (good)
+        hk_exact_stacks_found();
+    hk_exact_set_host(good);
 }
 
 /* True if this thread holds the main GIL. *state: what it may walk with; NULL: nothing. */
@@ -262,7 +164,7 @@ static void count_death(const struct record *record)
 /* All that the caches know is worthless from now on. */
 static void forget_stacks(void)
 {
-    exact.seed += 2 * ODD_DOMAIN + 1;
+    hk_exact_stacks.seed += 2 * HK_KEY_DOMAIN + 1;
 }
 
 static void quarantine_flush(void)
@@ -316,29 +218,43 @@ static void moved_smaller(const struct record *had, const void *moved, size_t si
 
 /* --- main lane --- */
 
-static inline __attribute__((always_inline)) void *born(int domain, void *block, size_t size)
+/* Not counted, or by the long way. */
+static __attribute__((noinline)) void born_unusually(int domain, const void *block, size_t size)
 {
-    if (__builtin_expect(!hk_exact.births, 0) && births_are_off())
+    if (!hk_exact.births && births_are_off())
+        return;
+    uint32_t site = hk_exact_site_main(domain);
+    ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site) : -1;
+    if (bytes >= 0)
+        hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
+}
+
+static inline __attribute__((always_inline)) void *born(int domain, void *block, size_t size, int way)
+{
+    if (__builtin_expect(!hk_exact.fast || !hk_region_has(block), 0)) {
+        born_unusually(domain, block, size);
         return block;
-    uint32_t site = site_here(domain);
+    }
+    uint32_t site = hk_exact_site_here(domain, way);
     if (__builtin_expect(site == HK_EXACT_NONE, 0))
         return block;
-    ssize_t bytes = record_put(block, size, site);
-    if (__builtin_expect(bytes >= 0, 1))
-        hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
+    const struct hk_pool *pool = hk_pool_of(block);
+    size_t slack = slack_of(pool, size);
+    *hk_slot_at(pool, block) = hk_slot_word(site, slack);
+    hk_exact_birth(&hk_exact.counters[site], pool->block_size - slack);
     return block;
 }
 
-static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_heap *heap, size_t size)
+static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_heap *heap, size_t size, int way)
 {
     void *block = hk_malloc_unlocked(heap, size);
-    return __builtin_expect(block != NULL, 1) ? born(domain, block, size) : NULL;
+    return __builtin_expect(block != NULL, 1) ? born(domain, block, size, way) : NULL;
 }
 
-static void *main_calloc(int domain, hk_heap *heap, size_t count, size_t size)
+static inline __attribute__((always_inline)) void *main_calloc(int domain, hk_heap *heap, size_t count, size_t size, int way)
 {
     void *block = hk_calloc_unlocked(heap, count, size);
-    return block != NULL ? born(domain, block, count * size) : NULL;
+    return __builtin_expect(block != NULL, 1) ? born(domain, block, count * size, way) : NULL;
 }
 
 /* What is not the usual: a large block, one of a heap that locks itself, a code object, the end of the program. */
@@ -377,21 +293,25 @@ static inline __attribute__((always_inline)) void main_free(hk_heap *heap, void 
 }
 
 /* The block has become `moved`, of `size` bytes. */
-static void main_moved(int domain, const struct record *had, void *moved, size_t size)
+static inline __attribute__((always_inline)) void main_moved(int domain, const struct record *had, void *moved, size_t size, int way)
 {
-    if (had->is_code)
+    if (__builtin_expect(had->is_code, 0))
         forget_stacks();
     if (had->site == HK_EXACT_NONE) {
-        born(domain, moved, size);
+        born(domain, moved, size, way);
         return;
     }
     if (size < had->bytes) {
         moved_smaller(had, moved, size);
         return;
     }
-    uint32_t site = hk_exact.births || !births_are_off() ? site_here(domain) : HK_EXACT_NONE;
+    uint32_t site = HK_EXACT_NONE;
+    if (__builtin_expect(hk_exact.fast, 1))
+        site = hk_exact_site_here(domain, way);
+    else if (hk_exact.births || !births_are_off())
+        site = hk_exact_site_main(domain);
     ssize_t bytes = site != HK_EXACT_NONE ? record_put(moved, size, site) : -1;
-    if (bytes >= 0 && hk_exact.deaths && (had->site == site || hk_exact_is_main(had->site))) {
+    if (__builtin_expect(bytes >= 0 && hk_exact.deaths && (had->site == site || hk_exact_is_main(had->site)), 1)) {
         hk_exact_move(&hk_exact.counters[had->site], had->bytes, &hk_exact.counters[site], (size_t)bytes);
         return;
     }
@@ -400,39 +320,57 @@ static void main_moved(int domain, const struct record *had, void *moved, size_t
         hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
 }
 
-static void *main_realloc(int domain, hk_heap *heap, void *block, size_t size)
+static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_heap *heap, void *block, size_t size, int way)
 {
     if (block == NULL)
-        return main_malloc(domain, heap, size);
+        return main_malloc(domain, heap, size, way);
     struct record had = record_take(block);
     void *moved = hk_realloc(heap, block, size);
     if (moved != NULL)
-        main_moved(domain, &had, moved, size);
+        main_moved(domain, &had, moved, size, way);
     else
         record_restore(block, &had);
     return moved;
 }
 
-#define MAIN(name, domain)                                      \
-    static void *name##_malloc(void *heap, size_t size)         \
-    {                                                           \
-        return main_malloc(domain, heap, size);                 \
-    }                                                           \
-    static void *name##_calloc(void *heap, size_t n, size_t size) \
-    {                                                           \
-        return main_calloc(domain, heap, n, size);              \
-    }                                                           \
+#define MAIN(name, domain, way)                                       \
+    static void *name##_malloc(void *heap, size_t size)               \
+    {                                                                 \
+        return main_malloc(domain, heap, size, way);                  \
+    }                                                                 \
+    static void *name##_calloc(void *heap, size_t count, size_t size) \
+    {                                                                 \
+        return main_calloc(domain, heap, count, size, way);           \
+    }                                                                 \
     static void *name##_realloc(void *heap, void *block, size_t size) \
-    {                                                           \
-        return main_realloc(domain, heap, block, size);         \
+    {                                                                 \
+        return main_realloc(domain, heap, block, size, way);          \
     }
 
-MAIN(mem, HK_DOMAIN_MEM)
-MAIN(object, HK_DOMAIN_OBJECT)
+MAIN(mem_objects, HK_DOMAIN_MEM, HK_WAY_OBJECTS)
+MAIN(mem_cframe, HK_DOMAIN_MEM, HK_WAY_CFRAME)
+MAIN(mem_frames, HK_DOMAIN_MEM, HK_WAY_FRAMES)
+MAIN(object_objects, HK_DOMAIN_OBJECT, HK_WAY_OBJECTS)
+MAIN(object_cframe, HK_DOMAIN_OBJECT, HK_WAY_CFRAME)
+MAIN(object_frames, HK_DOMAIN_OBJECT, HK_WAY_FRAMES)
 
 static void exact_free(void *heap, void *block)
 {
     main_free(heap, block);
+}
+
+/* The functions that know how this interpreter's frames are found. */
+static const hk_allocator *main_table(int domain)
+{
+    static const hk_allocator tables[2][HK_WAYS] = {
+        {{NULL, mem_objects_malloc, mem_objects_calloc, mem_objects_realloc, exact_free},
+         {NULL, mem_cframe_malloc, mem_cframe_calloc, mem_cframe_realloc, exact_free},
+         {NULL, mem_frames_malloc, mem_frames_calloc, mem_frames_realloc, exact_free}},
+        {{NULL, object_objects_malloc, object_objects_calloc, object_objects_realloc, exact_free},
+         {NULL, object_cframe_malloc, object_cframe_calloc, object_cframe_realloc, exact_free},
+         {NULL, object_frames_malloc, object_frames_calloc, object_frames_realloc, exact_free}},
+    };
+    return &tables[domain == HK_DOMAIN_OBJECT][hk_exact_stacks.way];
 }
 
 /* --- apart lane --- */
@@ -444,7 +382,7 @@ static void apart_born(int domain, const void *block, size_t size)
         return;
     bool main = holds_main(&state);
     hk_lock_take(&hk_exact_apart);
-    uint32_t site = apart_site_here(domain, state);
+    uint32_t site = hk_exact_site_apart(domain, state);
     ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site) : -1;
     if (bytes >= 0)
         hk_exact_apart_birth(site, (size_t)bytes, main);
@@ -464,7 +402,7 @@ static void apart_moved(int domain, const struct record *had, void *moved, size_
 static void apart_code_died(void)
 {
     hk_lock_take(&hk_exact_apart);
-    exact.apart_seed += 2 * ODD_DOMAIN + 1;
+    hk_exact_stacks.apart_seed += 2 * HK_KEY_DOMAIN + 1;
     hk_lock_release(&hk_exact_apart);
 }
 
@@ -534,7 +472,7 @@ static void *many_malloc(void *context, size_t size)
 {
     hk_heap *heap = hk_cpython_heap_here(context), *main = context;
     if (heap == main)
-        return main_malloc(main->domain, heap, size);
+        return main_table(main->domain)->malloc(heap, size);
     void *block = hk_malloc(heap, size);
     if (block != NULL)
         apart_born(main->domain, block, size);
@@ -545,7 +483,7 @@ static void *many_calloc(void *context, size_t count, size_t size)
 {
     hk_heap *heap = hk_cpython_heap_here(context), *main = context;
     if (heap == main)
-        return main_calloc(main->domain, heap, count, size);
+        return main_table(main->domain)->calloc(heap, count, size);
     void *block = hk_calloc(heap, count, size);
     if (block != NULL)
         apart_born(main->domain, block, count * size);
@@ -572,7 +510,7 @@ static void *many_realloc(void *context, void *block, size_t size)
         return many_malloc(context, size);
     bool reached = hk_cpython_is_within_reach(heap, block);
     if (reached && heap == main)
-        return main_realloc(main->domain, heap, block, size);
+        return main_table(main->domain)->realloc(heap, block, size);
     if (!reached) {
         size_t old = hk_usable_size(block);
         void *copy = many_malloc(context, size);
@@ -598,9 +536,9 @@ hk_allocator hk_cpython_exact_table(int domain)
     hk_heap *heap = hk_python.heaps[domain];
     if (heap->mode == HK_LOCK_OWN)
         return (hk_allocator){heap, raw_malloc, raw_calloc, raw_realloc, hk_cpython_raw_free};
-    if (domain == HK_DOMAIN_MEM)
-        return (hk_allocator){heap, mem_malloc, mem_calloc, mem_realloc, exact_free};
-    return (hk_allocator){heap, object_malloc, object_calloc, object_realloc, exact_free};
+    hk_allocator table = *main_table(domain);
+    table.context = heap;
+    return table;
 }
 
 hk_allocator hk_cpython_exact_many_table(int domain)
@@ -625,17 +563,11 @@ static void forget_word(uint32_t *word, size_t bytes, void *argument)
     *word = 0;
 }
 
-static void ask_again(void)
-{
-    for (int i = 0; i < HK_DOMAINS; i++)
-        exact.blind[i] = exact.apart_blind[i] = HK_EXACT_NONE;
-}
-
 void hk_cpython_exact_forget_all(void)
 {
     hk_slots_visit(forget_word, NULL);
     forget_stacks();
-    ask_again();
+    hk_exact_sites_forget();
 }
 
 void hk_cpython_exact_tick(void)
@@ -653,26 +585,13 @@ const char *hk_cpython_exact_prepare(void)
         return "there is no Python whose allocators are ours";
     if (hk_python.heaps[HK_DOMAIN_OBJECT]->is_debug)
         return "debug mode has records of its own";
-    exact.cache = hk_os_map(sizeof(struct entry) << CACHE_BITS);
-    exact.apart = hk_os_map(sizeof(struct entry) << APART_BITS);
-    if (exact.cache == NULL || exact.apart == NULL || !hk_slots_begin())
+    if (!hk_exact_stacks_init(layout) || !hk_slots_begin())
         return "there is no memory for it";
-    exact.seed = exact.apart_seed = 1;
     exact.finalizing = &never;
-    exact.thread_state = layout->thread_state;
-    exact.thread_frame = layout->thread_frame;
-    exact.cframe_current = layout->cframe_current;
-    exact.frame_previous = layout->frame_previous;
-    exact.frame_instruction = layout->frame_instruction;
-    exact.frame_code = layout->frame_code;
-    exact.thread_executor = layout->thread_executor;
-    exact.has_frame_objects = layout->frames == HK_PY_FRAME_OBJECTS;
-    exact.has_cframe = layout->cframe_current >= 0;
     if (layout->stacks && layout->runtime_finalizing >= 0)
         exact.finalizing = (const uintptr_t *)((const char *)layout->runtime + layout->runtime_finalizing);
     if (layout->stacks && (*(const unsigned long *)((const char *)layout->code_type + layout->type_flags) & has_gc))
         exact.code_header = 16;
-    ask_again();
     hk_python.exact = true;
     return NULL;
 }

@@ -1,0 +1,184 @@
+"""Ten small programs that allocate, for bench/exact.py: what does it cost to record every block?
+
+    python3 exact_workloads.py [NAME ...] [--repeat N] [--tracemalloc FRAMES]
+
+runs each workload N times in this process, once more before to warm up, and prints one line of JSON:
+{name: [CPU seconds of each call]}. Each takes 30 to 150 ms on a 2024 server core, keeps nothing, and returns a number
+that depends on nothing but the code, which is compared with the first call's.
+
+Standard library only, CPython 3.9 and later.
+"""
+
+import ast
+import gc
+import json
+import re
+import sys
+import time
+
+SOURCE = "\n".join(
+    "def function_%d(first, second=%d, *rest, **named):\n"
+    "    '''Text of number %d.'''\n"
+    "    if first > second:\n"
+    "        return [first * item + %d for item in rest if item]\n"
+    "    return {key: (value, str(value)) for key, value in named.items()}\n" % (i, i, i, i) for i in range(120))
+
+DOCUMENT = {
+    "orders": [
+        {"id": i, "name": "customer %d" % i, "lines": [{"sku": "s%d" % k, "price": k * 1.25, "gift": k % 2 == 0}
+                                                       for k in range(5)], "note": None if i % 3 else "text " * 5}
+        for i in range(150)]
+}
+
+
+def work_json():
+    """Encodes and decodes a document."""
+    total = 0
+    for _ in range(40):
+        text = json.dumps(DOCUMENT)
+        total += len(json.loads(text)["orders"]) + len(text)
+    return total
+
+
+def work_ast():
+    """Parses, walks and compiles source."""
+    count = 0
+    for _ in range(2):
+        tree = ast.parse(SOURCE)
+        count += sum(1 for _ in ast.walk(tree))
+        compile(tree, "source", "exec")
+    return count
+
+
+class Point:
+    def __init__(self, x, y):
+        self.x = x
+        self.y = y
+
+    def plus(self, other):
+        return Point(self.x + other.x, self.y + other.y)
+
+
+def work_objs():
+    """Instances that make instances; half of them stay for a while."""
+    kept, step = [], Point(1000, 2000)
+    for i in range(80000):
+        point = Point(i + 1000, i).plus(step)
+        if i % 2:
+            kept.append(point)
+    return kept[-1].x + len(kept)
+
+
+def work_dictlist():
+    """Builds and drops dicts and lists."""
+    total = 0
+    for i in range(60000):
+        table = {"a": i, "b": [i, i + 1], "c": {"d": i}}
+        table["e"] = [n for n in range(8)]
+        total += len(table) + len(table["e"])
+    return total
+
+
+def work_str():
+    """Strings: formatted, split, joined."""
+    total = 0
+    for i in range(80000):
+        text = "item %d of the list" % (i + 1000)
+        total += len("-".join(text.upper().split(" ")) + text[3:9])
+    return total
+
+
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+
+def work_fib():
+    """Calls, and hardly an allocation: what is paid for nothing."""
+    return fib(27)
+
+
+def down(depth):
+    if depth:
+        return down(depth - 1)
+    total = 0
+    for i in range(8000):
+        total += len([i, [str(i + 1000)]])
+    return total
+
+
+def work_deep():
+    """Allocates at the bottom of 600 frames."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(2000)
+    try:
+        return sum(down(600) for _ in range(20))
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def numbers(n):
+    for i in range(n):
+        yield str(i + 1000)
+
+
+def pairs(source):
+    for item in source:
+        yield item, item + "x"
+
+
+def work_gen():
+    """Generators that feed each other."""
+    return sum(len(a) + len(b) for a, b in pairs(numbers(150000)))
+
+
+def work_regex():
+    """Matches and substitutes."""
+    text = "alpha=1, beta=22, gamma=333; " * 200
+    found = 0
+    for _ in range(70):
+        found += len(re.findall(r"(\w+)=(\d+)", text))
+        found += len(re.sub(r"[aeiou]+", lambda match: match.group().upper(), text))
+    return found
+
+
+def work_ctl():
+    """Integers that come and go; from 3.14 on they have a free list."""
+    a = 0
+    for _ in range(120):
+        for j in range(6000):
+            a = (a + j) & 1023
+    return a
+
+
+WORKLOADS = {name[5:]: function for name, function in list(globals().items()) if name.startswith("work_")}
+
+
+def main():
+    words, repeat, frames = [], 5, 0
+    arguments = iter(sys.argv[1:])
+    for word in arguments:
+        if word == "--repeat":
+            repeat = int(next(arguments))
+        elif word == "--tracemalloc":
+            frames = int(next(arguments))
+        else:
+            words.append(word)
+    if frames:
+        import tracemalloc
+        tracemalloc.start(frames)
+    seconds = {}
+    for name in words or WORKLOADS:
+        work = WORKLOADS[name]
+        expected, seconds[name] = work(), []
+        for _ in range(repeat):
+            gc.collect()
+            start = time.process_time()
+            result = work()
+            seconds[name].append(time.process_time() - start)
+            if result != expected:
+                sys.exit("%s: %r instead of %r" % (name, result, expected))
+    print(json.dumps(seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

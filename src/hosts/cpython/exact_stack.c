@@ -1,0 +1,164 @@
+/* Keys of stacks, their cache, and where a thread's state is; see exact_stack.h.
+ *
+ * CPython tells a thread's state by a function, of which we need one load with every allocation. Where the function's code is
+ * one of the few that compilers make of it, the load is made here:
+ *
+ *      mov disp(%rip), %rax                  a static interpreter until 3.11: a variable
+ *      mov disp(%rip), %rax; mov d(%rax)...  the same in a shared library, by way of its table of addresses
+ *      mov %fs:disp, %rax                    a static one from 3.12 on: thread-local
+ *      lea disp(%rip), %rdi; call ...        the same in a shared library. It was loaded with the program, so its
+ *                                            variables lie at the same distance from every thread's pointer
+ *
+ * What was found so is believed only if it agrees with the function where a state is there. */
+#include "hosts/cpython/exact_stack.h"
+
+struct hk_exact_stacks hk_exact_stacks;
+
+static uint32_t blind[2][HK_DOMAINS]; /* [apart][domain]; HK_EXACT_NONE: not asked for yet */
+
+/* --- where the state is --- */
+
+#if defined(__x86_64__)
+extern void *__tls_get_addr(void *index);
+
+static int32_t displacement(const uint8_t *code)
+{
+    int32_t value;
+    memcpy(&value, code, sizeof value);
+    return value;
+}
+
+static bool begins(const uint8_t **code, const char *bytes, size_t count)
+{
+    if (memcmp(*code, bytes, count) != 0)
+        return false;
+    *code += count;
+    return true;
+}
+
+static void read_code(const uint8_t *code, void *const **at, intptr_t *tls)
+{
+    begins(&code, "\xf3\x0f\x1e\xfa", 4); /* endbr64 */
+    begins(&code, "\x55\x48\x89\xe5", 4); /* a frame pointer */
+    begins(&code, "\x48\x83\xec\x08", 4);
+    if (begins(&code, "\x64\x48\x8b\x04\x25", 5)) {
+        *tls = displacement(code);
+    } else if (begins(&code, "\x48\x8b\x05", 3)) {
+        char *variable = (char *)(uintptr_t)code + 4 + displacement(code);
+        code += 4;
+        if (begins(&code, "\x48\x8b\x80", 3))
+            variable = *(char **)variable + displacement(code);
+        else if (begins(&code, "\x48\x8b", 2))
+            return;
+        *at = (void *const *)variable;
+    } else if (begins(&code, "\x66\x48\x8d\x3d", 4)) {
+        void *index = (char *)(uintptr_t)code + 4 + displacement(code);
+        code += 4;
+        if (begins(&code, "\x66\x66\x48\xe8", 4) || begins(&code, "\x66\x48\xff\x15", 4))
+            *tls = (char *)__tls_get_addr(index) - (char *)__builtin_thread_pointer();
+    }
+}
+
+void hk_exact_stacks_found(void)
+{
+    struct hk_exact_stacks *s = &hk_exact_stacks;
+    void *const *at = NULL;
+    intptr_t tls = 0;
+    read_code((const uint8_t *)s->state, &at, &tls);
+    const void *truth = s->state();
+    if (truth == NULL)
+        return;
+    if (at != NULL && *at == truth)
+        s->state_at = at;
+    else if (at == NULL && tls != 0 && *(void **)((char *)__builtin_thread_pointer() + tls) == truth)
+        s->state_tls = tls;
+}
+#else
+void hk_exact_stacks_found(void)
+{
+}
+#endif
+
+/* --- sites --- */
+
+bool hk_exact_stacks_init(const hk_py_layout *layout)
+{
+    struct hk_exact_stacks *s = &hk_exact_stacks;
+    s->cache = hk_os_map(sizeof *s->cache << HK_KEY_BITS);
+    s->apart = hk_os_map(sizeof *s->apart << HK_KEY_APART_BITS);
+    if (s->cache == NULL || s->apart == NULL)
+        return false;
+    s->seed = s->apart_seed = 1;
+    s->state = layout->thread_state;
+    s->thread_frame = layout->thread_frame;
+    s->cframe_current = layout->cframe_current;
+    s->frame_previous = layout->frame_previous;
+    s->frame_instruction = layout->frame_instruction;
+    s->frame_code = layout->frame_code;
+    s->thread_executor = layout->thread_executor;
+    s->way = layout->frames == HK_PY_FRAME_OBJECTS ? HK_WAY_OBJECTS
+             : layout->cframe_current >= 0         ? HK_WAY_CFRAME
+                                                   : HK_WAY_FRAMES;
+    hk_exact_sites_forget();
+    return true;
+}
+
+void hk_exact_sites_forget(void)
+{
+    for (int i = 0; i < HK_DOMAINS; i++)
+        blind[0][i] = blind[1][i] = HK_EXACT_NONE;
+}
+
+static uint8_t flags_of(int domain, bool apart)
+{
+    return apart && domain != HK_DOMAIN_RAW ? HK_SITE_APART : 0;
+}
+
+uint32_t hk_exact_site_blind(int domain, bool apart)
+{
+    uint32_t *site = &blind[apart][domain];
+    if (*site == HK_EXACT_NONE)
+        *site = hk_exact_site(domain, flags_of(domain, apart));
+    return *site;
+}
+
+uint32_t hk_exact_site_missed(struct hk_key_entry *entry, uint64_t key, int domain, uint8_t flags)
+{
+    uint32_t site = hk_exact_site(domain, flags);
+    if (site != HK_EXACT_NONE)
+        *entry = (struct hk_key_entry){key, site};
+    return site;
+}
+
+static uint64_t key_of(const void *state, uint64_t seed, int domain)
+{
+    uint64_t start = seed + (uint64_t)domain * HK_KEY_DOMAIN;
+    switch (hk_exact_stacks.way) {
+    case HK_WAY_OBJECTS:
+        return hk_exact_key(state, start, HK_WAY_OBJECTS);
+    case HK_WAY_CFRAME:
+        return hk_exact_key(state, start, HK_WAY_CFRAME);
+    default:
+        return hk_exact_key(state, start, HK_WAY_FRAMES);
+    }
+}
+
+static uint32_t site_of(const void *state, int domain, bool apart)
+{
+    struct hk_exact_stacks *s = &hk_exact_stacks;
+    if (state == NULL || !hk_cpython_stacks_ready(domain))
+        return hk_exact_site_blind(domain, apart);
+    uint64_t key = key_of(state, apart ? s->seed ^ s->apart_seed : s->seed, domain);
+    struct hk_key_entry *entry = apart ? &s->apart[key >> (64 - HK_KEY_APART_BITS)] : &s->cache[key >> (64 - HK_KEY_BITS)];
+    return entry->key == key ? (uint32_t)entry->site : hk_exact_site_missed(entry, key, domain, flags_of(domain, apart));
+}
+
+uint32_t hk_exact_site_main(int domain)
+{
+    return site_of(hk_exact_stacks.state(), domain, false);
+}
+
+uint32_t hk_exact_site_apart(int domain, const void *state)
+{
+    return site_of(state, domain, true);
+}
