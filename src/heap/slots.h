@@ -47,13 +47,18 @@ static inline uint32_t hk_slot_word(uint32_t site, size_t slack)
     return (site + 1) << 11 | (uint32_t)slack << 1;
 }
 
+static inline uint32_t hk_slot_site(uint32_t word) /* of a word that has one */
+{
+    return (word >> 11) - 1;
+}
+
 /* Of the block of a pool of the region. */
 static inline __attribute__((always_inline)) uint32_t *hk_slot_at(const struct hk_pool *pool, const void *block)
 {
     uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
-    bool small = pool->block_size < 1u << HK_SLOT_SHIFT;
-    unsigned shift = HK_SLOT_SHIFT - small * (HK_SLOT_SHIFT - HK_SLOT_SMALL_SHIFT);
-    return (uint32_t *)hk_slots_base[small] + (distance >> shift);
+    if (__builtin_expect(pool->block_size < 1u << HK_SLOT_SHIFT, 0))
+        return (uint32_t *)hk_slots_base[1] + (distance >> HK_SLOT_SMALL_SHIFT);
+    return (uint32_t *)hk_slots_base[0] + (distance >> HK_SLOT_SHIFT);
 }
 
 #endif

@@ -77,9 +77,10 @@ static inline size_t bytes_of(const struct hk_pool *pool, uint32_t word)
     return pool->block_size - (word >> 1 & HK_SLOT_SLACK_MAX);
 }
 
-static inline uint32_t site_of(uint32_t word)
+static inline struct hk_capture_counters *counters_of(uint32_t word)
 {
-    return (word >> 11) - 1;
+    _Static_assert(sizeof(struct hk_capture_counters) == 1 << 6, "so that one shift makes a place of a word");
+    return (struct hk_capture_counters *)((char *)(hk_exact.counters - 1) + (word >> 11 << 6));
 }
 
 static inline bool has_site(uint32_t word)
@@ -124,7 +125,7 @@ static struct record record_take(const void *block)
     const struct hk_pool *pool = hk_pool_of(block);
     uint32_t *word = hk_slot_at(pool, block);
     if (has_site(*word))
-        record = (struct record){bytes_of(pool, *word), site_of(*word), false};
+        record = (struct record){bytes_of(pool, *word), hk_slot_site(*word), false};
     record.is_code = *word & HK_SLOT_CODE;
     *word = 0;
     return record;
@@ -245,10 +246,65 @@ static inline __attribute__((always_inline)) void *born(int domain, void *block,
     return block;
 }
 
-static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_heap *heap, size_t size, int way)
+static __attribute__((noinline)) void *main_malloc_slow(int domain, hk_heap *heap, size_t size)
 {
     void *block = hk_malloc_unlocked(heap, size);
-    return __builtin_expect(block != NULL, 1) ? born(domain, block, size, way) : NULL;
+    if (block != NULL && hk_exact.fast && hk_region_has(block)) {
+        uint32_t site = hk_exact_site_main(domain);
+        if (site != HK_EXACT_NONE)
+            hk_exact_birth(&hk_exact.counters[site], (size_t)record_put(block, size, site));
+    } else if (block != NULL) {
+        born_unusually(domain, block, size);
+    }
+    return block;
+}
+
+/* The rest of the fast path below, where the site has to be brought up to date, or the total is to rise beyond a peak that
+ * was left meanwhile. */
+static __attribute__((noinline)) void *main_malloc_late(hk_heap *heap, size_t size, struct hk_pool *pool, uint32_t word)
+{
+    void *block = pool->free;
+    heap->budget -= (int64_t)size;
+    pool->free = *(void **)block;
+    *hk_slot_at(pool, block) = word + ((uint32_t)(pool->block_size - size) << 1);
+    hk_exact_birth(&hk_exact.counters[hk_slot_site(word)], size);
+    return block;
+}
+
+/* hk_malloc_unlocked, and the block is counted. No call is made on the usual way, but as the last thing. */
+static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_heap *heap, size_t size, int way)
+{
+    if (__builtin_expect(size > HK_SMALL_MAX, 0))
+        return main_malloc_slow(domain, heap, size);
+    struct hk_pool *pool = heap->current[(size + HK_STEP - 1) / HK_STEP];
+    void *block = pool->free;
+    if (__builtin_expect(block == NULL || heap->budget < (int64_t)size || !hk_exact.fast, 0))
+        return main_malloc_slow(domain, heap, size);
+    const void *state = hk_exact_state();
+    if (__builtin_expect(state == NULL, 0))
+        return main_malloc_slow(domain, heap, size);
+    uint64_t key = hk_exact_key(state, hk_exact_start(domain), way);
+    const struct hk_key_entry *entry = hk_exact_entry(key);
+    if (__builtin_expect(entry->key != key, 0))
+        return main_malloc_slow(domain, heap, size);
+    uint32_t word = entry->word;
+    struct hk_capture_counters *counters = counters_of(word);
+    int64_t headroom = hk_exact.headroom - (int64_t)size;
+    if (__builtin_expect(counters->epoch != __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED), 0))
+        return main_malloc_late(heap, size, pool, word);
+    if (headroom < 0) {
+        if (__builtin_expect(hk_exact.dipped, 0))
+            return main_malloc_late(heap, size, pool, word);
+        hk_exact.peak -= (uint64_t)headroom;
+        headroom = 0;
+    }
+    heap->budget -= (int64_t)size;
+    pool->free = *(void **)block;
+    *hk_slot_at(pool, block) = word + ((uint32_t)(pool->block_size - size) << 1);
+    counters->total_bytes += size;
+    counters->total_blocks++;
+    hk_exact.headroom = headroom;
+    return block;
 }
 
 static inline __attribute__((always_inline)) void *main_calloc(int domain, hk_heap *heap, size_t count, size_t size, int way)
@@ -260,6 +316,8 @@ static inline __attribute__((always_inline)) void *main_calloc(int domain, hk_he
 /* What is not the usual: a large block, one of a heap that locks itself, a code object, the end of the program. */
 static __attribute__((noinline)) void main_free_slow(hk_heap *heap, void *block)
 {
+    if (block == NULL)
+        return;
     if (hk_region_has(block) && hk_pool_of(block)->heap->mode != HK_LOCK_HOST) {
         hk_free_slow(heap, block); /* which tells us: hk_cpython_exact_came_home */
         return;
@@ -272,24 +330,45 @@ static __attribute__((noinline)) void main_free_slow(hk_heap *heap, void *block)
         hk_free_unlocked(heap, block);
 }
 
+/* The site is to be brought up to date, or this may be the first free after the peak. */
+static __attribute__((noinline)) void main_free_late(hk_heap *heap, void *block, uint32_t word)
+{
+    const struct hk_pool *pool = hk_pool_of(block);
+    *hk_slot_at(pool, block) = 0;
+    hk_exact_death(&hk_exact.counters[hk_slot_site(word)], bytes_of(pool, word));
+    hk_free_unlocked(heap, block);
+}
+
 static inline __attribute__((always_inline)) void main_free(hk_heap *heap, void *block)
 {
     if (__builtin_expect(!hk_region_has(block), 0)) {
-        if (block != NULL)
-            main_free_slow(heap, block);
+        main_free_slow(heap, block);
         return;
     }
-    const struct hk_pool *pool = hk_pool_of(block);
+    struct hk_pool *pool = hk_pool_of(block);
+    void *next = pool->free;
     uint32_t *at = hk_slot_at(pool, block), word = *at;
-    if (__builtin_expect((word & HK_SLOT_CODE) || !hk_exact.deaths || is_over() || pool->free == NULL, 0)) {
+    if (__builtin_expect((word & HK_SLOT_CODE) || next == NULL || !hk_exact.deaths || is_over(), 0)) {
         main_free_slow(heap, block);
         return;
     }
     if (__builtin_expect(has_site(word), 1)) {
+        struct hk_capture_counters *counters = counters_of(word);
+        int64_t headroom = hk_exact.headroom;
+        if (__builtin_expect(headroom == 0 || counters->epoch != __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED), 0)) {
+            main_free_late(heap, block, word);
+            return;
+        }
+        size_t bytes = bytes_of(pool, word);
         *at = 0;
-        hk_exact_death(&hk_exact.counters[site_of(word)], bytes_of(pool, word));
+        counters->freed_bytes += bytes;
+        counters->freed_blocks++;
+        hk_exact.headroom = headroom + (int64_t)bytes;
     }
-    hk_free_unlocked(heap, block);
+    *(void **)block = next;
+    pool->free = block;
+    if (__builtin_expect(hk_take_one(&pool->used), 0))
+        hk_pool_emptied(pool);
 }
 
 /* The block has become `moved`, of `size` bytes. */
@@ -350,9 +429,11 @@ static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_h
 MAIN(mem_objects, HK_DOMAIN_MEM, HK_WAY_OBJECTS)
 MAIN(mem_cframe, HK_DOMAIN_MEM, HK_WAY_CFRAME)
 MAIN(mem_frames, HK_DOMAIN_MEM, HK_WAY_FRAMES)
+MAIN(mem_others, HK_DOMAIN_MEM, HK_WAY_OTHERS)
 MAIN(object_objects, HK_DOMAIN_OBJECT, HK_WAY_OBJECTS)
 MAIN(object_cframe, HK_DOMAIN_OBJECT, HK_WAY_CFRAME)
 MAIN(object_frames, HK_DOMAIN_OBJECT, HK_WAY_FRAMES)
+MAIN(object_others, HK_DOMAIN_OBJECT, HK_WAY_OTHERS)
 
 static void exact_free(void *heap, void *block)
 {
@@ -365,10 +446,12 @@ static const hk_allocator *main_table(int domain)
     static const hk_allocator tables[2][HK_WAYS] = {
         {{NULL, mem_objects_malloc, mem_objects_calloc, mem_objects_realloc, exact_free},
          {NULL, mem_cframe_malloc, mem_cframe_calloc, mem_cframe_realloc, exact_free},
-         {NULL, mem_frames_malloc, mem_frames_calloc, mem_frames_realloc, exact_free}},
+         {NULL, mem_frames_malloc, mem_frames_calloc, mem_frames_realloc, exact_free},
+         {NULL, mem_others_malloc, mem_others_calloc, mem_others_realloc, exact_free}},
         {{NULL, object_objects_malloc, object_objects_calloc, object_objects_realloc, exact_free},
          {NULL, object_cframe_malloc, object_cframe_calloc, object_cframe_realloc, exact_free},
-         {NULL, object_frames_malloc, object_frames_calloc, object_frames_realloc, exact_free}},
+         {NULL, object_frames_malloc, object_frames_calloc, object_frames_realloc, exact_free},
+         {NULL, object_others_malloc, object_others_calloc, object_others_realloc, exact_free}},
     };
     return &tables[domain == HK_DOMAIN_OBJECT][hk_exact_stacks.way];
 }
@@ -550,7 +633,7 @@ static void visit_word(uint32_t *word, size_t bytes, void *argument)
 {
     void (*const *visitor)(uint32_t, size_t) = argument;
     if (has_site(*word))
-        (*visitor)(site_of(*word), bytes);
+        (*visitor)(hk_slot_site(*word), bytes);
 }
 
 void hk_cpython_exact_visit(void (*visitor)(uint32_t site, size_t bytes))

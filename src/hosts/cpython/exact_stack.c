@@ -96,9 +96,14 @@ bool hk_exact_stacks_init(const hk_py_layout *layout)
     s->frame_instruction = layout->frame_instruction;
     s->frame_code = layout->frame_code;
     s->thread_executor = layout->thread_executor;
-    s->way = layout->frames == HK_PY_FRAME_OBJECTS ? HK_WAY_OBJECTS
-             : layout->cframe_current >= 0         ? HK_WAY_CFRAME
-                                                   : HK_WAY_FRAMES;
+    if (layout->frames == HK_PY_FRAME_OBJECTS)
+        s->way = HK_WAY_OBJECTS;
+    else if (layout->cframe_current >= 0)
+        s->way = HK_WAY_CFRAME;
+    else if (layout->frame_previous == HK_FRAMES_PREVIOUS && layout->frame_instruction == HK_FRAMES_INSTRUCTION)
+        s->way = HK_WAY_FRAMES;
+    else
+        s->way = HK_WAY_OTHERS;
     hk_exact_sites_forget();
     return true;
 }
@@ -126,7 +131,7 @@ uint32_t hk_exact_site_missed(struct hk_key_entry *entry, uint64_t key, int doma
 {
     uint32_t site = hk_exact_site(domain, flags);
     if (site != HK_EXACT_NONE)
-        *entry = (struct hk_key_entry){key, site};
+        *entry = (struct hk_key_entry){key, hk_slot_word(site, 0), 0};
     return site;
 }
 
@@ -138,8 +143,10 @@ static uint64_t key_of(const void *state, uint64_t seed, int domain)
         return hk_exact_key(state, start, HK_WAY_OBJECTS);
     case HK_WAY_CFRAME:
         return hk_exact_key(state, start, HK_WAY_CFRAME);
-    default:
+    case HK_WAY_FRAMES:
         return hk_exact_key(state, start, HK_WAY_FRAMES);
+    default:
+        return hk_exact_key(state, start, HK_WAY_OTHERS);
     }
 }
 
@@ -150,7 +157,7 @@ static uint32_t site_of(const void *state, int domain, bool apart)
         return hk_exact_site_blind(domain, apart);
     uint64_t key = key_of(state, apart ? s->seed ^ s->apart_seed : s->seed, domain);
     struct hk_key_entry *entry = apart ? &s->apart[key >> (64 - HK_KEY_APART_BITS)] : &s->cache[key >> (64 - HK_KEY_BITS)];
-    return entry->key == key ? (uint32_t)entry->site : hk_exact_site_missed(entry, key, domain, flags_of(domain, apart));
+    return entry->key == key ? hk_slot_site(entry->word) : hk_exact_site_missed(entry, key, domain, flags_of(domain, apart));
 }
 
 uint32_t hk_exact_site_main(int domain)

@@ -1,7 +1,7 @@
 /* Which stack is this? For exact recording, with every allocation.
  *
- * A stack is known by a number, its key: the sum over its frames of (instruction pointer * an odd power of the frame's distance
- * from the innermost), modulo 2^64. That is two or three loads a frame; no code object is looked at, and lines are the
+ * A stack is known by a number, its key: its instruction pointers, innermost first, as the digits of a number in an odd base,
+ * modulo 2^64. That is two or three loads a frame; no code object is looked at, and lines are the
  * reader's work. Two stacks have the same key only if differences below 2^48 cancel out modulo 2^64. A cache knows
  * the site of a key; the recorder walks the stack itself only when the key is not there.
  *
@@ -12,10 +12,11 @@
 
 #include <string.h>
 
+#include "heap/slots.h"
 #include "hosts/cpython/internal.h"
 #include "record/exact.h"
 
-#define HK_KEY_POWER 0x9e3779b97f4a7c15u  /* of a frame's place */
+#define HK_KEY_BASE 0x9e3779b97f4a7c15u
 #define HK_KEY_INDEX 0xd6e8feb86659fd93u  /* of a frame object's instruction */
 #define HK_KEY_DOMAIN 0xa0761d6478bd642fu
 #define HK_KEY_BITS 15 /* entries of the cache: 2^15 */
@@ -25,19 +26,26 @@
 enum hk_exact_way {
     HK_WAY_OBJECTS, /* 3.9, 3.10 */
     HK_WAY_CFRAME,  /* 3.11, 3.12 */
-    HK_WAY_FRAMES,  /* 3.13 on */
+    HK_WAY_FRAMES,  /* 3.13 on, where `previous` and the instruction pointer are where they have been since */
+    HK_WAY_OTHERS,  /* 3.13 on, where they are not */
     HK_WAYS,
 };
+#define HK_CFRAME_PREVIOUS 48
+#define HK_CFRAME_INSTRUCTION 56
+#define HK_FRAMES_PREVIOUS 8
+#define HK_FRAMES_INSTRUCTION 56
 
 struct hk_key_entry {
-    uint64_t key, site;
+    uint64_t key;
+    uint32_t word; /* hk_slot_word of the site and no slack */
+    uint32_t unused;
 };
 
 struct hk_exact_stacks {
     struct hk_key_entry *cache, *apart; /* of the main lane; of the other, under hk_exact_apart */
     uint64_t seed, apart_seed;
-    int32_t thread_frame, cframe_current, frame_previous, frame_instruction, frame_code;
-    int32_t thread_executor; /* -1: none */
+    intptr_t thread_frame, cframe_current, frame_previous, frame_instruction, frame_code;
+    intptr_t thread_executor; /* -1: none */
 
     /* Where this thread's state is: at *state_at; at fs + state_tls; or a function is to be asked. */
     void *const *state_at;
@@ -57,13 +65,19 @@ uint32_t hk_exact_site_missed(struct hk_key_entry *entry, uint64_t key, int doma
 uint32_t hk_exact_site_blind(int domain, bool apart);
 void hk_exact_sites_forget(void); /* the recorder has begun anew */
 
-static inline uintptr_t hk_word_at(const void *base, int32_t offset)
+/* The site of this thread's stack, whatever is known of stacks (main lane), or of a thread whose state is given, or NULL
+ * (hk_exact_apart is held). */
+uint32_t hk_exact_site_main(int domain);
+uint32_t hk_exact_site_apart(int domain, const void *state);
+
+static inline uintptr_t hk_word_at(const void *base, intptr_t offset)
 {
     uintptr_t word;
     memcpy(&word, (const char *)base + offset, sizeof word);
     return word;
 }
 
+/* This thread's state; NULL: it has none, or a function is to be asked. */
 static inline __attribute__((always_inline)) const void *hk_exact_state(void)
 {
     const struct hk_exact_stacks *s = &hk_exact_stacks;
@@ -76,26 +90,42 @@ static inline __attribute__((always_inline)) const void *hk_exact_state(void)
         return state;
     }
 #endif
-    return s->state();
+    return NULL;
 }
 
-static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *state, uint64_t sum, int way)
+static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *state, uint64_t key, int way)
 {
     const struct hk_exact_stacks *s = &hk_exact_stacks;
-    uint64_t power = HK_KEY_POWER;
     uintptr_t frame = hk_word_at(state, s->thread_frame);
-    const int32_t previous = s->frame_previous, instruction = s->frame_instruction, code = s->frame_code;
-    if (way == HK_WAY_CFRAME && frame != 0)
+    intptr_t previous = s->frame_previous, instruction = s->frame_instruction;
+    const intptr_t code = s->frame_code;
+    if (way == HK_WAY_CFRAME) { /* there always is one */
         frame = hk_word_at((const void *)frame, s->cframe_current);
-    for (; frame != 0; frame = hk_word_at((const void *)frame, previous), power *= HK_KEY_POWER) {
+        previous = HK_CFRAME_PREVIOUS;
+        instruction = HK_CFRAME_INSTRUCTION;
+    } else if (way == HK_WAY_FRAMES) {
+        previous = HK_FRAMES_PREVIOUS;
+        instruction = HK_FRAMES_INSTRUCTION;
+    }
+    for (; frame != 0; frame = hk_word_at((const void *)frame, previous)) {
         uintptr_t place = hk_word_at((const void *)frame, instruction);
         if (way == HK_WAY_OBJECTS)
             place = hk_word_at((const void *)frame, code) + (uint32_t)place * HK_KEY_INDEX;
-        sum += place * power;
+        key = (key + place) * HK_KEY_BASE;
     }
-    if (way == HK_WAY_FRAMES && s->thread_executor >= 0 && hk_word_at(state, s->thread_executor) != 0)
-        sum ^= HK_KEY_INDEX; /* in JIT code: the site is to say so */
-    return sum;
+    if (way >= HK_WAY_FRAMES && s->thread_executor >= 0 && hk_word_at(state, s->thread_executor) != 0)
+        key ^= HK_KEY_INDEX; /* in JIT code: the site is to say so */
+    return key;
+}
+
+static inline uint64_t hk_exact_start(int domain)
+{
+    return hk_exact_stacks.seed + (uint64_t)domain * HK_KEY_DOMAIN;
+}
+
+static inline struct hk_key_entry *hk_exact_entry(uint64_t key)
+{
+    return &hk_exact_stacks.cache[key >> (64 - HK_KEY_BITS)];
 }
 
 /* Of the main lane, where stacks may be walked. */
@@ -103,16 +133,12 @@ static inline __attribute__((always_inline)) uint32_t hk_exact_site_here(int dom
 {
     const void *state = hk_exact_state();
     if (__builtin_expect(state == NULL, 0))
-        return hk_exact_site_blind(domain, false);
-    uint64_t key = hk_exact_key(state, hk_exact_stacks.seed + (uint64_t)domain * HK_KEY_DOMAIN, way);
-    struct hk_key_entry *entry = &hk_exact_stacks.cache[key >> (64 - HK_KEY_BITS)];
+        return hk_exact_site_main(domain);
+    uint64_t key = hk_exact_key(state, hk_exact_start(domain), way);
+    struct hk_key_entry *entry = hk_exact_entry(key);
     if (__builtin_expect(entry->key == key, 1))
-        return (uint32_t)entry->site;
+        return hk_slot_site(entry->word);
     return hk_exact_site_missed(entry, key, domain, 0);
 }
-
-/* The same where it is not known whether they may (main) or by a thread whose state is given (apart; hk_exact_apart is held). */
-uint32_t hk_exact_site_main(int domain);
-uint32_t hk_exact_site_apart(int domain, const void *state);
 
 #endif
