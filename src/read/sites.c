@@ -373,7 +373,7 @@ static struct hk_growth_run prepare_growth(const struct hk_capture *c)
     struct hk_growth_run run =
         hk_growth_prepare(c->marks, count, end_ns, end_allocated, c->status.peak_bytes);
     run.by_levels = fell;
-    run.births_unknown = c->header.mode == HK_MODE_EXACT;
+    run.births_unknown = c->tables[HK_SECTION_EXACT_SITES].stride != 0;
     free(times);
     free(live);
     return run;
@@ -385,7 +385,7 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
     struct line_table table = {.size = 1024};
 
     s->capture = c;
-    s->kind = c->header.mode == HK_MODE_EXACT ? HK_SECTION_EXACT_SITES : HK_SECTION_SITES;
+    s->kind = c->tables[HK_SECTION_EXACT_SITES].stride ? HK_SECTION_EXACT_SITES : HK_SECTION_SITES;
     s->resolver = hk_resolver_new(c);
     s->run = prepare_growth(c);
     read_sites(s);

@@ -1,6 +1,7 @@
 /* Validity of the recorder's structures, for tests and debug builds: each rule has a number. */
 #include <string.h>
 
+#include "record/exact.h"
 #include "record/internal.h"
 
 #define RULE(number, holds)                                                                        \
@@ -39,7 +40,7 @@ static int check_tree(void)
     }
     RULE(15, strings == 0 || hk_rec.section[HK_SECTION_STRINGS].data[strings - 1] == '\0');
     RULE(16, hk_rec.nodes.used + 1 == nodes &&
-                 hk_rec.sites.used == hk_rec.section[HK_SECTION_SITES].count);
+                 hk_rec.sites.used == hk_rec.section[hk_rec_site_kind()].count);
     return 0;
 }
 
@@ -112,6 +113,64 @@ static int check_table(uint64_t (*sums)[4])
     return 0;
 }
 
+/* --- exact --- */
+
+static uint64_t (*exact_sums)[2]; /* bytes and blocks of each site, by what blocks say */
+static bool exact_strange;        /* a block of a site that there is not */
+
+static void add_block(uint32_t site, size_t bytes)
+{
+    if (site >= hk_rec.section[HK_SECTION_EXACT_SITES].count) {
+        exact_strange = true;
+        return;
+    }
+    exact_sums[site][0] += bytes;
+    exact_sums[site][1]++;
+}
+
+static int check_exact_site(uint32_t i, uint64_t *live, uint64_t *peak)
+{
+    const struct hk_capture_exact_site *site = hk_rec_exact_site(i);
+    const struct hk_capture_counters *counters = &hk_exact.counters[i];
+    uint64_t bytes = site->inherited_bytes + counters->total_bytes - counters->freed_bytes;
+    RULE(50, site->node < hk_rec.section[HK_SECTION_NODES].count && site->domain < HK_REC_DOMAINS);
+    RULE(51, site->inherited_bytes + counters->total_bytes >= counters->freed_bytes);
+    RULE(52, site->inherited_blocks + counters->total_blocks >= counters->freed_blocks);
+    RULE(53, counters->mark < HK_MARKS && counters->peak_serial <= hk_exact.serial);
+    *live += bytes;
+    *peak += hk_exact.dipped && counters->peak_serial == hk_exact.serial ? site->inherited_bytes + counters->peak_bytes : bytes;
+    if (hk_rec.options.visit_blocks && exact_sums != NULL) {
+        RULE(54, exact_sums[i][0] == bytes);
+        RULE(55, exact_sums[i][1] == site->inherited_blocks + counters->total_blocks - counters->freed_blocks);
+    }
+    return 0;
+}
+
+/* Holds while nobody counts. */
+static int check_exact(void)
+{
+    uint64_t count = hk_rec.section[HK_SECTION_EXACT_SITES].count, live = 0, peak = 0;
+    int broken = 0;
+
+    RULE(56, hk_rec.section[HK_SECTION_COUNTERS].count == count);
+    exact_sums = hk_rec_map((count + 1) * sizeof *exact_sums);
+    exact_strange = false;
+    if (exact_sums != NULL && hk_rec.options.visit_blocks)
+        hk_rec.options.visit_blocks(add_block);
+    for (uint32_t i = 0; exact_sums != NULL && i < hk_rec.sample_capacity; i++)
+        if (hk_rec.samples[i].block != 0)
+            add_block(hk_rec.samples[i].site, hk_rec.samples[i].weight);
+    for (uint32_t i = 0; i < count && !broken && hk_exact.deaths; i++)
+        broken = check_exact_site(i, &live, &peak);
+    hk_rec_unmap(exact_sums, (count + 1) * sizeof *exact_sums);
+    if (broken || !hk_exact.deaths)
+        return broken;
+    RULE(57, !exact_strange);
+    RULE(58, live == hk_exact.peak - (uint64_t)hk_exact.headroom + (uint64_t)hk_exact.apart);
+    RULE(59, hk_exact.apart != 0 || peak == hk_exact.peak);
+    return 0;
+}
+
 static int check_all(void)
 {
     size_t bytes = (hk_rec.section[HK_SECTION_SITES].count + 1) * sizeof(uint64_t[4]);
@@ -120,6 +179,8 @@ static int check_all(void)
 
     if (!broken)
         broken = check_tree();
+    if (hk_rec.exact)
+        return broken ? broken : check_exact();
     if (!broken)
         broken = check_sums();
     if (broken || hk_rec.frozen) /* frozen: the table goes on, figures do not */

@@ -112,7 +112,7 @@ struct hk_recorder {
     bool preallocated; /* needs no population */
     bool fork_interrupted;
     bool ticked; /* since the fork: see hk_record_tick */
-    bool exact;  /* HK_MODE_EXACT */
+    bool exact;  /* HK_MODE_EXACT, and the host counts */
     bool naming_tried; /* see hk_rec_name */
     uint32_t page;
     uint64_t device, inode;

@@ -234,7 +234,7 @@ static void take_options(const struct hk_record_options *options)
 {
     hk_rec.options = *options;
     hk_rec.options.path = NULL; /* borrowed; the file keeps its own copy */
-    hk_rec.exact = options->mode == HK_MODE_EXACT;
+    hk_rec.exact = options->mode == HK_MODE_EXACT && options->host_counts;
     hk_rec.automatic = options->mode == HK_MODE_SAMPLE && options->sample_bytes == 0;
     hk_rec.mean = options->mode != HK_MODE_SAMPLE ? 0
                   : options->sample_bytes         ? options->sample_bytes

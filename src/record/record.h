@@ -75,10 +75,11 @@ struct hk_record_options {
     /* Fills the heap's part of a point (allocated, live, classes, pools, domains). Called with
      * the recorder's lock held; may be slow in proportion to the number of pools. */
     void (*fill_point)(struct hk_capture_point *point);
-    /* Exact: calls `visitor` with the site and the bytes of every block that has one, large ones apart. Called with the
+    bool host_counts; /* exact mode: by record/exact.h; otherwise the blocks are told as samples are, with a mean of 0 */
+    /* With it: calls `visitor` with the site and the bytes of every block that has one, large ones apart. Called with the
      * recorder's lock held, in a child that has one thread. May be NULL. */
     void (*visit_blocks)(void (*visitor)(uint32_t site, size_t bytes));
-    /* Exact: no block has a site any more. */
+    /* With it: no block has a site any more. */
     void (*forget_blocks)(void);
     /* Acts on HK_REQUEST_TRIM; returns bytes given back / 4096. May be NULL. */
     int32_t (*trim)(void);

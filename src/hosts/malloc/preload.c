@@ -177,6 +177,7 @@ static bool record_start(void)
     const char *why_not_exact = strcmp(mode, "exact") == 0 ? hk_cpython_exact_prepare() : NULL;
     if (strcmp(mode, "exact") == 0 && why_not_exact == NULL) {
         options.mode = HK_MODE_EXACT;
+        options.host_counts = true;
         options.bound = HK_CAPTURE_EXACT_BOUND;
         options.visit_blocks = hk_cpython_exact_visit;
         options.forget_blocks = hk_cpython_exact_forget_all;
