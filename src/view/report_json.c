@@ -290,9 +290,11 @@ static void put_recorder(struct hk_json *j, const struct hk_report *r)
     hk_json_unsigned(j, "bytes", c->now.recorder_bytes);
     hk_json_unsigned(j, "time_ns", c->now.recorder_ns);
     hk_json_unsigned(j, "capture_bytes", c->size);
-    hk_json_unsigned(j, "recorded_total_bytes", c->status.recorded_total_bytes);
-    hk_json_unsigned(j, "recorded_live_bytes", c->status.recorded_live_bytes);
-    hk_json_unsigned(j, "recorded_peak_bytes", c->status.peak_bytes);
+    /* Exact counters are in the sites alone until the end. */
+    bool by_sites = r->sites->kind == HK_SECTION_EXACT_SITES && c->life != HK_LIFE_ENDED;
+    hk_json_unsigned(j, "recorded_total_bytes", by_sites ? r->sites->total_bytes : c->status.recorded_total_bytes);
+    hk_json_unsigned(j, "recorded_live_bytes", by_sites ? r->sites->live_bytes : c->status.recorded_live_bytes);
+    hk_json_unsigned(j, "recorded_peak_bytes", by_sites ? r->sites->peak_bytes : c->status.peak_bytes);
     hk_json_unsigned(j, "recorded_peak_ns", c->status.peak_ns);
     hk_json_unsigned(j, "sites_total_bytes", r->sites->total_bytes);
     hk_json_unsigned(j, "sites_live_bytes", r->sites->live_bytes);
@@ -301,7 +303,8 @@ static void put_recorder(struct hk_json *j, const struct hk_report *r)
     hk_json_object(j, "domains", false);
     for (unsigned i = 0; i < 4; i++) {
         hk_json_object(j, hk_domain_name(i), true);
-        hk_json_unsigned(j, "recorded_total_bytes", c->status.recorded_domain_total_bytes[i]);
+        hk_json_unsigned(j, "recorded_total_bytes",
+                         by_sites ? r->sites->domain_total_bytes[i] : c->status.recorded_domain_total_bytes[i]);
         hk_json_unsigned(j, "sites_total_bytes", r->sites->domain_total_bytes[i]);
         hk_json_end_object(j);
     }

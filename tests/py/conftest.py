@@ -201,12 +201,12 @@ class Runner:
         return report
 
 
-def check_real_path(report, state="ended", python=None):
+def check_real_path(report, state="ended", python=None, mode="sample"):
     assert (report["watch"], report["watch_name"]) == ("ours", "")
     assert (report["stacks"], report["stacks_why"]) == ("good", "")
     assert report["state"] == state
     # The last point may be some milliseconds old when a process is killed, and its first, before main; its sites are not.
-    assert report["mode"] == "sample" and sum(site["samples"] for site in report["sites"]) > 0
+    assert report["mode"] == mode and sum(site["samples"] for site in report["sites"]) > 0
     assert state == "killed" or report["heap"]["live_blocks"] > 0 and report["heap"]["arenas"] > 0
     if hasattr(python, "full_version"):
         assert report["python"]["version"] == python.full_version

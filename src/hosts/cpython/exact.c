@@ -426,14 +426,15 @@ static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_h
         return main_realloc(domain, heap, block, size, way);          \
     }
 
-MAIN(mem_objects, HK_DOMAIN_MEM, HK_WAY_OBJECTS)
-MAIN(mem_cframe, HK_DOMAIN_MEM, HK_WAY_CFRAME)
-MAIN(mem_frames, HK_DOMAIN_MEM, HK_WAY_FRAMES)
-MAIN(mem_others, HK_DOMAIN_MEM, HK_WAY_OTHERS)
-MAIN(object_objects, HK_DOMAIN_OBJECT, HK_WAY_OBJECTS)
-MAIN(object_cframe, HK_DOMAIN_OBJECT, HK_WAY_CFRAME)
-MAIN(object_frames, HK_DOMAIN_OBJECT, HK_WAY_FRAMES)
-MAIN(object_others, HK_DOMAIN_OBJECT, HK_WAY_OTHERS)
+#define MAIN_WAYS(way)                                \
+    MAIN(mem_##way, HK_DOMAIN_MEM, HK_WAY_##way)      \
+    MAIN(object_##way, HK_DOMAIN_OBJECT, HK_WAY_##way)
+
+MAIN_WAYS(3_11)
+MAIN_WAYS(3_12)
+MAIN_WAYS(3_13)
+MAIN_WAYS(FRAMES)
+MAIN_WAYS(OBJECTS)
 
 static void exact_free(void *heap, void *block)
 {
@@ -443,17 +444,11 @@ static void exact_free(void *heap, void *block)
 /* The functions that know how this interpreter's frames are found. */
 static const hk_allocator *main_table(int domain)
 {
-    static const hk_allocator tables[2][HK_WAYS] = {
-        {{NULL, mem_objects_malloc, mem_objects_calloc, mem_objects_realloc, exact_free},
-         {NULL, mem_cframe_malloc, mem_cframe_calloc, mem_cframe_realloc, exact_free},
-         {NULL, mem_frames_malloc, mem_frames_calloc, mem_frames_realloc, exact_free},
-         {NULL, mem_others_malloc, mem_others_calloc, mem_others_realloc, exact_free}},
-        {{NULL, object_objects_malloc, object_objects_calloc, object_objects_realloc, exact_free},
-         {NULL, object_cframe_malloc, object_cframe_calloc, object_cframe_realloc, exact_free},
-         {NULL, object_frames_malloc, object_frames_calloc, object_frames_realloc, exact_free},
-         {NULL, object_others_malloc, object_others_calloc, object_others_realloc, exact_free}},
-    };
-    return &tables[domain == HK_DOMAIN_OBJECT][hk_exact_stacks.way];
+#define TABLES(way)                                                                                          \
+    [HK_WAY_##way] = {{NULL, mem_##way##_malloc, mem_##way##_calloc, mem_##way##_realloc, exact_free},       \
+                      {NULL, object_##way##_malloc, object_##way##_calloc, object_##way##_realloc, exact_free}}
+    static const hk_allocator tables[HK_WAYS][2] = {TABLES(3_11), TABLES(3_12), TABLES(3_13), TABLES(FRAMES), TABLES(OBJECTS)};
+    return &tables[hk_exact_stacks.way][domain == HK_DOMAIN_OBJECT];
 }
 
 /* --- apart lane --- */
@@ -668,12 +663,14 @@ const char *hk_cpython_exact_prepare(void)
         return "there is no Python whose allocators are ours";
     if (hk_python.heaps[HK_DOMAIN_OBJECT]->is_debug)
         return "debug mode has records of its own";
-    if (!hk_exact_stacks_init(layout) || !hk_slots_begin())
+    if (!layout->stacks || !hk_exact_stacks_init(layout))
+        return "stacks of this Python cannot be walked";
+    if (!hk_slots_begin())
         return "there is no memory for it";
     exact.finalizing = &never;
-    if (layout->stacks && layout->runtime_finalizing >= 0)
+    if (layout->runtime_finalizing >= 0)
         exact.finalizing = (const uintptr_t *)((const char *)layout->runtime + layout->runtime_finalizing);
-    if (layout->stacks && (*(const unsigned long *)((const char *)layout->code_type + layout->type_flags) & has_gc))
+    if (*(const unsigned long *)((const char *)layout->code_type + layout->type_flags) & has_gc)
         exact.code_header = 16;
     hk_python.exact = true;
     return NULL;

@@ -88,6 +88,7 @@ bool hk_exact_stacks_init(const hk_py_layout *layout)
     s->apart = hk_os_map(sizeof *s->apart << HK_KEY_APART_BITS);
     if (s->cache == NULL || s->apart == NULL)
         return false;
+    hk_exact_sites_forget();
     s->seed = s->apart_seed = 1;
     s->state = layout->thread_state;
     s->thread_frame = layout->thread_frame;
@@ -99,13 +100,13 @@ bool hk_exact_stacks_init(const hk_py_layout *layout)
     if (layout->frames == HK_PY_FRAME_OBJECTS)
         s->way = HK_WAY_OBJECTS;
     else if (layout->cframe_current >= 0)
-        s->way = HK_WAY_CFRAME;
-    else if (layout->frame_previous == HK_FRAMES_PREVIOUS && layout->frame_instruction == HK_FRAMES_INSTRUCTION)
-        s->way = HK_WAY_FRAMES;
+        s->way = layout->minor == 11 ? HK_WAY_3_11 : HK_WAY_3_12;
     else
-        s->way = HK_WAY_OTHERS;
-    hk_exact_sites_forget();
-    return true;
+        s->way = HK_WAY_3_13;
+    bool known = layout->frame_previous == HK_WAY_PREVIOUS(s->way) && layout->frame_instruction == HK_WAY_INSTRUCTION;
+    if (s->way == HK_WAY_3_13 && !known)
+        s->way = HK_WAY_FRAMES;
+    return s->way >= HK_WAY_3_13 || known;
 }
 
 void hk_exact_sites_forget(void)
@@ -139,14 +140,16 @@ static uint64_t key_of(const void *state, uint64_t seed, int domain)
 {
     uint64_t start = seed + (uint64_t)domain * HK_KEY_DOMAIN;
     switch (hk_exact_stacks.way) {
-    case HK_WAY_OBJECTS:
-        return hk_exact_key(state, start, HK_WAY_OBJECTS);
-    case HK_WAY_CFRAME:
-        return hk_exact_key(state, start, HK_WAY_CFRAME);
+    case HK_WAY_3_11:
+        return hk_exact_key(state, start, HK_WAY_3_11);
+    case HK_WAY_3_12:
+        return hk_exact_key(state, start, HK_WAY_3_12);
+    case HK_WAY_3_13:
+        return hk_exact_key(state, start, HK_WAY_3_13);
     case HK_WAY_FRAMES:
         return hk_exact_key(state, start, HK_WAY_FRAMES);
     default:
-        return hk_exact_key(state, start, HK_WAY_OTHERS);
+        return hk_exact_key(state, start, HK_WAY_OBJECTS);
     }
 }
 

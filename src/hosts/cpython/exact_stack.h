@@ -22,18 +22,19 @@
 #define HK_KEY_BITS 15 /* entries of the cache: 2^15 */
 #define HK_KEY_APART_BITS 11
 
-/* How frames are found. Constants where they are used: a set of allocator functions is compiled for each. */
+/* How frames are found. Constants where they are used: a set of allocator functions is compiled for each. The first three
+ * know the offsets, the others look them up. */
 enum hk_exact_way {
+    HK_WAY_3_11, /* by the thread's cframe */
+    HK_WAY_3_12, /* the same, with other offsets */
+    HK_WAY_3_13, /* and later */
+    HK_WAY_FRAMES, /* 3.13 on, where the offsets are not the known ones */
     HK_WAY_OBJECTS, /* 3.9, 3.10 */
-    HK_WAY_CFRAME,  /* 3.11, 3.12 */
-    HK_WAY_FRAMES,  /* 3.13 on, where `previous` and the instruction pointer are where they have been since */
-    HK_WAY_OTHERS,  /* 3.13 on, where they are not */
     HK_WAYS,
 };
-#define HK_CFRAME_PREVIOUS 48
-#define HK_CFRAME_INSTRUCTION 56
-#define HK_FRAMES_PREVIOUS 8
-#define HK_FRAMES_INSTRUCTION 56
+#define HK_WAY_HAS_CFRAME(way) ((way) == HK_WAY_3_11 || (way) == HK_WAY_3_12)
+#define HK_WAY_PREVIOUS(way) ((way) == HK_WAY_3_11 ? 48 : 8)
+#define HK_WAY_INSTRUCTION 56
 
 struct hk_key_entry {
     uint64_t key;
@@ -99,13 +100,11 @@ static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *s
     uintptr_t frame = hk_word_at(state, s->thread_frame);
     intptr_t previous = s->frame_previous, instruction = s->frame_instruction;
     const intptr_t code = s->frame_code;
-    if (way == HK_WAY_CFRAME) { /* there always is one */
+    if (HK_WAY_HAS_CFRAME(way)) /* there always is one */
         frame = hk_word_at((const void *)frame, s->cframe_current);
-        previous = HK_CFRAME_PREVIOUS;
-        instruction = HK_CFRAME_INSTRUCTION;
-    } else if (way == HK_WAY_FRAMES) {
-        previous = HK_FRAMES_PREVIOUS;
-        instruction = HK_FRAMES_INSTRUCTION;
+    if (way <= HK_WAY_3_13) {
+        previous = HK_WAY_PREVIOUS(way);
+        instruction = HK_WAY_INSTRUCTION;
     }
     for (; frame != 0; frame = hk_word_at((const void *)frame, previous)) {
         uintptr_t place = hk_word_at((const void *)frame, instruction);
@@ -113,7 +112,7 @@ static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *s
             place = hk_word_at((const void *)frame, code) + (uint32_t)place * HK_KEY_INDEX;
         key = (key + place) * HK_KEY_BASE;
     }
-    if (way >= HK_WAY_FRAMES && s->thread_executor >= 0 && hk_word_at(state, s->thread_executor) != 0)
+    if ((way == HK_WAY_3_13 || way == HK_WAY_FRAMES) && s->thread_executor >= 0 && hk_word_at(state, s->thread_executor) != 0)
         key ^= HK_KEY_INDEX; /* in JIT code: the site is to say so */
     return key;
 }

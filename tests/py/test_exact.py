@@ -1,0 +1,353 @@
+"""`heapkeeper run --exact`: every block at the line and the stack that asked for it, to the byte."""
+
+import ast
+import json
+import os
+import textwrap
+
+import pytest
+
+from conftest import TREE, check_real_path, embedding_flags, execute, live_in, sites_in, total_in
+
+EXACT = ("--exact",)
+PROGRAM = os.path.join(TREE, "tests", "py", "exact_program.py")
+
+
+@pytest.fixture
+def exact(heapkeeper):
+    """The report of a program's exact record."""
+
+    def run(program, state="ended", capture=None, status=0, **options):
+        done = heapkeeper.run(program, options=EXACT, **options)
+        assert done.status == status, done.err.decode(errors="replace")[-3000:]
+        report = heapkeeper.report(capture)
+        check_real_path(report, state, options.get("python"), mode="exact")
+        report["out"] = done.out
+        return report
+
+    return run
+
+
+def lines(report, name):
+    """{line: [bytes, blocks]} of what lives of a file's lines."""
+    found = {}
+    for site in report["sites"]:
+        if os.path.basename(site["file"]) == name and site["live_blocks"]:
+            line = found.setdefault(site["line"], [0, 0])
+            line[0] += site["live_bytes"]
+            line[1] += site["live_blocks"]
+    return found
+
+
+def lines_of_functions():
+    """Lines of the functions that allocate and free; of the module only definitions are left out, whose classes and
+    dicts depend on addresses and on how many names there are."""
+    with open(PROGRAM) as file:
+        tree = ast.parse(file.read())
+    return {line for node in tree.body if isinstance(node, ast.FunctionDef)
+            for line in range(node.lineno + 1, node.end_lineno + 1)}
+
+
+@pytest.mark.parametrize("way, state, status", [("end", "ended", 0), ("kill", "killed", -9)])
+def test_lines_equal_tracemallocs_to_the_byte(heapkeeper, exact, every_python, way, state, status):
+    truth = {int(line): values for line, values in heapkeeper.stock([PROGRAM, "tracemalloc"], python=every_python).json.items()}
+    report = exact([PROGRAM, way], python=every_python, state=state, status=status)
+    ours, wanted = lines(report, "exact_program.py"), lines_of_functions()
+    truth = {line: values for line, values in truth.items() if line in wanted}
+    ours = {line: values for line, values in ours.items() if line in wanted}
+    assert len(truth) > 10 and sum(size for size, _ in truth.values()) > 1 << 20
+    # A frame of a function that has ended is kept with its code until 3.10; the killed one runs still.
+    zombies = {line for line in truth if line not in ours} if every_python.version < (3, 11) else set()
+    assert {line: values for line, values in truth.items() if line not in zombies} == ours
+    assert all(values[1] == 1 for line, values in truth.items() if line in zombies)
+
+
+CHURN = """
+    def make(n):
+        return [bytes(1000) for _ in range(n)]
+    def shrink(data):
+        del data[100:]
+    def grow(data):
+        data.extend(bytes(5000))
+    def temporary(n):
+        for _ in range(n):
+            bytes(300)
+    kept = make(500)
+    kept = None
+    kept = make(300)
+    array = bytearray(3000)
+    shrink(array)
+    other = bytearray(100)
+    grow(other)
+    temporary(10000)
+"""
+
+
+def test_live_peak_and_total_of_each_function(exact, every_python):
+    report = exact(CHURN, python=every_python)
+    size = 1000 + 33
+    through, own = sites_in(report, "make")
+    blocks = [site for site in through if site["live_bytes"] == 300 * size or site["live_blocks"] == 300]
+    assert live_in(report, "make") >= 300 * size
+    assert total_in(report, "make") >= 800 * size
+    assert sum(site["peak_bytes"] for site in through) >= 500 * size
+    assert live_in(report, "make") < 310 * size, "the first 500 are gone"
+    assert blocks
+    temporary = sites_in(report, "temporary")[1]
+    assert sum(site["total_blocks"] for site in temporary) >= 10000
+    assert sum(site["total_bytes"] for site in temporary) >= 10000 * 333
+    assert sum(site["live_bytes"] for site in temporary) < 200
+
+
+def test_a_block_that_grows_is_charged_to_who_asked_and_one_that_shrinks_stays(exact, every_python):
+    report = exact(CHURN, python=every_python)
+    assert live_in(report, "shrink") == 0
+    grown = live_in(report, "grow")
+    assert 5100 <= grown < 6500
+    # bytearray(3000) asked for at the module's line has 100 bytes left; bytearray(100) has none there
+    module = [site for site in report["sites"] if site["function"] == "<module>" and site["file"] == "<string>"]
+    by_line = {site["line"]: 0 for site in module}
+    for site in module:
+        by_line[site["line"]] += site["live_bytes"]
+    kept = [value for line, value in by_line.items() if line in (14, 16)]
+    assert kept and all(value < 400 for value in kept), by_line
+
+
+def test_what_the_end_of_the_interpreter_frees_is_not_counted(exact, every_python):
+    report = exact("""
+        def fill(): return {i: bytes(2000) for i in range(1000)}
+        kept = fill()
+        import atexit
+        def late():
+            global more
+            more = bytes(100000)
+        atexit.register(late)
+    """, python=every_python)
+    assert live_in(report, "fill") > 1000 * 2033
+    assert 100033 <= live_in(report, "late") < 101000
+
+
+def test_threads_are_told_apart_by_their_stacks(exact, every_python):
+    report = exact("""
+        import threading
+        kept = []
+        def allocate(n, size):
+            out = [None] * n
+            for i in range(n):
+                out[i] = bytes(size)
+            kept.append(out)
+        def first(): allocate(3000, 100)
+        def second(): allocate(2000, 200)
+        def third():
+            for _ in range(30): allocate(500, 50); kept.pop()
+        threads = [threading.Thread(target=f) for f in (first, second, third)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+    """, python=every_python)
+
+    def blocks(function, what):
+        return sum(site[what] for site in sites_in(report, "allocate")[1]
+                   if any(frame["function"] == function for frame in site["stack"]) and site["domain"] == "object")
+
+    assert 3000 <= blocks("first", "live_blocks") <= 3010
+    assert 2000 <= blocks("second", "live_blocks") <= 2010
+    assert blocks("third", "total_blocks") >= 15000 and blocks("third", "live_blocks") < 1100
+
+
+def test_code_that_dies_and_whose_address_returns(exact, every_python):
+    """Each function is compiled anew, called once, and dropped; their code objects come to lie where others lay. A stack
+    of one that was taken for another's would move its bytes to another file."""
+    report = exact("""
+        kept, count = [], 1500
+        template = "def work(n):\\n" + "    pass\\n" * 3 + "    return bytes(n)\\n"
+        addresses = set()
+        for number in range(count):
+            names = {}
+            exec(compile(template, "made-%d" % number, "exec"), names)
+            addresses.add(id(names["work"].__code__))
+            kept.append(names["work"](1000 + number))
+            del names
+        print(len(addresses))
+    """, python=every_python)
+    assert int(report["out"]) < 1300, "no address was used twice"
+    found = {}
+    for site in report["sites"]:
+        if site["file"].startswith("made-") and site["function"] == "work":
+            found[site["file"]] = found.get(site["file"], 0) + site["live_bytes"]
+    assert found == {"made-%d" % number: 1000 + number + 33 for number in range(1500)}
+
+
+def test_large_blocks_and_their_growth(exact, every_python):
+    report = exact("""
+        def large(): return [bytes(10000 + i) for i in range(100)]
+        def grown():
+            data = bytearray()
+            for _ in range(20000): data += b"0123456789"
+            return data
+        def freed():
+            for _ in range(50): bytes(1 << 20)
+        kept = large(), grown()
+        freed()
+    """, python=every_python)
+    assert sum(10033 + i for i in range(100)) <= live_in(report, "large") < sum(10033 + i for i in range(100)) + 3000
+    assert 200000 <= live_in(report, "grown") < 250000
+    assert live_in(report, "freed") == 0 and total_in(report, "freed") >= 50 << 20
+
+
+FAMILY = """
+    import os
+    def of_the_parent(n): return [bytes(1000) for _ in range(n)]
+    def of_the_child(n): return [bytes(2000) for _ in range(n)]
+    before = of_the_parent(20000)
+    pid = os.fork()
+    if pid == 0:
+        mine = of_the_child(20000)
+        del before[:10000]
+        [None for _ in range(80) if not bytearray(1 << 20)]
+        os._exit(0)
+    for _ in range(5):
+        of_the_parent(1000)  # meanwhile
+    os.waitpid(pid, 0)
+    after = of_the_parent(5000)
+    print(pid)
+"""
+
+
+def near_blocks(report, function, size, count):
+    """So many blocks of that size, and hardly anything else."""
+    live = live_in(report, function)
+    return count * size <= live < count * (size + 12) + 2000
+
+
+def test_a_child_has_a_record_of_its_own(heapkeeper, every_python):
+    pid = int(heapkeeper.good(FAMILY, python=every_python, options=EXACT).out)
+    reports = {report["pid"]: report for report in map(heapkeeper.report, heapkeeper.captures)}
+    assert len(reports) == 2
+    child = reports.pop(pid)
+    parent = reports.popitem()[1]
+    check_real_path(parent, python=every_python, mode="exact")
+    check_real_path(child, python=every_python, mode="exact")
+    assert near_blocks(child, "of_the_parent", 1033, 10000)
+    assert total_in(child, "of_the_parent") == 0
+    assert near_blocks(child, "of_the_child", 2033, 20000)
+    assert all(site["inherited_bytes"] == 0 for site in sites_in(child, "of_the_child")[0])
+    assert sum(site["inherited_bytes"] for site in sites_in(child, "of_the_parent")[0]) == live_in(child, "of_the_parent")
+    assert sites_in(parent, "of_the_child")[0] == []
+    assert near_blocks(parent, "of_the_parent", 1033, 25000)
+    assert total_in(parent, "of_the_parent") >= 30000 * 1033
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.execv('/bin/true', ['true'])", "os.kill(os.getpid(), 9)"])
+def test_a_child_that_ends_at_once_leaves_no_file(heapkeeper, end):
+    heapkeeper.good("""
+        import os
+        kept = [bytes(1000) for _ in range(5000)]
+        for _ in range(5):
+            if os.fork() == 0:
+                %s
+            os.wait()
+    """ % end, options=EXACT)
+    assert heapkeeper.captures == [heapkeeper.output]
+    check_real_path(heapkeeper.report(), mode="exact")
+
+
+def test_interpreters_with_their_own_lock(exact, every_python):
+    if every_python.version < (3, 12):
+        pytest.skip("no interpreter has a lock of its own before 3.12")
+    report = exact("""
+        import threading, sys
+        try:
+            import _interpreters as interpreters
+            make = lambda: interpreters.create("isolated")
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+            make = lambda: interpreters.create(isolated=True)
+        run = getattr(interpreters, "run_string")
+        code = '''
+        def inside(n):
+            out = [None] * n
+            for i in range(n):
+                out[i] = bytes(500)
+            return out
+        for _ in range(20): kept = inside(1000)
+        for n in range(100): exec(compile("def f(): return bytes(50)", "x%d" % n, "exec")); f()
+        '''
+        def outside(n):
+            out = [None] * n
+            for i in range(n):
+                out[i] = bytes(700)
+            return out
+        ids = [make() for _ in range(3)]
+        threads = [threading.Thread(target=run, args=(i, code)) for i in ids]
+        for t in threads: t.start()
+        for _ in range(20): kept = outside(1000)
+        for t in threads: t.join()
+    """, python=every_python)
+    inside = sites_in(report, "inside")[1]
+    assert sum(site["total_bytes"] for site in inside if site["domain"] == "object") >= 3 * 20 * 1000 * 533
+    assert 3 * 1000 * 533 <= live_in(report, "inside") < 3 * 1000 * 545 + 100000
+    assert near_blocks(report, "outside", 733, 1000)
+
+
+def test_memory_of_python_that_c_frees_is_counted_as_freed(exact, every_python):
+    report = exact("""
+        import ctypes
+        api, libc = ctypes.PyDLL(None), ctypes.CDLL(None)
+        for name in "PyMem_Malloc", "PyMem_RawMalloc":
+            getattr(api, name).restype = ctypes.c_void_p
+            getattr(api, name).argtypes = [ctypes.c_size_t]
+        libc.free.argtypes = [ctypes.c_void_p]
+        def mixed():
+            for _ in range(200):
+                libc.free(api.PyMem_Malloc(100))
+                libc.free(api.PyMem_RawMalloc(200))
+        mixed()
+        kept = [[i] * 12 for i in range(20000)]  # so that what was freed from outside is taken back
+    """, python=every_python)
+    through = sites_in(report, "mixed")[0]
+    assert total_in(report, "mixed") >= 200 * 300
+    assert sum(site["live_bytes"] for site in through if site["domain"] in ("raw", "mem")) < 3000
+
+
+def test_what_runs_is_as_without_us(heapkeeper, every_python):
+    code = """
+        import gc, sys, locale
+        def f(depth):
+            if depth: return f(depth - 1)
+            return sorted(locals()), type(sys._getframe(1).f_locals).__name__
+        print(f(40), gc.get_threshold(), len([x for x in gc.get_objects() if type(x).__name__ == "mark"]))
+        try: [].pop()
+        except IndexError as error: print(error)
+        print(hash("x") != 0, sys.getrecursionlimit())
+    """
+    stock, ours = heapkeeper.stock(code, python=every_python), heapkeeper.run(code, python=every_python, options=EXACT)
+    assert ours.said == stock.said
+
+
+def test_the_text_says_exact_figures(heapkeeper, exact):
+    exact("kept = [bytes(5000) for _ in range(3000)]")
+    text = heapkeeper.text().decode()
+    assert " events" in text and "±" not in text and "+-" not in text
+    assert "samples" not in text
+
+
+def test_a_program_without_python_is_recorded_by_samples_and_told_so(heapkeeper):
+    done = execute(heapkeeper.command(["BEGIN { for (i = 0; i < 100000; i++) a[i] = i }"], python="/usr/bin/awk", options=EXACT))
+    assert done.status == 0
+    assert b"has no Python inside" in done.err
+    assert heapkeeper.report()["mode"] == "sample"
+
+
+def test_embedded_interpreters_are_recorded(heapkeeper, compile_c, every_python):
+    program = compile_c("""
+        #include <Python.h>
+        int main(void)
+        {
+            Py_Initialize();
+            PyRun_SimpleString("def inside(): return [bytes(900) for _ in range(2000)]\\nkept = inside()");
+            return Py_FinalizeEx() < 0;
+        }
+    """, *embedding_flags(every_python))
+    done = execute(heapkeeper.command([], python=program, options=EXACT))
+    assert done.status == 0, done.err
+    assert near_blocks(heapkeeper.report(), "inside", 933, 2000)
