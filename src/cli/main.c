@@ -29,6 +29,7 @@ static const char run_usage[] =
     "  --sample[=BYTES]    record one allocation per BYTES on average (K, M: 64K, 1M); chosen by "
     "itself\n"
     "                      if not given. This is the default\n"
+    "  --exact             record every block of Python's, with its whole stack\n"
     "  --no-record         only the heap's own counters\n"
     "  --native            memory of the C library's malloc, too, and in all children; of a program "
     "without\n"

@@ -72,7 +72,8 @@ struct hk_record_options {
     /* Makes the path for a forked child's capture, into buffer; false: the child records into
      * unnamed memory. */
     bool (*child_path)(char *buffer, size_t capacity, uint32_t attempt);
-    /* Fills the heap's part of a point (allocated, live, classes, pools, domains). Called with
+    /* Fills the heap's part of a point (allocated, live, classes, pools, domains; in recorder_bytes what the heap keeps for the
+     * recorder). Called with
      * the recorder's lock held; may be slow in proportion to the number of pools. */
     void (*fill_point)(struct hk_capture_point *point);
     bool host_counts; /* exact mode: by record/exact.h; otherwise the blocks are told as samples are, with a mean of 0 */

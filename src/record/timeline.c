@@ -54,7 +54,7 @@ static void fill_point(struct hk_capture_point *point, uint64_t now, bool final)
         point->rss_bytes = hk_rec.rss;
     }
     point->time_ns = since_start(now);
-    point->recorder_bytes = hk_rec.file_bytes + hk_rec.private_bytes + sizeof hk_rec;
+    point->recorder_bytes += hk_rec.file_bytes + hk_rec.private_bytes + sizeof hk_rec;
     point->samples = hk_rec.samples_total;
     if (hk_rec.exact)
         point->samples = point->allocated_blocks < UINT32_MAX ? (uint32_t)point->allocated_blocks : UINT32_MAX;

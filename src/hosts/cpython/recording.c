@@ -5,6 +5,7 @@
  * A stack is asked for inside an allocation hook, so nothing here allocates or takes a lock. The one comparison with
  * the public API is made later, from a pending call. Whether another hook stands before us is looked at in the ticks of
  * the heap, since a call that reaches us at all proves that we are at work. */
+#include "heap/slots.h"
 #include "hosts/cpython/exact.h"
 
 #include <string.h>
@@ -309,6 +310,7 @@ void hk_cpython_fill_point(struct hk_capture_point *point)
         point->domain_allocated_bytes[heap->domain] += s.allocated_bytes;
         point->domain_live_bytes[heap->domain] += s.live_bytes + s.large_bytes;
     }
+    point->recorder_bytes = hk_slots_bytes();
     point->frame_chunks_bytes = (uint64_t)__atomic_load_n(&hk_python.frame_chunk_bytes, __ATOMIC_RELAXED);
     point->mapped_bytes += point->frame_chunks_bytes;
 }
