@@ -6,8 +6,8 @@
  *      blocks of 32 bytes and more    the word of the 32 bytes that the block begins in: 1/8 of the region
  *      smaller ones                   of the HK_STEP bytes: another table, of which only pages of their pools are touched
  *
- *      word     bits 31..11  number of the site + 1; 0: not recorded (from before the start, after a stop)
- *               bits 10..1   slack: bytes of the block that were not asked for
+ *      word     bits 31..12  number of the site + 1; 0: not recorded (from before the start, after a stop)
+ *               bits 11..1   slack: bytes of the block that were not asked for
  *               bit 0        a code object lives here: whoever frees it must be told
  *
  * The word of a free block is 0. Words are written by who allocates and frees, under what protects the block's
@@ -21,8 +21,9 @@
 #define HK_SLOT_SMALL_SHIFT (HK_STEP == 8 ? 3 : 4) /* of smaller ones */
 
 #define HK_SLOT_CODE 1u
-#define HK_SLOT_SLACK_MAX 1023u
-#define HK_SLOT_SITES ((1u << 21) - 1) /* numbers below this have a word */
+#define HK_SLOT_SITE_SHIFT 12
+#define HK_SLOT_SLACK_MAX 2047u /* a block of a frugal heap is half as large again as its class at most */
+#define HK_SLOT_SITES ((1u << (32 - HK_SLOT_SITE_SHIFT)) - 1) /* numbers below this have a word */
 
 /* By whether blocks are smaller than 2^HK_SLOT_SHIFT. NULL: no block has a word. */
 extern char *hk_slots_base[2];
@@ -44,12 +45,12 @@ void hk_slots_visit(hk_slots_visitor *visitor, void *argument);
 
 static inline uint32_t hk_slot_word(uint32_t site, size_t slack)
 {
-    return (site + 1) << 11 | (uint32_t)slack << 1;
+    return (site + 1) << HK_SLOT_SITE_SHIFT | (uint32_t)slack << 1;
 }
 
 static inline uint32_t hk_slot_site(uint32_t word) /* of a word that has one */
 {
-    return (word >> 11) - 1;
+    return (word >> HK_SLOT_SITE_SHIFT) - 1;
 }
 
 /* Of the block of a pool of the region. */

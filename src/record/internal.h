@@ -35,7 +35,7 @@
 #define HK_REC_PENDING 64u   /* frees by signal handlers that interrupted the recorder */
 #define HK_REC_NONE    UINT32_MAX
 #define HK_REC_DOMAINS 4
-#define HK_REC_EXACT_SITES ((1u << 21) - 2) /* a block has 21 bits for its site */
+#define HK_REC_EXACT_SITES ((1u << 20) - 2) /* a block has 20 bits for its site */
 #define HK_REC_MODULES 1024u /* that are looked up; the file has room for fewer */
 
 #define HK_LIKELY(x)   __builtin_expect(!!(x), 1)

@@ -80,12 +80,12 @@ static inline size_t bytes_of(const struct hk_pool *pool, uint32_t word)
 static inline struct hk_capture_counters *counters_of(uint32_t word)
 {
     _Static_assert(sizeof(struct hk_capture_counters) == 1 << 6, "so that one shift makes a place of a word");
-    return (struct hk_capture_counters *)((char *)(hk_exact.counters - 1) + (word >> 11 << 6));
+    return (struct hk_capture_counters *)((char *)(hk_exact.counters - 1) + (word >> HK_SLOT_SITE_SHIFT << 6));
 }
 
 static inline bool has_site(uint32_t word)
 {
-    return word >> 11 != 0;
+    return word >> HK_SLOT_SITE_SHIFT != 0;
 }
 
 static inline bool is_over(void)
