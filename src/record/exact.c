@@ -166,6 +166,16 @@ void hk_exact_tick(void)
 
 /* --- apart lane --- */
 
+bool hk_exact_apart_enter(void)
+{
+    if (HK_UNLIKELY(hk_lock_is_mine(&hk_exact_apart))) {
+        __atomic_add_fetch(&hk_rec.skipped, 1, __ATOMIC_RELAXED);
+        return false;
+    }
+    hk_lock_take(&hk_exact_apart);
+    return true;
+}
+
 static void apart_total(int64_t bytes, bool main)
 {
     if (main)

@@ -109,6 +109,9 @@ void hk_exact_move(struct hk_capture_counters *from, size_t had, struct hk_captu
 /* A block loses bytes and stays where it was charged. */
 void hk_exact_shrink(struct hk_capture_counters *counters, size_t bytes);
 
+/* Takes hk_exact_apart. False: this thread has it, being a signal handler that interrupted who does; counted as skipped. */
+bool hk_exact_apart_enter(void);
+
 /* --- apart lane: hk_exact_apart is held. main: so is the main interpreter's lock --- */
 
 void hk_exact_apart_birth(uint32_t site, size_t bytes, bool main);

@@ -152,7 +152,8 @@ static void count_death(const struct record *record)
         hk_exact_death(&hk_exact.counters[record->site], record->bytes);
         return;
     }
-    hk_lock_take(&hk_exact_apart);
+    if (!hk_exact_apart_enter())
+        return;
     if (is_main)
         hk_exact_orphan(record->site, record->bytes);
     else
@@ -211,7 +212,8 @@ static void moved_smaller(const struct record *had, const void *moved, size_t si
         hk_exact_shrink(&hk_exact.counters[rest.site], rest.bytes);
         return;
     }
-    hk_lock_take(&hk_exact_apart);
+    if (!hk_exact_apart_enter())
+        return;
     if (!is_main)
         hk_exact_apart_shrink(rest.site, rest.bytes, main);
     hk_lock_release(&hk_exact_apart);
@@ -459,7 +461,8 @@ static void apart_born(int domain, const void *block, size_t size)
     if (!hk_exact.births && births_are_off())
         return;
     bool main = holds_main(&state);
-    hk_lock_take(&hk_exact_apart);
+    if (!hk_exact_apart_enter())
+        return;
     uint32_t site = hk_exact_site_apart(domain, state);
     ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site) : -1;
     if (bytes >= 0)
@@ -479,7 +482,8 @@ static void apart_moved(int domain, const struct record *had, void *moved, size_
 
 static void apart_code_died(void)
 {
-    hk_lock_take(&hk_exact_apart);
+    if (!hk_exact_apart_enter())
+        return;
     hk_exact_stacks.apart_seed += 2 * HK_KEY_DOMAIN + 1;
     hk_lock_release(&hk_exact_apart);
 }
