@@ -90,14 +90,13 @@ static void pool_carve(hk_heap *heap, struct hk_pool *pool)
 static struct hk_pool *share_larger(hk_heap *heap, unsigned size_class)
 {
     size_t size = hk_class_size[size_class], most = size + size / 2;
-    size_t alignment = size % HK_ALIGNMENT == 0 ? HK_ALIGNMENT : HK_STEP;
     unsigned i = size_class + 1;
     if (!heap->is_frugal || heap->begun[size_class])
         return NULL;
     while (i < HK_CLASSES && heap->current[i] == &hk_no_pool && hk_class_size[i] <= most)
         i++;
     struct hk_pool *pool = i < HK_CLASSES ? heap->current[i] : &hk_no_pool;
-    if (pool == &hk_no_pool || pool->block_size > most || pool->block_size % alignment != 0)
+    if (pool == &hk_no_pool || pool->block_size > most || pool->block_size % HK_ALIGNMENT != 0) /* as classes between need */
         return NULL;
     if (*hk_pool_list(heap, pool) == NULL) {
         if (pool->carved == (uint32_t)pool->capacity * pool->block_size)

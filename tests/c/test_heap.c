@@ -614,6 +614,15 @@ static void test_a_frugal_heap_has_few_pools_for_few_blocks_of_many_sizes(void *
     hk_heap_destroy(plain);
 }
 
+/* In the guide's geometry 24 may share with 40, but 32, in between, needs an alignment that 40 does not have. */
+static void test_a_class_between_two_that_share_keeps_its_alignment(void **state)
+{
+    hk_malloc(*state, 5 * HK_STEP);
+    hk_malloc(*state, 3 * HK_STEP);
+    for (int i = 0; i < 9; i++)
+        assert_int_equal((uintptr_t)hk_malloc(*state, 4 * HK_STEP) % alignment_of(4 * HK_STEP), 0);
+}
+
 static void test_a_size_of_which_a_frugal_heap_gets_many_has_pools_of_its_own(void **state)
 {
     hk_heap *heap = *state;
@@ -663,6 +672,7 @@ int main(void)
         BOTH(test_what_no_heap_owns_is_known_as_such),
         BOTH(test_a_block_of_another_heap_goes_back_to_it),
         FRUGAL(test_a_frugal_heap_has_few_pools_for_few_blocks_of_many_sizes),
+        FRUGAL(test_a_class_between_two_that_share_keeps_its_alignment),
         FRUGAL(test_a_size_of_which_a_frugal_heap_gets_many_has_pools_of_its_own),
         FRUGAL(test_every_size_up_to_20000_is_aligned_and_can_be_written_to_its_end),
         FRUGAL(test_calloc_clears_blocks_that_were_used_before),
