@@ -12,6 +12,8 @@
  * What was found so is believed only if it agrees with the function where a state is there. */
 #include "hosts/cpython/exact_stack.h"
 
+#include <dlfcn.h>
+
 struct hk_exact_stacks hk_exact_stacks;
 
 static uint32_t blind[2][HK_DOMAINS]; /* [apart][domain]; HK_EXACT_NONE: not asked for yet */
@@ -19,7 +21,12 @@ static uint32_t blind[2][HK_DOMAINS]; /* [apart][domain]; HK_EXACT_NONE: not ask
 /* --- where the state is --- */
 
 #if defined(__x86_64__)
-extern void *__tls_get_addr(void *index);
+/* Looked up, since our own variables need no such call, which allocates at a thread's first. */
+static void *thread_local_address(void *index)
+{
+    void *(*get)(void *) = (void *(*)(void *))dlsym(RTLD_DEFAULT, "__tls_get_addr");
+    return get != NULL ? get(index) : NULL;
+}
 
 static int32_t displacement(const uint8_t *code)
 {
@@ -54,8 +61,10 @@ static void read_code(const uint8_t *code, void *const **at, intptr_t *tls)
     } else if (begins(&code, "\x66\x48\x8d\x3d", 4)) {
         void *index = (char *)(uintptr_t)code + 4 + displacement(code);
         code += 4;
-        if (begins(&code, "\x66\x66\x48\xe8", 4) || begins(&code, "\x66\x48\xff\x15", 4))
-            *tls = (char *)__tls_get_addr(index) - (char *)__builtin_thread_pointer();
+        bool calls = begins(&code, "\x66\x66\x48\xe8", 4) || begins(&code, "\x66\x48\xff\x15", 4);
+        char *variable = calls ? thread_local_address(index) : NULL;
+        if (variable != NULL)
+            *tls = variable - (char *)__builtin_thread_pointer();
     }
 }
 
