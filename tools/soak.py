@@ -196,7 +196,7 @@ def read_captures(outcome, command, capture):
     outcome.faults.extend("%s is larger than %d bytes" % (path, BOUND) for path in too_large)
     checked = children[::max(1, -(-len(children) // CHILDREN))]
     for child in checked:
-        outcome.faults.extend("%s: %s" % (os.path.basename(child), fault) 
+        outcome.faults.extend("%s: %s" % (os.path.basename(child), fault)
                               for fault in child_faults(command, child, is_python))
     try:
         report = read_report(command, capture)
