@@ -40,7 +40,7 @@ HK_API int64_t hk_gc_collect(hk_runtime *runtime, int generation);
 /* threshold: objects (generation 0), or collections of the generation before (1); 0: never by itself. */
 HK_API void hk_gc_set_threshold(hk_runtime *runtime, int generation, uint32_t threshold);
 HK_API uint32_t hk_gc_get_threshold(const hk_runtime *runtime, int generation);
-/* percent: of live bytes after the last full collection; 25 unless set; 0: no full collection by itself. */
+/* percent: of live bytes after the last full collection; 75 unless set; 0: no full collection by itself. */
 HK_API void hk_gc_set_growth(hk_runtime *runtime, uint32_t percent);
 HK_API uint32_t hk_gc_get_growth(const hk_runtime *runtime);
 /* What is compared with the thresholds. */

@@ -11,25 +11,31 @@ static hk_lock init_lock;
 bool hk_gc_tables_init(void)
 {
     hk_lock_take(&init_lock);
-    if (hk_gc_tables.words == NULL && hk_region.span > 0) {
-        size_t granules = hk_region.span >> HK_GRANULE_SHIFT, words = granules / 64 * sizeof(struct hk_gc_word);
-        char *start = hk_os_reserve(words + granules, hk_os_page_size());
-        uint8_t *logged = hk_os_map(hk_region.span >> HK_POOL_SHIFT);
-        if (start != NULL && logged != NULL)
-            hk_gc_tables = (struct hk_gc_tables){(struct hk_gc_word *)start, (uint8_t *)start + words, logged};
+    if (hk_gc_tables.tracked == NULL && hk_region.span > 0) {
+        size_t granules = hk_region.span >> HK_GRANULE_SHIFT, bits = granules / 8;
+        size_t pools = (hk_region.span >> HK_POOL_SHIFT) * sizeof(struct hk_gc_pool);
+        char *start = hk_os_reserve(5 * bits + granules, hk_os_page_size()), *by_pool = hk_os_map(pools);
+        if (start != NULL && by_pool != NULL)
+            hk_gc_tables = (struct hk_gc_tables){.tracked = (uint64_t *)start,
+                                                 .white = (uint64_t *)(start + bits),
+                                                 .grey = (uint64_t *)(start + 2 * bits),
+                                                 .age = (struct hk_gc_ages *)(start + 3 * bits),
+                                                 .count = (uint8_t *)start + 5 * bits,
+                                                 .pools = (struct hk_gc_pool *)by_pool};
         else if (start != NULL)
-            hk_os_unmap(start, words + granules);
-        else if (logged != NULL)
-            hk_os_unmap(logged, hk_region.span >> HK_POOL_SHIFT);
+            hk_os_unmap(start, 5 * bits + granules);
+        else if (by_pool != NULL)
+            hk_os_unmap(by_pool, pools);
     }
     hk_lock_release(&init_lock);
-    return hk_gc_tables.words != NULL;
+    return hk_gc_tables.tracked != NULL;
 }
 
 bool hk_gc_tables_commit(const void *start, size_t size)
 {
-    size_t granule = hk_granule_of(start), granules = size >> HK_GRANULE_SHIFT;
-    return hk_os_commit(hk_word_of(granule), granules / 64 * sizeof(struct hk_gc_word)) &&
+    size_t granule = hk_granule_of(start), granules = size >> HK_GRANULE_SHIFT, bits = granules / 8;
+    return hk_os_commit(&hk_gc_tables.tracked[granule / 64], bits) && hk_os_commit(&hk_gc_tables.white[granule / 64], bits) &&
+           hk_os_commit(&hk_gc_tables.grey[granule / 64], bits) && hk_os_commit(&hk_gc_tables.age[granule / 64], 2 * bits) &&
            hk_os_commit(hk_gc_tables.count + granule, granules);
 }
 
@@ -38,16 +44,21 @@ static size_t first_granule(const struct hk_arena *arena)
     return (size_t)(arena - hk_region.arenas) * ARENA_GRANULES;
 }
 
-void hk_gc_counts_discard(const struct hk_arena *arena)
+void hk_gc_scan_discard(const struct hk_arena *arena)
 {
+    hk_os_discard(&hk_gc_tables.grey[first_granule(arena) / 64], ARENA_GRANULES / 8);
     hk_os_discard(hk_gc_tables.count + first_granule(arena), ARENA_GRANULES);
 }
 
 void hk_gc_arena_clear(const struct hk_arena *arena)
 {
-    hk_os_discard(hk_word_of(first_granule(arena)), ARENA_GRANULES / 64 * sizeof(struct hk_gc_word));
-    hk_gc_counts_discard(arena);
-    memset(hk_gc_tables.logged + (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS, 0, HK_ARENA_POOLS);
+    size_t word = first_granule(arena) / 64;
+    hk_os_discard(&hk_gc_tables.tracked[word], ARENA_GRANULES / 8);
+    hk_os_discard(&hk_gc_tables.white[word], ARENA_GRANULES / 8);
+    hk_os_discard(&hk_gc_tables.age[word], ARENA_GRANULES / 4);
+    hk_gc_scan_discard(arena);
+    memset(hk_gc_tables.pools + (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS, 0,
+           HK_ARENA_POOLS * sizeof(*hk_gc_tables.pools));
 }
 
 uint32_t hk_gc_note_pool(const struct hk_pool *pool)
@@ -63,11 +74,11 @@ uint32_t hk_gc_note_pool(const struct hk_pool *pool)
         size_t at = (size_t)(block - start) >> HK_GRANULE_SHIFT;
         allocated[at / 64] &= ~((uint64_t)1 << at % 64);
     }
-    struct hk_gc_word *words = hk_word_of(hk_granule_of(start));
+    uint64_t *tracked = &hk_gc_tables.tracked[hk_granule_of(start) / 64];
     uint32_t count = 0;
     for (size_t i = 0; i < HK_POOL_WORDS; i++) {
-        count += (uint32_t)__builtin_popcountll(allocated[i] & ~words[i].tracked);
-        words[i].tracked |= allocated[i];
+        count += hk_gc_bits(allocated[i] & ~tracked[i]);
+        tracked[i] |= allocated[i];
     }
     return count;
 }

@@ -3,18 +3,19 @@
  * a subtraction and a shift.
  *
  *      tracked   1 bit    an object begins here that the collector looks at; see below
- *      age[2]    1 bit    each: its generation, as two binary digits; 3 is frozen
  *      white     1 bit    during a scan: a candidate that nothing has reached yet
- *      count     1 byte   during a scan: references that are left to explain, modulo 256
+ *      grey      1 bit    during a scan: reached, and waits for what it refers to being looked at
+ *      age       2 bits   its generation; 3 is frozen
+ *      count     1 byte   during a scan: references that are left to explain. See scan.c
  *
- * The bits of 64 granules stand together, so that freeing an object touches one cache line of them.
+ * A table each: the more objects a cache line is about, the better. Bits are looked at as words of 64.
  *
  * An object is not written down when it is made: most die before anybody asks. Those that live when a collection begins are found
  * by hk_gc_note_pool: what is allocated in a pool, and is not tracked yet, is new. So a tracked bit says that the tables
  * may know something of the object, and one that dies without it, with the bits all 0, leaves nothing to clear.
  *
- * 12 bits for 128: 9 % of the addresses, and of memory, where objects are; the byte is given back after a full
- * collection. Parts are committed with the arenas whose objects they are about. */
+ * 13 bits for 128: 10 % of the addresses, and of memory, where objects are; grey bits and counts are given back after a full
+ * collection. Parts are committed with the arenas whose objects they are about. A pool has 8 bytes more. */
 #ifndef HK_GC_TABLES_H
 #define HK_GC_TABLES_H
 
@@ -24,17 +25,23 @@
 #define HK_POOL_GRANULES (HK_POOL_SIZE >> HK_GRANULE_SHIFT)
 #define HK_POOL_WORDS (HK_POOL_GRANULES / 64)
 
-struct hk_gc_word { /* of 64 granules */
-    uint64_t tracked, age[2], white;
+struct hk_gc_ages {
+    uint64_t low, high;
 };
+
+struct hk_gc_pool {
+    uint32_t next;  /* in the scan's queue */
+    uint8_t logged; /* HK_LOGGED_*: which lists of its runtime it is in */
+    bool queued;
+};
+enum { HK_LOGGED_YOUNG = 1, HK_LOGGED_MIDDLE = 2 };
 
 struct hk_gc_tables {
-    struct hk_gc_word *words;
+    uint64_t *tracked, *white, *grey; /* by granule / 64 */
+    struct hk_gc_ages *age;
     uint8_t *count;
-    uint8_t *logged; /* by pool: HK_LOGGED_*; which lists of its runtime it is in */
+    struct hk_gc_pool *pools;
 };
-
-enum { HK_LOGGED_YOUNG = 1, HK_LOGGED_MIDDLE = 2 };
 
 extern struct hk_gc_tables hk_gc_tables;
 
@@ -42,8 +49,8 @@ extern struct hk_gc_tables hk_gc_tables;
 bool hk_gc_tables_init(void);
 /* Makes the entries of a part of the region usable; whole arenas. False: no memory. Any thread. */
 bool hk_gc_tables_commit(const void *start, size_t size);
-/* Gives the counts of an arena's objects back to the system. */
-void hk_gc_counts_discard(const struct hk_arena *arena);
+/* Gives what a scan alone needs of an arena's objects back to the system. */
+void hk_gc_scan_discard(const struct hk_arena *arena);
 /* Nothing in the arena is an object any more. */
 void hk_gc_arena_clear(const struct hk_arena *arena);
 
@@ -57,14 +64,25 @@ static inline void *hk_granule_start(size_t granule)
     return hk_region.base + (granule << HK_GRANULE_SHIFT);
 }
 
-static inline struct hk_gc_word *hk_word_of(size_t granule)
-{
-    return &hk_gc_tables.words[granule / 64];
-}
-
 static inline uint64_t hk_bit_of(size_t granule)
 {
     return (uint64_t)1 << (granule % 64);
+}
+
+/* How many bits are set: there may be no instruction for it. */
+static inline uint32_t hk_gc_bits(uint64_t bits)
+{
+    bits -= bits >> 1 & 0x5555555555555555u;
+    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+    return (uint32_t)(((bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
+}
+
+/* The generation of these objects of a word. */
+static inline void hk_gc_age(size_t word, uint64_t bits, int generation)
+{
+    struct hk_gc_ages *age = &hk_gc_tables.age[word];
+    age->low = generation & 1 ? age->low | bits : age->low & ~bits;
+    age->high = generation & 2 ? age->high | bits : age->high & ~bits;
 }
 
 /* Every object of the pool is tracked now; those that were not are of generation 0. Returns how many these are. */
@@ -73,14 +91,12 @@ uint32_t hk_gc_note_pool(const struct hk_pool *pool);
 /* There is no object there any more. */
 static inline void hk_gc_forget(const void *object)
 {
-    size_t granule = hk_granule_of(object);
-    struct hk_gc_word *word = hk_word_of(granule);
+    size_t granule = hk_granule_of(object), word = granule / 64;
     uint64_t bit = hk_bit_of(granule);
-    if (word->tracked & bit) {
-        word->tracked &= ~bit;
-        word->age[0] &= ~bit;
-        word->age[1] &= ~bit;
-        word->white &= ~bit;
+    if (hk_gc_tables.tracked[word] & bit) {
+        hk_gc_tables.tracked[word] &= ~bit;
+        hk_gc_tables.white[word] &= ~bit;
+        hk_gc_age(word, bit, 0);
     }
 }
 

@@ -459,6 +459,41 @@ void hk_free_into(hk_heap *heap, void *block)
         pool_emptied(heap, pool);
 }
 
+/* The blocks of the map, before the pool's list, in the order of their addresses. */
+static void list_put(struct hk_pool *pool, const uint64_t *map)
+{
+    char *start = hk_pool_start(pool);
+    void *next = *hk_pool_list(pool->heap, pool), **last = hk_pool_list(pool->heap, pool);
+    for (size_t i = 0; i < HK_POOL_SIZE / 16 / 64; i++)
+        for (uint64_t bits = map[i]; bits != 0; bits &= bits - 1) {
+            void **block = (void **)(start + (i * 64 + (unsigned)__builtin_ctzll(bits)) * 16);
+            *last = block;
+            last = block;
+        }
+    *last = next;
+}
+
+void hk_pool_free_many(struct hk_pool *pool, const uint64_t *map, uint32_t count)
+{
+    hk_heap *heap = pool->heap;
+    uint32_t allocated = pool->used + 1 + pool->held;
+    if (pool->place == HK_PLACE_CURRENT) {
+        list_put(pool, map);
+        pool->used -= count;
+        return;
+    }
+    if (pool->place == HK_PLACE_PARTIAL)
+        partial_unlink(heap, pool);
+    pool->held = 0;
+    if (count == allocated) {
+        put_empty(heap, pool);
+        return;
+    }
+    list_put(pool, map);
+    pool->used = allocated - count - 1;
+    partial_push(heap, pool);
+}
+
 /* A block of a heap that locks itself. */
 static void free_locked(hk_heap *owner, void *block)
 {

@@ -276,6 +276,9 @@ void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget 
 void *hk_malloc_due(hk_heap *heap, size_t size);
 void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
 void hk_pool_emptied(struct hk_pool *pool);          /* called by the fast paths */
+/* `count` blocks of the pool at once: bit i of the map is the one that begins 16 * i bytes from the pool's start. Of a heap that is
+ * under its host's lock, which is held. */
+void hk_pool_free_many(struct hk_pool *pool, const uint64_t *map, uint32_t count);
 /* hk_aligned_alloc for any power of two; the C allocator serves what is beyond a pool's. */
 void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);

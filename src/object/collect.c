@@ -1,14 +1,9 @@
-/* Collections of a runtime: what is looked at, the order of events, and how the dead are freed. When, is plan.c's; which are
- * dead, src/gc's.
+/* Collections of a runtime: which pools are looked at, and the order of events. When, is plan.c's; which objects are dead, src/gc's;
+ * what is done with them, dead.c's.
  *
  * Which pools a young collection looks at. New objects come from a heap's current pools only, so those that were current
  * since the last one are noted (pool_began) and hold all objects of generation 0. Pools in which a collection left
- * objects of generation 1 go to a second list. Making an object costs nothing for this.
- *
- * How the dead are freed. When a set of objects is proven dead, nothing needs an order any more: the references that they hold to
- * each other are not given up one by one. First all references to objects outside of the set are (that may run
- * finalizers and callbacks, which reach none of the set); then each object's destroy is called and its memory freed, pool after
- * pool. */
+ * objects of generation 1 go to a second list. Making an object costs nothing for this. */
 #include <string.h>
 
 #include "object/runtime.h"
@@ -17,11 +12,11 @@
 
 static bool note(struct hk_gc_pools *list, uint32_t pool, uint8_t mark)
 {
-    if (hk_gc_tables.logged[pool] & mark)
+    if (hk_gc_tables.pools[pool].logged & mark)
         return true;
     if (!hk_gc_pools_push(list, pool))
         return false;
-    hk_gc_tables.logged[pool] |= mark;
+    hk_gc_tables.pools[pool].logged |= mark;
     return true;
 }
 
@@ -35,16 +30,16 @@ static void pool_began(hk_heap *heap, struct hk_pool *pool)
 void hk_collect_made(hk_runtime *runtime, hk_object *object)
 {
     size_t granule = hk_granule_of(object);
-    hk_word_of(granule)->tracked |= hk_bit_of(granule);
+    hk_gc_tables.tracked[granule / 64] |= hk_bit_of(granule);
     runtime->plan.made++;
-    if (!(hk_gc_tables.logged[hk_pool_of(object) - hk_region.pools] & HK_LOGGED_YOUNG))
+    if (!(hk_gc_tables.pools[hk_pool_of(object) - hk_region.pools].logged & HK_LOGGED_YOUNG))
         pool_began(runtime->cyclic, hk_pool_of(object));
 }
 
 static void list_empty(struct hk_gc_pools *list, uint8_t mark)
 {
     for (size_t i = 0; i < list->count; i++)
-        hk_gc_tables.logged[list->items[i]] &= (uint8_t)~mark;
+        hk_gc_tables.pools[list->items[i]].logged &= (uint8_t)~mark;
     list->count = 0;
 }
 
@@ -69,21 +64,17 @@ static bool all_pools(const hk_runtime *runtime, struct hk_gc_pools *pools)
     return true;
 }
 
-/* The pools for a collection of the generation. A list that is borrowed from the runtime is not freed. */
-static bool pools_for(hk_runtime *runtime, int generation, struct hk_gc_pools *pools, bool *borrowed)
+/* The pools for a collection of the generation, in a list of their own: the others are those of the time from now on, soon. */
+static bool pools_for(hk_runtime *runtime, int generation, struct hk_gc_pools *pools)
 {
-    *borrowed = generation == 0;
-    if (generation == 0) {
-        *pools = runtime->young;
-        return true;
-    }
+    pools->count = 0;
     if (generation == 2)
         return all_pools(runtime, pools);
-    for (size_t i = 0; i < runtime->middle.count; i++)
+    for (size_t i = 0; generation == 1 && i < runtime->middle.count; i++)
         if (!hk_gc_pools_push(pools, runtime->middle.items[i]))
             return false;
     for (size_t i = 0; i < runtime->young.count; i++)
-        if (!(hk_gc_tables.logged[runtime->young.items[i]] & HK_LOGGED_MIDDLE) &&
+        if ((generation == 0 || !(hk_gc_tables.pools[runtime->young.items[i]].logged & HK_LOGGED_MIDDLE)) &&
             !hk_gc_pools_push(pools, runtime->young.items[i]))
             return false;
     return true;
@@ -96,12 +87,11 @@ static void note_new(hk_runtime *runtime, uint32_t number, bool releasing)
     const struct hk_pool *pool = &hk_region.pools[number];
     if (pool->heap != runtime->cyclic || hk_gc_note_pool(pool) == 0 || !releasing)
         return;
-    struct hk_gc_word *word = &hk_gc_tables.words[(size_t)number * HK_POOL_WORDS];
-    for (size_t i = 0; i < HK_POOL_WORDS; i++)
-        for (uint64_t bits = word[i].tracked; bits != 0; bits &= bits - 1) {
-            size_t granule = (size_t)number * HK_POOL_GRANULES + i * 64 + (unsigned)__builtin_ctzll(bits);
+    for (size_t word = (size_t)number * HK_POOL_WORDS, end = word + HK_POOL_WORDS; word < end; word++)
+        for (uint64_t bits = hk_gc_tables.tracked[word]; bits != 0; bits &= bits - 1) {
+            size_t granule = word * 64 + (unsigned)__builtin_ctzll(bits);
             const hk_object *object = hk_granule_start(granule);
-            if (object->references == 0 && !(word[i].white & hk_bit_of(granule)))
+            if (object->references == 0 && !hk_gc_is_white(object))
                 hk_gc_forget(object); /* it is dying: somebody else's code is called by its release */
         }
 }
@@ -123,23 +113,17 @@ static void note_all_new(hk_runtime *runtime)
 
 /* --- promotion --- */
 
-static void age_set(struct hk_gc_word *word, uint64_t bits, int generation)
-{
-    word->age[0] = generation & 1 ? word->age[0] | bits : word->age[0] & ~bits;
-    word->age[1] = generation & 2 ? word->age[1] | bits : word->age[1] & ~bits;
-}
-
 /* What was looked at and is not white goes to the next generation; then the lists are those of the time from now on. */
 static void promote(hk_runtime *runtime, const struct hk_gc_pools *pools, int generation)
 {
     int next = generation < 2 ? generation + 1 : 2;
     bool lost = false;
     for (size_t i = 0; i < pools->count; i++) {
-        struct hk_gc_word *word = &hk_gc_tables.words[(size_t)pools->items[i] * HK_POOL_WORDS];
+        size_t word = (size_t)pools->items[i] * HK_POOL_WORDS;
         uint64_t any = 0;
-        for (size_t j = 0; j < HK_POOL_WORDS; j++) {
-            uint64_t survivors = hk_gc_candidates(&word[j], generation) & ~word[j].white;
-            age_set(&word[j], survivors, next);
+        for (size_t end = word + HK_POOL_WORDS; word < end; word++) {
+            uint64_t survivors = hk_gc_candidates(word, generation) & ~hk_gc_tables.white[word];
+            hk_gc_age(word, survivors, next);
             any |= survivors;
         }
         if (next == 1 && any != 0)
@@ -151,82 +135,6 @@ static void promote(hk_runtime *runtime, const struct hk_gc_pools *pools, int ge
     runtime->log_lost |= lost;
 }
 
-/* --- the dead --- */
-
-static void weakrefs_of_dead(hk_runtime *runtime, const struct hk_gc_array *dead)
-{
-    for (size_t i = 0; i < dead->count; i++)
-        if (((hk_object *)dead->items[i])->flags & HK_HAS_WEAKREFS)
-            hk_weakrefs_clear(runtime, dead->items[i]);
-}
-
-static bool wants_finalizer(const hk_object *object)
-{
-    return hk_type_of(object)->finalize != NULL && !(object->flags & HK_FINALIZED);
-}
-
-/* Finalizers of the dead, each with all of them still whole. Returns the number that live on; -1: that could not be found out, and
- * they all do. */
-static int64_t finalize_dead(hk_runtime *runtime, struct hk_gc_array *dead)
-{
-    size_t first = 0, count = dead->count;
-    while (first < count && !wants_finalizer(dead->items[first]))
-        first++;
-    if (first == count)
-        return 0;
-    for (size_t i = 0; i < count; i++) {
-        size_t granule = hk_granule_of(dead->items[i]);
-        age_set(hk_word_of(granule), hk_bit_of(granule), 2); /* for those that live on */
-        ((hk_object *)dead->items[i])->references++;
-    }
-    for (size_t i = first; i < count; i++)
-        if (wants_finalizer(dead->items[i]))
-            hk_object_finalize(runtime, dead->items[i], hk_type_of(dead->items[i]));
-    for (size_t i = 0; i < count; i++)
-        ((hk_object *)dead->items[i])->references--; /* may be 0 now: dead, whoever looks */
-    int64_t saved = hk_gc_scan_again(&hk_native_model, dead);
-    if (saved >= 0)
-        weakrefs_of_dead(runtime, dead); /* those that finalizers have made */
-    return saved;
-}
-
-static void give_up_outside(hk_object *child, void *runtime)
-{
-    if (!hk_gc_is_white(child))
-        hk_decref(runtime, child);
-}
-
-static void free_dead(hk_runtime *runtime, const struct hk_gc_array *dead)
-{
-    for (size_t i = 0; i < dead->count; i++)
-        hk_object_each_child(dead->items[i], give_up_outside, runtime);
-    for (size_t i = 0; i < dead->count; i++) {
-        hk_object *object = dead->items[i];
-        const hk_type *type = hk_type_of(object);
-        hk_gc_forget(object);
-        hk_object_bury(runtime, object, type);
-    }
-}
-
-static void live_on(struct hk_gc_array *dead)
-{
-    for (size_t i = 0; i < dead->count; i++) {
-        size_t granule = hk_granule_of(dead->items[i]);
-        struct hk_gc_word *word = hk_word_of(granule);
-        word->white &= ~hk_bit_of(granule);
-        age_set(word, hk_bit_of(granule), 2);
-    }
-    dead->count = 0;
-}
-
-static void garbage_save(hk_runtime *runtime, struct hk_gc_array *dead)
-{
-    for (size_t i = 0; i < dead->count; i++)
-        if (hk_gc_array_push(&runtime->garbage, dead->items[i]))
-            hk_incref(dead->items[i]);
-    live_on(dead);
-}
-
 /* --- a collection --- */
 
 static void call_back(hk_runtime *runtime, bool begins, int generation, uint64_t found)
@@ -236,65 +144,69 @@ static void call_back(hk_runtime *runtime, bool begins, int generation, uint64_t
             runtime->callbacks[i].function(runtime, begins, generation, found, runtime->callbacks[i].argument);
 }
 
-static uint64_t live_bytes(const hk_runtime *runtime)
+/* Beside the objects that are tracked. */
+static uint64_t other_bytes(const hk_runtime *runtime)
 {
-    uint64_t pools = (uint64_t)runtime->cyclic->used_pools + runtime->acyclic->used_pools + runtime->memory->used_pools;
+    uint64_t pools = (uint64_t)runtime->acyclic->used_pools + runtime->memory->used_pools;
     int64_t large = runtime->acyclic->large_bytes + runtime->memory->large_bytes;
     return (pools << HK_POOL_SHIFT) + (uint64_t)large;
 }
 
-/* Scan, weak references, finalizers, free. Returns what was found; -1: no memory. */
-static int64_t collect(hk_runtime *runtime, int generation, const struct hk_gc_pools *pools, hk_gc_stats *stats,
-                       uint64_t *candidates, uint64_t *freed)
+static void garbage_save(hk_runtime *runtime, struct hk_dead *dead)
 {
-    struct hk_gc_array dead = {0};
-    if (!hk_gc_scan(&hk_native_model, pools, generation, &dead, candidates)) {
-        hk_gc_array_free(&dead);
+    for (size_t i = 0; i < dead->special.count; i++)
+        if (hk_gc_array_push(&runtime->garbage, dead->special.items[i]))
+            hk_incref(dead->special.items[i]);
+    hk_dead_live_on(&dead->special);
+    dead->count = 0;
+}
+
+/* Returns what was found; -1: no memory. */
+static int64_t collect(hk_runtime *runtime, int generation, const struct hk_gc_pools *pools, hk_gc_stats *stats,
+                       struct hk_gc_found *found, uint64_t *freed)
+{
+    struct hk_dead dead;
+    if (!hk_gc_scan(&hk_native_model, pools, generation, found))
+        return -1;
+    if (!hk_dead_survey(pools, found, runtime->save_all, &dead)) {
+        hk_gc_blacken(pools);
         return -1;
     }
     promote(runtime, pools, generation);
-    int64_t found = (int64_t)dead.count, saved = 0;
-    weakrefs_of_dead(runtime, &dead);
-    saved = finalize_dead(runtime, &dead);
-    if (saved < 0) {
-        saved = found;
-        live_on(&dead);
-    }
+    uint64_t saved = hk_dead_prepare(runtime, &dead);
     if (runtime->save_all)
         garbage_save(runtime, &dead);
     *freed = dead.count;
-    free_dead(runtime, &dead);
-    stats->candidates += *candidates;
+    hk_dead_bury(runtime, pools, &dead);
+    stats->candidates += found->candidates;
     stats->collected += *freed;
-    stats->resurrected += (uint64_t)saved;
-    hk_gc_array_free(&dead);
-    return found;
+    stats->resurrected += saved;
+    return (int64_t)found->white;
 }
 
 int64_t hk_gc_collect(hk_runtime *runtime, int generation)
 {
-    struct hk_gc_pools pools = {0};
-    bool borrowed = false;
     if (runtime->collecting || runtime->ending)
         return 0;
     if (generation > 2 || generation < 0 || runtime->log_lost)
         generation = 2;
     runtime->collecting = true;
     call_back(runtime, true, generation, 0);
-    uint64_t start = hk_os_clock_ns(), candidates = 0, freed = 0;
+    uint64_t start = hk_os_clock_ns(), freed = 0;
+    struct hk_gc_found about = {0};
     hk_gc_stats *stats = &runtime->stats[generation];
     int64_t found = -1;
     note_all_new(runtime);
-    if (pools_for(runtime, generation, &pools, &borrowed))
-        found = collect(runtime, generation, &pools, stats, &candidates, &freed);
-    if (!borrowed)
-        hk_gc_pools_free(&pools);
+    if (pools_for(runtime, generation, &runtime->looked_at))
+        found = collect(runtime, generation, &runtime->looked_at, stats, &about, &freed);
     if (found >= 0) {
         for (struct hk_arena *arena = runtime->cyclic->arenas; generation == 2 && arena != NULL; arena = arena->next)
-            hk_gc_counts_discard(arena);
+            hk_gc_scan_discard(arena);
         if (generation == 2)
             hk_free_lists_trim(runtime);
-        hk_plan_learn(&runtime->plan, generation, candidates, freed, live_bytes(runtime));
+        struct hk_plan_outcome outcome = {generation, about.candidates, about.candidate_bytes, freed,
+                                          freed == 0 ? 0 : about.white_bytes};
+        hk_plan_learn(&runtime->plan, &outcome, other_bytes(runtime));
     }
     uint64_t took = hk_os_clock_ns() - start;
     stats->collections++;
@@ -310,7 +222,8 @@ void hk_collect_automatic(hk_runtime *runtime)
 {
     if (!runtime->enabled || runtime->collecting || runtime->ending)
         return;
-    if (hk_gc_collect(runtime, hk_plan_generation(&runtime->plan, live_bytes(runtime))) < 0)
+    int generation = hk_plan_generation(&runtime->plan, other_bytes(runtime));
+    if (generation != HK_PLAN_NOTHING && hk_gc_collect(runtime, generation) < 0)
         runtime->plan.made = 0; /* no memory for it: not again at every object */
 }
 
@@ -326,6 +239,7 @@ void hk_collect_end_runtime(hk_runtime *runtime)
     runtime->cyclic->pool_began = NULL;
     hk_gc_pools_free(&runtime->young);
     hk_gc_pools_free(&runtime->middle);
+    hk_gc_pools_free(&runtime->looked_at);
     runtime->log_lost = true;
 }
 
@@ -412,8 +326,8 @@ bool hk_gc_is_finalized(const hk_object *object)
 
 /* --- all objects --- */
 
-/* Calls for each word of the runtime's bit maps; false: stop. */
-typedef bool word_function(struct hk_gc_word *word, size_t granule, void *argument);
+/* Calls for the runtime's tracked objects, a word of them at a time; false: stop. */
+typedef bool word_function(size_t word, uint64_t tracked, const struct hk_gc_ages *age, void *argument);
 
 static void each_word(hk_runtime *runtime, word_function *function, void *argument)
 {
@@ -422,26 +336,26 @@ static void each_word(hk_runtime *runtime, word_function *function, void *argume
         for (uint64_t used = ~arena->empty; used != 0; used &= used - 1) {
             size_t pool = (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS + (unsigned)__builtin_ctzll(used);
             for (size_t word = pool * HK_POOL_WORDS; word < (pool + 1) * HK_POOL_WORDS; word++)
-                if (!function(&hk_gc_tables.words[word], word * 64, argument))
+                if (!function(word, hk_gc_tables.tracked[word], &hk_gc_tables.age[word], argument))
                     return;
         }
 }
 
-static bool freeze_word(struct hk_gc_word *word, size_t granule, void *argument)
+static bool freeze_word(size_t word, uint64_t tracked, const struct hk_gc_ages *age, void *argument)
 {
-    age_set(word, word->tracked, 3);
+    hk_gc_age(word, tracked, 3);
     return true;
 }
 
-static bool unfreeze_word(struct hk_gc_word *word, size_t granule, void *argument)
+static bool unfreeze_word(size_t word, uint64_t tracked, const struct hk_gc_ages *age, void *argument)
 {
-    age_set(word, word->age[0] & word->age[1] & word->tracked, 2);
+    hk_gc_age(word, age->low & age->high & tracked, 2);
     return true;
 }
 
-static bool count_frozen(struct hk_gc_word *word, size_t granule, void *argument)
+static bool count_frozen(size_t word, uint64_t tracked, const struct hk_gc_ages *age, void *argument)
 {
-    *(uint64_t *)argument += (unsigned)__builtin_popcountll(word->tracked & word->age[0] & word->age[1]);
+    *(uint64_t *)argument += hk_gc_bits(tracked & age->low & age->high);
     return true;
 }
 
@@ -488,14 +402,14 @@ static bool refers_to(const hk_object *object, const hk_object *target)
     return looking.seen;
 }
 
-static bool objects_of_word(struct hk_gc_word *word, size_t granule, void *argument)
+static bool objects_of_word(size_t word, uint64_t tracked, const struct hk_gc_ages *age, void *argument)
 {
     const struct each_object *each = argument;
-    uint64_t low = each->generation & 1 ? word->age[0] : ~word->age[0];
-    uint64_t high = each->generation & 2 ? word->age[1] : ~word->age[1];
-    uint64_t bits = each->generation < 0 ? word->tracked : word->tracked & low & high;
+    uint64_t low = each->generation & 1 ? age->low : ~age->low;
+    uint64_t high = each->generation & 2 ? age->high : ~age->high;
+    uint64_t bits = each->generation < 0 ? tracked : tracked & low & high;
     for (; bits != 0; bits &= bits - 1) {
-        hk_object *object = hk_granule_start(granule + (unsigned)__builtin_ctzll(bits));
+        hk_object *object = hk_granule_start(word * 64 + (unsigned)__builtin_ctzll(bits));
         if ((each->target == NULL || refers_to(object, each->target)) && !each->function(object, each->argument))
             return false;
     }

@@ -22,7 +22,7 @@
 /* Exported, all of it, though nobody else has to do with it: where a program is linked with this library and has it preloaded as well,
  * the constructors of both run, and give the same types their numbers. */
 hk_type *hk_types[1 << 16];
-HK_API struct hk_kind hk_kinds[1 << 16];
+HK_API struct hk_gc_shape hk_shapes[1 << 16];
 HK_API struct {
     uint32_t count; /* type 0 is none */
     uint32_t free_lists;
@@ -31,18 +31,18 @@ HK_API struct {
 
 /* --- types --- */
 
-static struct hk_kind kind_of(const hk_type *type)
+static struct hk_gc_shape shape_of(const hk_type *type)
 {
     bool is_plain = type->traverse == NULL && type->clear == NULL && type->finalize == NULL && type->destroy == NULL;
-    struct hk_kind kind = {.scattered = type->pointers & ~(uint64_t)1, .traversed = type->traverse != NULL};
+    struct hk_gc_shape shape = {.scattered = type->pointers & ~(uint64_t)1, .traversed = type->traverse != NULL};
     if (is_plain && type->free_list == 0)
-        kind.plain = type->flags & HK_TYPE_ACYCLIC ? HK_PLAIN_ACYCLIC : HK_PLAIN;
-    if (kind.scattered != 0) {
-        kind.first = (uint8_t)__builtin_ctzll(kind.scattered);
-        kind.count = (uint8_t)__builtin_ctzll(~(kind.scattered >> kind.first)); /* bit 0 is 0, so there is one */
-        kind.scattered &= ~((((uint64_t)1 << kind.count) - 1) << kind.first);
+        shape.plain = type->flags & HK_TYPE_ACYCLIC ? HK_PLAIN_ACYCLIC : HK_PLAIN;
+    if (shape.scattered != 0) {
+        shape.first = (uint8_t)__builtin_ctzll(shape.scattered);
+        shape.count = (uint8_t)__builtin_ctzll(~(shape.scattered >> shape.first)); /* bit 0 is 0, so there is one */
+        shape.scattered &= ~((((uint64_t)1 << shape.count) - 1) << shape.first);
     }
-    return kind;
+    return shape;
 }
 
 /* The head of its objects; above it, where that has its flags, the class of its blocks, or 0: hk_new is to take the long way. In one
@@ -61,7 +61,7 @@ bool hk_type_ready(hk_type *type)
         hk_types[number] = type;
         if ((type->flags & HK_TYPE_FREE_LIST) && type->item_size == 0 && hk_types_register.free_lists + 1 < HK_FREE_LISTS)
             __atomic_store_n(&type->free_list, ++hk_types_register.free_lists, __ATOMIC_RELAXED);
-        hk_kinds[number] = kind_of(type);
+        hk_shapes[number] = shape_of(type);
         __atomic_store_n(&type->head, head_of(type, number), __ATOMIC_RELEASE);
         __atomic_store_n(&type->number, number, __ATOMIC_RELEASE);
     }
@@ -367,7 +367,12 @@ static uint32_t native_count(const void *object)
     return hk_is_immortal(object) ? UINT32_MAX : ((const hk_object *)object)->references;
 }
 
-const struct hk_gc_model hk_native_model = {hk_object_traverse, native_count};
+static void native_traverse(const void *object, hk_traversal *visitor)
+{
+    hk_type_of(object)->traverse(object, visitor);
+}
+
+const struct hk_gc_model hk_native_model = {hk_shapes, native_traverse, native_count};
 
 void hk_make_immortal(hk_runtime *runtime, hk_object *object)
 {
@@ -456,7 +461,7 @@ static void release_other(hk_runtime *runtime, hk_object *object);
 /* Nothing but its references and its memory has to go. */
 static inline bool is_plain(const hk_object *object)
 {
-    return hk_kinds[object->type].plain != HK_NOT_PLAIN && object->flags == 0;
+    return hk_shapes[object->type].plain != HK_NOT_PLAIN && object->flags == 0;
 }
 
 /* As hk_free_unlocked, for a block that lies in the region. */
@@ -488,31 +493,29 @@ static __attribute__((noinline)) int32_t release_beside(hk_runtime *runtime, hk_
 /* A plain object is dead with no more ado. What it referred to, on a stack, is to lose a reference each. It is not in the cache,
  * often: what comes from the stack is asked for, and waits in a ring until that has gone round. Dead objects for which the
  * stack has no room wait in a chain, linked as above. */
-static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *object)
+static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *dead, hk_object *chain)
 {
     enum { STACK = 128, RING = 8 };
-    hk_object *stack[STACK + 64], *ring[RING], *chain = NULL, *dead = object;
+    hk_object *stack[STACK + 64], *ring[RING];
     size_t top = 0, turn = 0, in_ring = 0;
     int32_t died = 0;
     char *base = hk_region.base;
     struct hk_pool *pools = hk_region.pools;
     for (;;) {
         if (dead != NULL && __builtin_expect(top > STACK, 0)) {
-            uint64_t head = dead->type | (uint64_t)(uintptr_t)chain << 16;
-            memcpy(dead, &head, sizeof(head));
-            chain = dead;
+            chain = hk_object_chain(dead, chain);
         } else if (dead != NULL) {
-            const struct hk_kind *kind = &hk_kinds[dead->type];
-            hk_object **place = (hk_object **)dead + kind->first, **end = place + kind->count;
+            const struct hk_gc_shape *shape = &hk_shapes[dead->type];
+            hk_object **place = (hk_object **)dead + shape->first, **end = place + shape->count;
             for (; place < end; place++) {
                 stack[top] = *place;
                 top += *place != NULL;
             }
-            for (uint64_t bits = kind->scattered; bits != 0; bits &= bits - 1) {
+            for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
                 stack[top] = ((hk_object **)dead)[__builtin_ctzll(bits)];
                 top += stack[top] != NULL;
             }
-            if (kind->plain == HK_PLAIN) {
+            if (shape->plain == HK_PLAIN) {
                 died++;
                 hk_gc_forget(dead);
                 block_free(runtime->cyclic, dead, base, pools);
@@ -588,21 +591,26 @@ void hk_release(hk_runtime *runtime, hk_object *object)
         release_other(runtime, object);
         return;
     }
-    const struct hk_kind *kind = &hk_kinds[object->type];
-    hk_object **place = (hk_object **)object + kind->first, **end = place + kind->count;
+    const struct hk_gc_shape *shape = &hk_shapes[object->type];
+    hk_object **place = (hk_object **)object + shape->first, **end = place + shape->count;
     while (place < end && *place == NULL)
         place++;
-    if (place < end || kind->scattered != 0) {
-        release_plain(runtime, object);
+    if (place < end || shape->scattered != 0) {
+        release_plain(runtime, object, NULL);
         return;
     }
-    if (kind->plain == HK_PLAIN) {
+    if (shape->plain == HK_PLAIN) {
         runtime->plan.made--;
         hk_gc_forget(object);
         block_free(runtime->cyclic, object, hk_region.base, hk_region.pools);
     } else {
         block_free(runtime->acyclic, object, hk_region.base, hk_region.pools);
     }
+}
+
+void hk_object_release_chain(hk_runtime *runtime, hk_object *chain)
+{
+    release_plain(runtime, NULL, chain);
 }
 
 /* --- runtimes --- */

@@ -3,40 +3,75 @@
 
 void hk_plan_init(struct hk_plan *plan)
 {
-    *plan = (struct hk_plan){.growth = HK_PLAN_GROWTH, .threshold = {0, HK_PLAN_MIDDLE}};
+    *plan = (struct hk_plan){.growth = HK_PLAN_GROWTH, .mean_bytes = 48};
     hk_plan_set_threshold(plan, 0, HK_PLAN_YOUNG);
+    hk_plan_set_threshold(plan, 1, HK_PLAN_MIDDLE);
 }
 
 void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t threshold)
 {
     if (threshold > INT32_MAX / HK_PLAN_STRETCH)
         threshold = INT32_MAX / HK_PLAN_STRETCH;
-    plan->threshold[generation] = threshold;
+    plan->threshold[generation] = plan->worthwhile[generation] = threshold;
     if (generation == 0)
         plan->young_limit = threshold == 0 ? INT32_MAX : (int32_t)threshold;
 }
 
-int hk_plan_generation(const struct hk_plan *plan, uint64_t live_bytes)
+/* Of the objects that are tracked, about. */
+static uint64_t object_bytes(const struct hk_plan *plan)
 {
-    uint64_t allowed = plan->survived_bytes + plan->survived_bytes / 100 * plan->growth;
-    if (allowed < plan->survived_bytes + HK_PLAN_FLOOR)
-        allowed = plan->survived_bytes + HK_PLAN_FLOOR;
-    if (plan->growth != 0 && live_bytes > allowed)
-        return 2;
-    return plan->threshold[1] != 0 && plan->collections >= plan->threshold[1] ? 1 : 0;
+    int64_t bytes = (int64_t)plan->object_bytes + (int64_t)plan->made * plan->mean_bytes;
+    return bytes < 0 ? 0 : (uint64_t)bytes;
 }
 
-void hk_plan_learn(struct hk_plan *plan, int generation, uint64_t candidates, uint64_t freed, uint64_t live_bytes)
+int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes)
 {
+    uint64_t growth = plan->survived_bytes / 100 * plan->growth;
+    if (growth < HK_PLAN_FLOOR)
+        growth = HK_PLAN_FLOOR;
+    if (plan->growth != 0 && object_bytes(plan) + other_bytes > plan->survived_bytes + growth)
+        return 2;
+    if (plan->made < (int32_t)plan->worthwhile[0]) {
+        uint32_t next = (uint32_t)plan->made + plan->threshold[0];
+        plan->young_limit = (int32_t)(next < plan->worthwhile[0] ? next : plan->worthwhile[0]);
+        return HK_PLAN_NOTHING;
+    }
+    return plan->threshold[1] != 0 && plan->collections >= plan->worthwhile[1] ? 1 : 0;
+}
+
+static void judge(struct hk_plan *plan, int generation, uint32_t yield)
+{
+    uint32_t least = plan->threshold[generation], *worthwhile = &plan->worthwhile[generation];
+    uint32_t most = plan->growth == 0 ? least * HK_PLAN_STRETCH : INT32_MAX;
+    uint32_t usual = plan->growth == 0 ? 2 : 100 * plan->growth / (100 + plan->growth);
+    if (yield < usual + (100 - usual) / 3 && *worthwhile <= most / 2)
+        *worthwhile *= 2;
+    else if (yield > usual + (100 - usual) / 3 * 2 && *worthwhile / 2 >= least)
+        *worthwhile /= 2;
+}
+
+static void forgive(struct hk_plan *plan, int generation)
+{
+    uint32_t least = plan->threshold[generation], less = plan->worthwhile[generation] / 8 * 7;
+    plan->worthwhile[generation] = less < least ? least : less;
+}
+
+void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, uint64_t other_bytes)
+{
+    int generation = outcome->generation;
+    if (outcome->candidates > 0)
+        plan->mean_bytes = (uint32_t)(outcome->candidate_bytes / outcome->candidates);
+    plan->object_bytes = generation == 2 ? outcome->candidate_bytes : object_bytes(plan);
+    plan->object_bytes -= outcome->freed_bytes < plan->object_bytes ? outcome->freed_bytes : plan->object_bytes;
     plan->made = 0;
     plan->collections = generation == 0 ? plan->collections + 1 : 0;
-    if (generation == 2)
-        plan->survived_bytes = live_bytes;
-    int32_t least = (int32_t)plan->threshold[0];
-    if (generation != 0 || least == 0)
-        return;
-    if (freed * 50 < candidates && plan->young_limit < least * (int32_t)HK_PLAN_STRETCH)
-        plan->young_limit *= 2;
-    else if (freed * 5 > candidates && plan->young_limit / 2 >= least)
-        plan->young_limit /= 2;
+    if (generation == 2) {
+        plan->survived_bytes = plan->object_bytes + other_bytes;
+        forgive(plan, 0);
+        forgive(plan, 1);
+    } else {
+        judge(plan, generation, outcome->candidates == 0 ? 0 : (uint32_t)(100 * outcome->freed / outcome->candidates));
+    }
+    uint32_t next = plan->growth == 0 || plan->worthwhile[0] < plan->threshold[0] ? plan->worthwhile[0] : plan->threshold[0];
+    plan->young_limit = next == 0 ? INT32_MAX : (int32_t)next;
 }

@@ -1,12 +1,18 @@
 /* When to collect which generation: counters in, a decision out. Knows no mechanism, so recorded counters can be put to it.
  *
- *      young (0)    when `made` (made less died) is over threshold[0]. A collection that frees less than 2 % of what it looked at
- *                   doubles the threshold, up to 16 times what was set: there is nothing to be had, and what it
- *                   looks at is promoted all the same. One that frees more than 20 % halves it, down to what was set,
- *                   since its candidates should be in the cache still
- *      middle (1)   every threshold[1]-th young one
- *      full (2)     when live bytes have grown by `growth` percent, and a floor, since the last full one. So the candidates of all
- *                   full collections together are at most 1 + 100 / growth times the bytes that survived: linear. */
+ *      full (2)     when live bytes have grown by `growth` percent, and a floor, since the last full one; looked at every
+ *                   threshold[0] objects. So the candidates of all full collections together are at most
+ *                   1 + 100 / growth times the bytes that survived: linear. Live bytes of objects are those of the last
+ *                   collection and the mean size for each that was made since: pools that are full of holes would hide
+ *                   garbage
+ *      young (0)    when `made` (made less died) has come to what is worthwhile: threshold[0] or more
+ *      middle (1)   every so many young ones: threshold[1] or more
+ *
+ * What is worthwhile. A program that stays as large as it is makes garbage until it has grown by `growth` percent; a full collection
+ * finds that, and of a hundred objects that it looks at it frees 100 * growth / (100 + growth). A young collection that yields less
+ * had better been left to the full one: the number doubles, and full ones may come to do all the work. One that yields
+ * much more halves it, since its candidates should be in the cache still. Programs change: each full collection takes an
+ * eighth off. */
 #ifndef HK_OBJECT_PLAN_H
 #define HK_OBJECT_PLAN_H
 
@@ -15,24 +21,37 @@
 
 #define HK_PLAN_YOUNG 2000u /* CPython 3.13's */
 #define HK_PLAN_MIDDLE 10u
-#define HK_PLAN_GROWTH 25u  /* percent, as CPython's rule for its oldest generation */
-#define HK_PLAN_FLOOR (1u << 20)
-#define HK_PLAN_STRETCH 16u
+#define HK_PLAN_GROWTH 75u  /* percent; CPython's rule for its oldest generation has 25 */
+#define HK_PLAN_FLOOR (1u << 21)
+#define HK_PLAN_STRETCH 16u /* while there are no full collections, what is worthwhile stays below so many times the threshold */
+
+enum { HK_PLAN_NOTHING = -1 };
 
 struct hk_plan {
     int32_t made;          /* tracked objects made less died since the last collection */
-    int32_t young_limit;   /* what made is compared with: threshold[0], stretched; INT32_MAX: never */
+    int32_t young_limit;   /* what made is compared with; INT32_MAX: never */
     uint32_t threshold[2]; /* as set */
+    uint32_t worthwhile[2]; /* as many, or more */
     uint32_t collections;  /* of generation 0 since the last of generation 1 */
     uint32_t growth;       /* percent; 0: no full collections */
-    uint64_t survived_bytes; /* live after the last full collection */
+    /* Of the objects that are tracked: */
+    uint64_t object_bytes;   /* after the last collection */
+    uint32_t mean_bytes;     /* of those looked at then */
+    /* Live after the last full collection: */
+    uint64_t survived_bytes;
+};
+
+struct hk_plan_outcome { /* of a collection */
+    int generation;
+    uint64_t candidates, candidate_bytes, freed, freed_bytes;
 };
 
 void hk_plan_init(struct hk_plan *plan);
 void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t threshold);
-/* The young limit is reached: the generation to collect. */
-int hk_plan_generation(const struct hk_plan *plan, uint64_t live_bytes);
+/* The young limit is reached: the generation to collect. HK_PLAN_NOTHING: none; the limit is another. other_bytes: live, beside the
+ * objects that are tracked. */
+int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes);
 /* What came of it. */
-void hk_plan_learn(struct hk_plan *plan, int generation, uint64_t candidates, uint64_t freed, uint64_t live_bytes);
+void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, uint64_t other_bytes);
 
 #endif

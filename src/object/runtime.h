@@ -7,13 +7,16 @@
  *      numbers.c strings.c sequences.c dict.c   the basic types
  *      iter.c adapters.c   iterators over the basic types; those that go through others
  *      bounded.c   a dict and a list with a limit
- *      collect.c   collections: which pools, the order of events, promotion, freeing the dead; the public gc.h
+ *      collect.c   collections: which pools, promotion; the public gc.h
+ *      dead.c      what a collection does with the dead
  *      plan.c      when to collect: a pure function of counters
  *
  * Three heaps under the caller's lock: objects that the collector looks at; acyclic objects; memory beside objects. What is
  * larger than a pool's blocks has a head of its own and is in a list, so that the end of a runtime frees it, too. */
 #ifndef HK_OBJECT_RUNTIME_H
 #define HK_OBJECT_RUNTIME_H
+
+#include <string.h>
 
 #include "gc/scan.h"
 #include "heapkeeper/frame.h"
@@ -94,6 +97,7 @@ struct hk_runtime {
     bool log_lost; /* a pool could not be noted: the next collection looks at all */
     struct hk_plan plan;
     struct hk_gc_pools young, middle; /* pools with objects of generation 0; of 1 */
+    struct hk_gc_pools looked_at;     /* by the collection that is under way */
     hk_gc_stats stats[HK_GENERATIONS];
     struct {
         hk_gc_callback *function;
@@ -103,15 +107,9 @@ struct hk_runtime {
     struct hk_gc_array garbage;
 };
 
-/* What is most looked at of a type, by its number. */
-struct hk_kind {
-    uint64_t scattered; /* of hk_type.pointers, without bit 0, those that are not among the following */
-    uint8_t plain;
-    bool traversed; /* it has a traverse function, too */
-    uint8_t first, count; /* of references one after the other */
-};
-enum { HK_NOT_PLAIN, HK_PLAIN, HK_PLAIN_ACYCLIC }; /* plain: none of the type's functions is called when an object dies */
-HK_API extern struct hk_kind hk_kinds[1 << 16];
+/* By the number of a type. plain: none of its functions is called when an object dies, nor is that kept for reuse. */
+HK_API extern struct hk_gc_shape hk_shapes[1 << 16];
+enum { HK_NOT_PLAIN, HK_PLAIN, HK_PLAIN_ACYCLIC };
 
 /* True: the request is to fail. A test's (test_runtime_faults.c), which has this room compiled once more for itself. */
 #ifdef HK_FAULTS
@@ -137,6 +135,14 @@ void hk_object_unrecord(hk_object *object); /* the recorder forgets it */
 void hk_zero_behind_head(hk_object *object, size_t size);
 typedef void hk_child_function(hk_object *child, void *argument);
 void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument);
+/* A chain of plain dead objects, linked through their heads: see object.c. Puts one before it; returns the chain. */
+static inline hk_object *hk_object_chain(hk_object *dead, hk_object *chain)
+{
+    uint64_t head = dead->type | (uint64_t)(uintptr_t)chain << 16;
+    memcpy(dead, &head, sizeof(head));
+    return dead;
+}
+void hk_object_release_chain(hk_runtime *runtime, hk_object *chain);
 void hk_object_untrack_dead(hk_runtime *runtime); /* those that wait to be freed: they may be in no state to be looked at */
 bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type); /* true: it is referred to again */
 
@@ -155,6 +161,17 @@ void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object);
 
 /* frame.c */
 void hk_frames_end(struct hk_frames *frames);
+
+/* dead.c: in this order. */
+struct hk_dead {
+    uint64_t count;
+    struct hk_gc_array special; /* those that have more to them than memory; all, if there are finalizers to run or `all` */
+    bool finalizers, is_all;
+};
+bool hk_dead_survey(const struct hk_gc_pools *pools, const struct hk_gc_found *found, bool all, struct hk_dead *dead); /* false: no memory */
+uint64_t hk_dead_prepare(hk_runtime *runtime, struct hk_dead *dead); /* weak references, finalizers; returns how many live on */
+void hk_dead_live_on(struct hk_gc_array *all); /* none of them is dead after all */
+void hk_dead_bury(hk_runtime *runtime, const struct hk_gc_pools *pools, struct hk_dead *dead);
 
 /* collect.c */
 void hk_collect_automatic(hk_runtime *runtime);
