@@ -352,10 +352,10 @@ static void test_middle_generation_is_found_in_pools_that_nothing_new_comes_from
     hk_runtime_destroy(runtime);
 }
 
-/* Counts are bytes: a multiple of 256 references looks like none that are left. */
-static void test_objects_with_multiples_of_256_references_live_and_die_as_others_do(void **state)
+/* Counts have seven bits: a multiple of 128 references looks like none that are left. */
+static void test_objects_with_multiples_of_128_references_live_and_die_as_others_do(void **state)
 {
-    for (int count = 250; count < 1030; count += count < 260 ? 1 : 127) {
+    for (int count = 120; count < 1030; count += count < 132 || (count >= 250 && count < 260) ? 1 : 59) {
         hk_runtime *runtime = manual();
         struct pair *hub = self_cycle(runtime), *chain = self_cycle(runtime);
         for (int i = 1; i < count; i++) /* with its own, `count` references, all from the program */
@@ -589,7 +589,7 @@ int main(void)
         cmocka_unit_test(test_random_programs_with_finalizers_agree_with_the_oracle),
         cmocka_unit_test(test_survivors_move_to_the_next_generation_and_are_found_there),
         cmocka_unit_test(test_middle_generation_is_found_in_pools_that_nothing_new_comes_from),
-        cmocka_unit_test(test_objects_with_multiples_of_256_references_live_and_die_as_others_do),
+        cmocka_unit_test(test_objects_with_multiples_of_128_references_live_and_die_as_others_do),
         cmocka_unit_test(test_an_older_object_keeps_a_younger_one_alive),
         cmocka_unit_test(test_frozen_objects_are_not_looked_at_until_they_are_thawed),
         cmocka_unit_test(test_automatic_collections_bound_a_heap_of_garbage),
