@@ -14,10 +14,6 @@ EXACT = ("--exact",)
 PROGRAM = os.path.join(TREE, "tests", "py", "exact_program.py")
 
 
-pytestmark = pytest.mark.skipif(sys.version_info >= (3, 14), reason="exact recording knows 3.9 to 3.13; others are sampled")
-
-
-
 @pytest.fixture
 def exact(heapkeeper):
     """The report of a program's exact record."""
@@ -44,13 +40,19 @@ def lines(report, name):
     return found
 
 
+def functions():
+    with open(PROGRAM) as file:
+        return [node for node in ast.parse(file.read()).body if isinstance(node, ast.FunctionDef)]
+
+
 def lines_of_functions():
     """Lines of the functions that allocate and free; of the module only definitions are left out, whose classes and
     dicts depend on addresses and on how many names there are."""
-    with open(PROGRAM) as file:
-        tree = ast.parse(file.read())
-    return {line for node in tree.body if isinstance(node, ast.FunctionDef)
-            for line in range(node.lineno + 1, node.end_lineno + 1)}
+    return {line for node in functions() for line in range(node.lineno + 1, node.end_lineno + 1)}
+
+
+def lines_of_loops():
+    return {node.lineno for function in functions() for node in ast.walk(function) if isinstance(node, ast.For)}
 
 
 @pytest.mark.parametrize("way, state, status", [("end", "ended", 0), ("kill", "killed", -9)])
@@ -63,8 +65,14 @@ def test_lines_equal_tracemallocs_to_the_byte(heapkeeper, exact, every_python, w
     assert len(truth) > 10 and sum(size for size, _ in truth.values()) > 1 << 20
     # A frame of a function that has ended is kept with its code until 3.10; the killed one runs still.
     zombies = {line for line in truth if line not in ours} if every_python.version < (3, 11) else set()
-    assert {line: values for line, values in truth.items() if line not in zombies} == ours
     assert all(values[1] == 1 for line, values in truth.items() if line in zombies)
+    # From 3.14 on small integers, those of loops here, have a free list: up to 100 lie in blocks that others asked for.
+    pooled = lines_of_loops() & set(truth) if every_python.version >= (3, 14) else set()
+    for line in pooled:
+        assert abs(truth[line][1] - ours[line][1]) <= 100
+    exempt = zombies | pooled
+    assert {line: values for line, values in truth.items() if line not in exempt} == {
+        line: values for line, values in ours.items() if line not in exempt}
 
 
 CHURN = """
@@ -261,7 +269,7 @@ def test_interpreters_with_their_own_lock(exact, every_python):
     if every_python.version < (3, 12):
         pytest.skip("no interpreter has a lock of its own before 3.12")
     report = exact("""
-        import threading, sys
+        import os, signal, threading, sys
         try:
             import _interpreters as interpreters
             make = lambda: interpreters.create("isolated")
@@ -288,7 +296,8 @@ def test_interpreters_with_their_own_lock(exact, every_python):
         for t in threads: t.start()
         for _ in range(20): kept = outside(1000)
         for t in threads: t.join()
-    """, python=every_python)
+        os.kill(os.getpid(), signal.SIGKILL)  # from 3.14 on such interpreters end before the end begins
+    """, python=every_python, state="killed", status=-9)
     inside = sites_in(report, "inside")[1]
     assert sum(site["total_bytes"] for site in inside if site["domain"] == "object") >= 3 * 20 * 1000 * 533
     assert 3 * 1000 * 533 <= live_in(report, "inside") < 3 * 1000 * 545 + 100000

@@ -667,8 +667,6 @@ const char *hk_cpython_exact_prepare(void)
         return "there is no Python whose allocators are ours";
     if (hk_python.heaps[HK_DOMAIN_OBJECT]->is_debug)
         return "debug mode has records of its own";
-    if (layout->minor > 13) /* interpreters with a GIL of their own are not attributed there yet */
-        return "only Python 3.9 to 3.13 is recorded exactly so far";
     if (!layout->stacks || !hk_exact_stacks_init(layout))
         return "stacks of this Python cannot be walked";
     if (!hk_slots_begin())
