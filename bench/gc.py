@@ -2,6 +2,7 @@
 """The runtime's collector: the same programs on heapkeeper's runtime, bdwgc, Lua 5.4 and CPython 3.13.
 
     python3 bench/gc.py [--rounds N] [--workloads A,B] [--peers A,B] [--python P] [--json FILE] [--check]
+    python3 bench/gc.py --costs [--rounds N] [--python P] [--json FILE] [--check]      see gc_costs.py
 
 The programs are gc/ours.c, gc/bdwgc.c, gc/work.lua and gc/work.py; what they do is described in gc/work.h, and all must
 print the same checksum. In each round every workload runs once on every runtime, in shuffled order, each in a
@@ -23,6 +24,7 @@ import sys
 import tempfile
 
 import common
+import gc_costs
 from common import Failed, Ratios
 
 HERE = os.path.join(common.BENCH, "gc")
@@ -63,12 +65,12 @@ class Runtime:
         return words[0], float(words[1]), int(words[2])
 
 
-def ours(directory):
+def ours(directory, source="ours"):
     library = os.path.join(common.build_dir(), "libheapkeeper.so")
     if not os.path.exists(library):
         return Runtime(OURS, None, missing="%s does not exist; run make" % library)
-    program = os.path.join(directory, "ours")
-    why = compile_program(os.path.join(HERE, "ours.c"), program, "-I" + os.path.join(common.TREE, "include"),
+    program = os.path.join(directory, source)
+    why = compile_program(os.path.join(HERE, source + ".c"), program, "-I" + os.path.join(common.TREE, "include"),
                           os.path.abspath(library), "-Wl,-rpath," + os.path.dirname(os.path.abspath(library)))
     return Runtime(OURS, ([program], []), missing=why)
 
@@ -169,17 +171,50 @@ def missed(times, peaks):
     return found
 
 
+def costs(options):
+    with tempfile.TemporaryDirectory() as directory:
+        print(common.machine())
+        runtime = ours(directory, "costs")
+        if runtime.missing:
+            common.refuse(runtime.missing)
+        program = os.path.join(directory, "costs_bdwgc")
+        no_bdwgc = compile_program(os.path.join(HERE, "costs_bdwgc.c"), program, "-lgc")
+        no_python = runs([options.python, "-c", ""], "choose another with --python")
+        for name, why in (("bdwgc", no_bdwgc and no_bdwgc + "; apt-get install libgc-dev"), ("cpython", no_python)):
+            if why:
+                print("left out: %s: %s" % (name, why))
+        python = None if no_python else [options.python, os.path.join(HERE, "costs.py")]
+        measured = gc_costs.Costs(runtime.command[0], python, None if no_bdwgc else [program], options.rounds)
+        result = measured.run()
+    finish(options, result["failures"], result["missed"], result)
+
+
+def finish(options, failures, short, everything):
+    for failure in failures:
+        print("FAILED  " + failure)
+    for sentence in short:
+        print("missed  " + sentence)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(dict(everything, machine=common.machine()), file, indent=1)
+    sys.exit(1 if failures or (options.check and short) else 0)
+
+
 def main():
     parser = argparse.ArgumentParser(description="The runtime's collector beside bdwgc, Lua and CPython.")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--costs", action="store_true", help="how costs grow, after fork, bytes an object")
+    parser.add_argument("--rounds", type=int, help="default: 7; of --costs: 3")
     parser.add_argument("--workloads", type=common.words(WORKLOADS), default=list(WORKLOADS), help="default: all")
     parser.add_argument("--peers", type=common.words(PEERS + MORE_PEERS), default=list(PEERS), help="default: " + ",".join(PEERS))
     parser.add_argument("--python", default="python3.13", help="CPython 3.13; default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help="every measurement, to FILE")
     parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")
     options = parser.parse_args()
+    options.rounds = options.rounds if options.rounds is not None else 3 if options.costs else 7
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if options.costs:
+        costs(options)
 
     with tempfile.TemporaryDirectory() as directory:
         print(common.machine())
@@ -198,15 +233,7 @@ def main():
     times = show("CPU time", "seconds", seconds, columns, 1)
     print()
     sizes = show("peak size", "MiB", peaks, columns, 1024)
-    for failure in failures:
-        print("FAILED  " + failure)
-    short = missed(times, sizes)
-    for sentence in short:
-        print("missed  " + sentence)
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"machine": common.machine(), "seconds": seconds, "kilobytes": peaks, "failures": failures}, file, indent=1)
-    sys.exit(1 if failures or (options.check and short) else 0)
+    finish(options, failures, missed(times, sizes), {"seconds": seconds, "kilobytes": peaks, "failures": failures})
 
 
 if __name__ == "__main__":

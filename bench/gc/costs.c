@@ -6,10 +6,13 @@
  *                              collector, full collections
  *      costs release SHAPE N   bytes of C stack that it takes to release N objects: list, tree, cycle
  *      costs size BYTES        resident bytes an object, of many with so many bytes behind the head
+ *      costs fork N            kilobytes that a forked child's full collection of N live objects takes out of what it shares with
+ *                              its parent, and by which it grows what it has alone
  *
  * GRAPH near: references lead to objects made about the same time, as in most programs. random: anywhere. */
-#include <sys/resource.h>
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "heapkeeper/gc.h"
 #include "work.h"
@@ -77,22 +80,21 @@ static void full(const char *kind, uint32_t count)
     printf("%.2f %.2f\n", 1e9 * alive / count, 1e9 * (cpu_seconds() - start) / count);
 }
 
-static double collector_seconds(uint64_t *fulls)
+static double collector_began, collector_spent; /* CPU seconds */
+
+static void time_collection(hk_runtime *unused, bool begins, int generation, uint64_t found, void *argument)
 {
-    uint64_t nanoseconds = 0;
-    for (int generation = 0; generation < HK_GENERATIONS; generation++) {
-        hk_gc_stats stats;
-        hk_gc_get_stats(runtime, generation, &stats);
-        nanoseconds += stats.nanoseconds;
-        *fulls = stats.collections;
-    }
-    return 1e-9 * (double)nanoseconds;
+    if (begins)
+        collector_began = cpu_seconds();
+    else
+        collector_spent += cpu_seconds() - collector_began;
 }
 
 static void growing(uint32_t count)
 {
-    uint64_t fulls;
+    hk_gc_stats stats;
     struct vertex *first = vertex_new(), *last = first;
+    hk_gc_add_callback(runtime, time_collection, NULL);
     double start = cpu_seconds();
     for (uint32_t i = 1; i < count; i++) {
         struct vertex *vertex = vertex_new();
@@ -100,8 +102,9 @@ static void growing(uint32_t count)
         last->next = vertex;
         last = vertex;
     }
-    double spent = cpu_seconds() - start, collecting = collector_seconds(&fulls);
-    printf("%.4f %.4f %" PRIu64 "\n", spent, collecting, fulls);
+    double spent = cpu_seconds() - start;
+    hk_gc_get_stats(runtime, 2, &stats);
+    printf("%.4f %.4f %" PRIu64 "\n", spent, collector_spent, stats.collections);
 }
 
 /* --- stacks --- */
@@ -186,6 +189,50 @@ static void size(uint32_t bytes)
     printf("%.1f\n", (double)(resident() - before) / COUNT);
 }
 
+/* Kilobytes of the process's memory that it shares, and that it has alone. */
+static void sharing(int64_t *shared, int64_t *alone)
+{
+    char line[128];
+    int64_t kilobytes;
+    FILE *file = fopen("/proc/self/smaps_rollup", "r");
+    if (file == NULL)
+        abort();
+    *shared = *alone = 0;
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (sscanf(line, "Shared_Clean: %" SCNd64, &kilobytes) == 1 || sscanf(line, "Shared_Dirty: %" SCNd64, &kilobytes) == 1)
+            *shared += kilobytes;
+        if (sscanf(line, "Private_Clean: %" SCNd64, &kilobytes) == 1 || sscanf(line, "Private_Dirty: %" SCNd64, &kilobytes) == 1)
+            *alone += kilobytes;
+    }
+    fclose(file);
+}
+
+static void collect_in_child(void)
+{
+    int64_t shared[2], alone[2];
+    sharing(&shared[0], &alone[0]); /* its own buffers are there then */
+    sharing(&shared[0], &alone[0]);
+    if (hk_gc_collect(runtime, 2) != 0)
+        abort();
+    sharing(&shared[1], &alone[1]);
+    printf("%" PRId64 " %" PRId64 "\n", shared[0] - shared[1], alone[1] - alone[0]);
+    fflush(stdout);
+    _exit(0);
+}
+
+static void forked(uint32_t count)
+{
+    int status;
+    hk_gc_disable(runtime);
+    graph("near", count);
+    hk_gc_collect(runtime, 2);
+    pid_t child = fork();
+    if (child == 0)
+        collect_in_child();
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
+        abort();
+}
+
 int main(int argc, char **argv)
 {
     runtime = must(hk_runtime_create(NULL));
@@ -197,6 +244,8 @@ int main(int argc, char **argv)
         stack(argv[2], (uint32_t)atoi(argv[3]));
     else if (argc == 3 && strcmp(argv[1], "size") == 0)
         size((uint32_t)atoi(argv[2]));
+    else if (argc == 3 && strcmp(argv[1], "fork") == 0)
+        forked((uint32_t)atoi(argv[2]));
     else
         return 2;
     return 0;
