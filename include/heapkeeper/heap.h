@@ -58,7 +58,8 @@ typedef enum {
     HK_SOURCE_BUFFER = 1, /* the program's buffer: a static array, shared memory, a region of a small system. The heap
                              lives inside, with all that is known of it, and asks nothing of the system */
     HK_SOURCE_FILE = 2,   /* a file of the program's, mapped shared: memory beyond the machine's, or that others may look
-                             at. Room on the disk is taken before it is used: a full disk is NULL, not a signal */
+                             at. Room on the disk is taken before it is used: a full disk is NULL, not a signal.
+                             The child of a fork shares it and must not use the heap */
     HK_SOURCE_HUGE_PAGES = 3, /* pages of 2 MiB that were set aside (vm.nr_hugepages); where there are none left,
                                  transparent huge pages are asked for. They are kept until the heap ends */
 } hk_source;
@@ -67,7 +68,8 @@ typedef enum {
  * may free blocks of this heap and make them smaller, trim, raise the limit, read statistics, and use other heaps;
  * what it allocates from any heap meanwhile is refused without asking if that heap is at its limit. True: try again.
  * It is then asked as often as it takes, but not more than 1000 times while the heap does not shrink. False: the
- * request returns NULL. Called by the thread that made the request: under HK_LOCK_OWN without the heap's lock,
+ * request returns NULL. It must return (not longjmp), and leave the block alone that hk_realloc was called with. Called by the
+ * thread that made the request: under HK_LOCK_OWN without the heap's lock,
  * maybe by several threads at once; under HK_LOCK_HOST with the program's lock as the request was made. */
 typedef bool hk_at_limit(hk_heap *heap, size_t wanted, void *argument);
 
@@ -217,11 +219,12 @@ typedef struct {
  * then is not looked at), without the heap's lock. It may allocate from the heap and free into it: it is shown each pool as it
  * was when the walk came to it, so a block may be shown as allocated that it has freed. It must not destroy the heap. */
 typedef bool hk_visitor(const hk_pool_info *pool, void *block, hk_block_state state, void *argument);
-/* Under HK_LOCK_HOST it is called with the program's lock, and so is the visitor. */
+/* Under HK_LOCK_HOST it is called with the program's lock, and so is the visitor. Exact, as long as no other thread allocates
+ * under HK_LOCK_THREADS: a pool that one uses meanwhile is shown about as it is. */
 HK_API void hk_heap_visit(hk_heap *heap, hk_visitor *visitor, void *argument);
 
 /* Checks every structure of the heap; NULL: of all heaps. 0, or the number of the rule that is broken (see src/heap/check.c);
- * -1: it is no heap, or was destroyed. */
+ * -1: it is no heap, or was destroyed. Under HK_LOCK_THREADS no thread may use the heap meanwhile, or a rule may seem broken. */
 HK_API int hk_heap_check(hk_heap *heap);
 
 /* Debug mode for heaps that are made from now on with HK_DEBUG_DEFAULT (the domains' are made when they are first used).

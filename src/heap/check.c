@@ -23,16 +23,24 @@ struct block_set {
     uint64_t bits[BLOCKS_MAX / 64];
 };
 
+/* Never 0, as it may become at any moment where threads allocate without the heap's lock. */
+static uint32_t block_size_of(const struct hk_pool *pool)
+{
+    uint32_t size = __atomic_load_n(&pool->block_size, __ATOMIC_RELAXED);
+    return size != 0 ? size : (uint32_t)HK_POOL_SIZE;
+}
+
 /* Marks the blocks of a list; returns their number, or -1 if the list is broken (rule 4). */
 static int list_blocks(const struct hk_pool *pool, const void *list, struct block_set *set)
 {
     const char *start = hk_pool_start(pool);
+    size_t carved = pool->carved, size = block_size_of(pool);
     int count = 0;
     for (const void *block = list; block != NULL; block = *(void *const *)block) {
         size_t at = (size_t)((const char *)block - start);
-        if (at >= pool->carved || at % pool->block_size != 0)
+        if (at >= carved || at % size != 0)
             return -1;
-        size_t index = at / pool->block_size;
+        size_t index = at / size;
         if (set->bits[index / 64] >> (index % 64) & 1)
             return -1;
         set->bits[index / 64] |= (uint64_t)1 << (index % 64);
@@ -70,10 +78,11 @@ static bool pool_describe(const struct hk_arena *arena, const struct hk_pool *po
         info->capacity = info->allocated = info->touched = 1;
         info->state = HK_POOL_FULL;
     } else if (pool->place >= HK_PLACE_CURRENT) {
-        info->block_size = pool->block_size;
-        info->capacity = pool->capacity;
-        info->allocated = hk_pool_allocated(pool);
-        info->touched = pool->carved / pool->block_size;
+        uint32_t size = block_size_of(pool), allocated = hk_pool_allocated(pool), touched = pool->carved / size;
+        info->block_size = size;
+        info->capacity = (uint32_t)HK_POOL_SIZE / size;
+        info->touched = touched < info->capacity ? touched : info->capacity;
+        info->allocated = allocated < info->touched ? allocated : info->touched;
         info->state = info->allocated == info->capacity ? HK_POOL_FULL : HK_POOL_USED;
         return free_blocks(pool, free_set) >= 0;
     }
@@ -143,7 +152,7 @@ static int pool_check(const hk_heap *whole, const struct hk_pool *pool, bool emp
     if (pool->place == HK_PLACE_CURRENT && pool->used > HK_CURRENT)
         return 5;
     if (pool->size_class == 0 || pool->size_class >= HK_CLASSES ||
-        (uint32_t)count + hk_pool_allocated(pool) != pool->carved / pool->block_size)
+        (uint32_t)count + hk_pool_allocated(pool) != pool->carved / block_size_of(pool))
         return 5;
     if (pool->size_class % hk_class_step(heap) != 0 || pool->block_size != hk_class_size[pool->size_class])
         return 9;

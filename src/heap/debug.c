@@ -25,6 +25,7 @@ struct waiting {
     uintptr_t block;
     uint64_t serial;
     size_t bytes;
+    const hk_heap *heap;
 };
 
 static struct {
@@ -104,6 +105,8 @@ static void look_at(const struct hk_debug_record *record, const char *found)
 
 /* --- blocks --- */
 
+static bool end_waiting(hk_heap *heap);
+
 static void *block_begin(hk_heap *heap, char *below, unsigned front_shift, size_t size)
 {
     char *block = below + ((size_t)1 << front_shift);
@@ -133,7 +136,10 @@ static void *block_begin(hk_heap *heap, char *below, unsigned front_shift, size_
 
 void *hk_debug_malloc(hk_heap *heap, size_t size)
 {
-    char *below = size <= MOST_SIZE ? hk_below_malloc(heap, hk_debug_total(HK_DEBUG_GUARD, size)) : NULL;
+    char *below;
+    do
+        below = size <= MOST_SIZE ? hk_below_malloc(heap, hk_debug_total(HK_DEBUG_GUARD, size)) : NULL;
+    while (below == NULL && size <= MOST_SIZE && end_waiting(heap));
     if (below == NULL)
         return NULL;
     memset(below + HK_DEBUG_GUARD, HK_DEBUG_FRESH, size);
@@ -142,7 +148,10 @@ void *hk_debug_malloc(hk_heap *heap, size_t size)
 
 void *hk_debug_calloc(hk_heap *heap, size_t size)
 {
-    char *below = size <= MOST_SIZE ? hk_below_calloc(heap, hk_debug_total(HK_DEBUG_GUARD, size)) : NULL;
+    char *below;
+    do
+        below = size <= MOST_SIZE ? hk_below_calloc(heap, hk_debug_total(HK_DEBUG_GUARD, size)) : NULL;
+    while (below == NULL && size <= MOST_SIZE && end_waiting(heap));
     return below != NULL ? block_begin(heap, below, 4, size) : NULL;
 }
 
@@ -150,7 +159,10 @@ void *hk_debug_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
 {
     if (alignment <= HK_DEBUG_GUARD)
         return hk_debug_malloc(heap, size);
-    char *below = size <= MOST_SIZE ? hk_below_aligned(heap, alignment, hk_debug_total(alignment, size)) : NULL;
+    char *below;
+    do
+        below = size <= MOST_SIZE ? hk_below_aligned(heap, alignment, hk_debug_total(alignment, size)) : NULL;
+    while (below == NULL && size <= MOST_SIZE && end_waiting(heap));
     if (below == NULL)
         return NULL;
     memset(below + alignment, HK_DEBUG_FRESH, size);
@@ -235,6 +247,43 @@ static bool take_oldest(size_t bytes, struct waiting *oldest)
     return true;
 }
 
+/* Takes the older half of the heap's blocks off, but no more than there is room for. */
+static uint32_t take_of_heap(const hk_heap *heap, struct waiting *taken, uint32_t room)
+{
+    uint32_t waiting = 0, count = 0, kept = 0;
+    for (uint32_t i = 0; i < quarantine.count; i++)
+        waiting += quarantine.ring[(quarantine.first + i) % QUARANTINE_BLOCKS].heap == heap;
+    uint32_t wanted = (waiting + 1) / 2 < room ? (waiting + 1) / 2 : room;
+    for (uint32_t i = 0; wanted > 0 && i < quarantine.count; i++) {
+        struct waiting entry = quarantine.ring[(quarantine.first + i) % QUARANTINE_BLOCKS];
+        if (entry.heap == heap && count < wanted) {
+            taken[count++] = entry;
+            quarantine.bytes -= entry.bytes;
+        } else {
+            quarantine.ring[(quarantine.first + kept++) % QUARANTINE_BLOCKS] = entry;
+        }
+    }
+    quarantine.count -= count;
+    return count;
+}
+
+/* The heap has no memory: blocks that wait are worth less than one that is needed. False: none did. */
+static bool end_waiting(hk_heap *heap)
+{
+    struct waiting taken[64];
+    hk_lock_take(&quarantine.lock);
+    uint32_t count = take_of_heap(heap, taken, sizeof(taken) / sizeof(taken[0]));
+    hk_lock_release(&quarantine.lock);
+    for (uint32_t i = 0; i < count; i++)
+        leave(&taken[i]);
+    if (count > 0) { /* what was refused may be there now */
+        hk_heap_take(heap);
+        hk_limit_forget(heap);
+        hk_heap_release(heap);
+    }
+    return count > 0;
+}
+
 static void wait_in_quarantine(const struct waiting *entry)
 {
     struct waiting oldest;
@@ -278,7 +327,8 @@ static bool free_block(hk_heap *heap, void *block, const char *how, bool must)
     record->freed_by = thread;
     record->state = HK_DEBUG_WAITING;
     memset(block, HK_DEBUG_DEAD, record->size);
-    struct waiting entry = {record->block, record->serial, hk_debug_total((size_t)1 << record->front_shift, record->size)};
+    struct waiting entry = {record->block, record->serial, hk_debug_total((size_t)1 << record->front_shift, record->size),
+                            record->heap};
     hk_lock_release(&shard->lock);
     wait_in_quarantine(&entry);
     return true;
@@ -355,7 +405,7 @@ void *hk_debug_realloc(hk_heap *heap, void *block, size_t size)
     size_t old = record->size;
     hk_lock_release(&shard->lock);
 
-    void *moved = hk_debug_malloc(heap, size);
+    void *moved = hk_malloc(heap, size); /* which asks who may make room under a limit */
     if (moved != NULL) {
         memcpy(moved, block, size < old ? size : old);
         hk_debug_free(heap, block);

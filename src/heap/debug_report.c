@@ -59,8 +59,11 @@ const char *hk_debug_heap_name(const hk_heap *heap, char *buffer, size_t capacit
  * are known by their names. */
 static bool is_own(const struct hk_symbol *symbol)
 {
-    static const char *const own[] = {"hk_",       "default_",    "malloc_entering", "free_entering", "free_block",
-                                      "block_begin", "check_owner", "check_all",       "look_at",       "report_change"};
+    static const char *const own[] = {
+        "hk_",         "default_",     "malloc_entering", "malloc_slowly", "malloc_again", "malloc_charged_already", "free_entering",
+        "free_block",  "block_begin",  "check_owner",     "check_all",     "look_at",      "report_change",          "is_domain",
+        "size_is_good", "buffer_is_good", "file_is_good",
+    };
     Dl_info library;
     uintptr_t program = getauxval(AT_PHDR);
     if (dladdr((const void *)(uintptr_t)hk_debug_report, &library) == 0 || library.dli_fbase != symbol->base)

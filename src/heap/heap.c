@@ -665,25 +665,17 @@ static __attribute__((noinline)) void *malloc_entering(hk_heap *heap, size_t siz
 
 void *hk_below_calloc(hk_heap *heap, size_t size)
 {
-    struct hk_asked asked = {0};
-    void *block;
-    do {
-        hk_heap *entered = hk_heap_enter(heap);
-        block = hk_calloc_unlocked(entered, 1, size);
-        hk_heap_leave(entered);
-    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
+    hk_heap *entered = hk_heap_enter(heap);
+    void *block = hk_calloc_unlocked(entered, 1, size);
+    hk_heap_leave(entered);
     return block;
 }
 
 void *hk_below_aligned(hk_heap *heap, size_t alignment, size_t size)
 {
-    struct hk_asked asked = {0};
-    void *block;
-    do {
-        hk_heap *entered = hk_heap_enter(heap);
-        block = aligned_unlocked(entered, alignment, size);
-        hk_heap_leave(entered);
-    } while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
+    hk_heap *entered = hk_heap_enter(heap);
+    void *block = aligned_unlocked(entered, alignment, size);
+    hk_heap_leave(entered);
     return block;
 }
 
@@ -767,8 +759,13 @@ void hk_free(hk_heap *heap, void *block)
 
 void *hk_calloc(hk_heap *heap, size_t count, size_t size)
 {
+    struct hk_asked asked = {0};
     size_t total;
+    void *block;
     if (!hk_is_heap(heap, "hk_calloc") || __builtin_mul_overflow(count, size, &total))
         return NULL;
-    return heap->is_debug ? hk_debug_calloc(heap, total) : hk_below_calloc(heap, total);
+    do
+        block = heap->is_debug ? hk_debug_calloc(heap, total) : hk_below_calloc(heap, total);
+    while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
+    return block;
 }

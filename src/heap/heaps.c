@@ -15,7 +15,7 @@
 
 struct slots {
     struct slots *next;
-    uint32_t count;
+    uint32_t count, used;
     hk_heap **heaps; /* NULL: free slot */
 };
 
@@ -26,7 +26,7 @@ struct later_slots {
 _Static_assert(sizeof(struct later_slots) <= 4096, "one page");
 
 static hk_heap *first_heaps[32];
-static struct slots first_slots = {NULL, sizeof(first_heaps) / sizeof(first_heaps[0]), first_heaps};
+static struct slots first_slots = {.count = sizeof(first_heaps) / sizeof(first_heaps[0]), .heaps = first_heaps};
 static hk_heap *spare; /* ended heaps, linked through `watched` */
 hk_lock hk_heaps_lock;
 
@@ -55,14 +55,16 @@ const void *hk_heap_chunks(void)
     return &first_slots;
 }
 
-/* A free slot; NULL: no memory. The lock is held. */
-static hk_heap **slot_find(void)
+/* A slot that was free; NULL: no memory. The lock is held. */
+static hk_heap **slot_take(void)
 {
     struct slots *last = NULL;
     for (struct slots *chunk = &first_slots; chunk != NULL; chunk = chunk->next) {
-        for (uint32_t i = 0; i < chunk->count; i++)
-            if (chunk->heaps[i] == NULL)
+        for (uint32_t i = 0; chunk->used < chunk->count; i++)
+            if (chunk->heaps[i] == NULL) {
+                chunk->used++;
                 return &chunk->heaps[i];
+            }
         last = chunk;
     }
     struct later_slots *added = hk_os_map(sizeof(*added));
@@ -70,6 +72,7 @@ static hk_heap **slot_find(void)
         return NULL;
     added->slots.count = sizeof(added->heaps) / sizeof(added->heaps[0]);
     added->slots.heaps = added->heaps;
+    added->slots.used = 1;
     __atomic_store_n(&last->next, &added->slots, __ATOMIC_RELEASE);
     return &added->heaps[0];
 }
@@ -98,23 +101,23 @@ void hk_heap_put_spare(hk_heap *heap)
 bool hk_heap_register(hk_heap *heap)
 {
     hk_lock_take(&hk_heaps_lock);
-    hk_heap **slot = slot_find();
-    if (slot != NULL)
-        __atomic_store_n(slot, heap, __ATOMIC_RELEASE);
+    heap->slot = slot_take();
+    if (heap->slot != NULL)
+        __atomic_store_n(heap->slot, heap, __ATOMIC_RELEASE);
     hk_lock_release(&hk_heaps_lock);
-    return slot != NULL;
+    return heap->slot != NULL;
 }
 
 bool hk_heap_unregister(hk_heap *heap)
 {
-    bool found = false;
     hk_lock_take(&hk_heaps_lock);
-    for (struct slots *chunk = &first_slots; chunk != NULL; chunk = chunk->next)
-        for (uint32_t i = 0; i < chunk->count; i++)
-            if (chunk->heaps[i] == heap) {
-                __atomic_store_n(&chunk->heaps[i], NULL, __ATOMIC_RELEASE);
-                found = true;
-            }
+    bool found = heap->slot != NULL && *heap->slot == heap;
+    for (struct slots *chunk = &first_slots; found && chunk != NULL; chunk = chunk->next)
+        if (heap->slot >= chunk->heaps && heap->slot < chunk->heaps + chunk->count) {
+            __atomic_store_n(heap->slot, NULL, __ATOMIC_RELEASE);
+            chunk->used--;
+            break;
+        }
     hk_lock_release(&hk_heaps_lock);
     return found;
 }
@@ -170,9 +173,7 @@ static void heap_give_up(hk_heap *heap)
 static hk_heap_options options_known(const hk_heap_options *given)
 {
     hk_heap_options o = {.lock = HK_LOCK_OWN};
-    if (given != NULL && given->size <= sizeof(o))
-        memcpy(&o, given, given->size);
-    else if (given != NULL)
+    if (given != NULL)
         memcpy(&o, given, given->size < sizeof(o) ? given->size : sizeof(o));
     if (o.alignment == 0 || (o.alignment == 8 && HK_STEP == HK_ALIGNMENT))
         o.alignment = HK_ALIGNMENT;

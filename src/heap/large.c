@@ -93,7 +93,7 @@ static void *run_malloc(hk_heap *heap, size_t alignment, size_t size)
 static bool large_claim(hk_heap *heap, size_t bytes, size_t *claimed)
 {
     hk_heap *whole = hk_heap_whole(heap);
-    if (__atomic_load_n(&whole->limit, __ATOMIC_RELAXED) == 0 || bytes <= *claimed)
+    if (hk_heap_limit(whole) == 0 || bytes <= *claimed)
         return true;
     if (whole != heap)
         hk_lock_take(&whole->lock);
@@ -182,7 +182,7 @@ void *hk_large_realloc(hk_heap *heap, void *block, size_t size)
     int64_t before = foreign ? 0 : (int64_t)usable;
     uint64_t mean;
     size_t claimed = 0, most = size + hk_os_page_size() + 2 * HK_ALIGNMENT;
-    if (hk_heap_whole(heap)->limit != 0 && most > usable) {
+    if (hk_heap_limit(hk_heap_whole(heap)) != 0 && most > usable) {
         if (size <= usable)
             return block;
         if (!claim_growth(heap, most - usable, &claimed))
@@ -214,7 +214,7 @@ bool hk_run_realloc(hk_heap *heap, struct hk_pool *pool, size_t size)
     if (size <= HK_BLOCK_MAX || size > PTRDIFF_MAX || pool->heap != heap)
         return false;
     hk_heap_take(heap);
-    bool resized = hk_run_resize(pool, size);
+    bool resized = pool->place == HK_PLACE_RUN && hk_run_resize(pool, size);
     hk_heap_release(heap);
     uint64_t mean;
     if (resized && charge(heap, size, &mean)) {

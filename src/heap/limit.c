@@ -27,7 +27,7 @@ size_t hk_heap_mapped(const hk_heap *heap)
 
 bool hk_limit_allows(hk_heap *heap, size_t bytes)
 {
-    size_t limit = __atomic_load_n(&heap->limit, __ATOMIC_RELAXED);
+    size_t limit = hk_heap_limit(heap);
     if (limit == 0)
         return true;
     size_t mapped = hk_heap_mapped(heap);

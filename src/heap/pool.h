@@ -70,7 +70,7 @@ struct hk_arena {
     hk_heap *heap;
     uint64_t empty; /* bit i: pool i is empty */
     uint64_t dirty; /* of the empty ones: has pages in memory */
-    struct hk_arena *next;
+    struct hk_arena *next, *previous; /* in the heap's list: next; in the region's of freed ones: both */
     uint32_t number; /* in its heap, from 0 */
     uint8_t pools;   /* HK_ARENA_POOLS, or fewer: the last of a buffer */
     uint8_t pages;   /* enum hk_pages */
@@ -121,6 +121,7 @@ struct hk_heap {
     bool is_domain;  /* of one of the three domains, named after it */
     bool is_watched; /* holds the blocks that the recorder knows */
     int16_t domain;  /* of blocks allocated here, as the recorder numbers them */
+    hk_heap **slot;   /* in the table of heaps (heaps.c); NULL: of a buffer */
     hk_heap *watched; /* where this heap's recorded blocks live: a heap under HK_LOCK_OWN; NULL: recording is off; the heap
                          itself: see hk_malloc_due */
     uint64_t mean_due; /* not 0: the request that was refused just now is a sample */
@@ -390,11 +391,17 @@ static inline hk_heap *hk_heap_whole(hk_heap *heap)
     return heap->facade != NULL ? heap->facade : heap;
 }
 
+/* Which any thread may change. */
+static inline size_t hk_heap_limit(const hk_heap *heap)
+{
+    return __atomic_load_n(&heap->limit, __ATOMIC_RELAXED);
+}
+
 /* Of a heap that may run out while the system has not. It leaves nothing lying about. */
 static inline bool hk_heap_is_tight(hk_heap *heap)
 {
     const hk_heap *whole = hk_heap_whole(heap);
-    return whole->is_closed || __atomic_load_n(&whole->limit, __ATOMIC_RELAXED) != 0;
+    return whole->is_closed || hk_heap_limit(whole) != 0;
 }
 
 /* Around the slow paths of a member. It is not entered already: that was asked before. */

@@ -45,7 +45,14 @@ void *hk_realloc(hk_heap *heap, void *block, size_t size)
 
 void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size)
 {
-    return alignment <= heap->alignment ? hk_malloc(heap, size) : hk_below_aligned(heap, alignment, size);
+    struct hk_asked asked = {0};
+    void *block;
+    if (alignment <= heap->alignment)
+        return hk_malloc(heap, size);
+    do
+        block = heap->is_debug ? hk_debug_aligned_alloc(heap, alignment, size) : hk_below_aligned(heap, alignment, size);
+    while (__builtin_expect(block == NULL, 0) && hk_limit_ask(heap, &asked));
+    return block;
 }
 
 void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
@@ -56,7 +63,7 @@ void *hk_aligned_alloc(hk_heap *heap, size_t alignment, size_t size)
         hk_misuse(NULL, "hk_aligned_alloc: an alignment of %zu is no power of two up to %u", alignment, HK_ALIGNMENT_MAX);
         return NULL;
     }
-    return heap->is_debug ? hk_debug_aligned_alloc(heap, alignment, size) : hk_aligned_any(heap, alignment, size);
+    return hk_aligned_any(heap, alignment, size);
 }
 
 size_t hk_usable_size(const void *block)

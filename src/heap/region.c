@@ -140,7 +140,10 @@ static void arena_forget(struct hk_arena *arena)
 static void arena_put_freed(struct hk_arena *arena)
 {
     arena->freed = true;
+    arena->previous = NULL;
     arena->next = hk_region.freed;
+    if (arena->next != NULL)
+        arena->next->previous = arena;
     hk_region.freed = arena;
     hk_region.freed_count++;
     hk_slots_discard((uint32_t)(arena - hk_region.arenas));
@@ -163,14 +166,12 @@ static struct hk_arena *arenas_next(uint32_t count, uint32_t align)
 
 static void arenas_unlink_freed(struct hk_arena *first, uint32_t count)
 {
-    struct hk_arena **link = &hk_region.freed;
-    for (uint32_t i = 0; i < count; i++)
-        first[i].freed = false;
-    while (*link != NULL)
-        if (*link >= first && *link < first + count)
-            *link = (*link)->next;
-        else
-            link = &(*link)->next;
+    for (struct hk_arena *arena = first; arena < first + count; arena++) {
+        if (arena->next != NULL)
+            arena->next->previous = arena->previous;
+        *(arena->previous != NULL ? &arena->previous->next : &hk_region.freed) = arena->next;
+        arena->freed = false;
+    }
     hk_region.freed_count -= count;
 }
 
@@ -205,11 +206,9 @@ static void arena_init(hk_heap *heap, struct hk_arena *arena)
     }
     arena->number = heap->arena_count++;
     struct hk_pool *pools = hk_arena_first_pool(arena);
-    for (size_t i = 0; i < arena->pools; i++) {
-        struct hk_pool *pool = &pools[i];
-        memset(pool, 0, sizeof(*pool));
-        pool->heap = heap;
-        pool->place = HK_PLACE_EMPTY;
+    for (size_t i = 0; i < arena->pools; i++) { /* all else is zero: never used, or forgotten */
+        pools[i].heap = heap;
+        pools[i].place = HK_PLACE_EMPTY;
     }
     struct hk_arena **link = &heap->arenas;
     while (*link != NULL && *link < arena)
@@ -322,7 +321,7 @@ void hk_pools_release(hk_heap *heap, struct hk_pool *first, uint32_t count)
 static struct hk_pool *dirty_pool_take(hk_heap *heap)
 {
     struct hk_arena *arena = heap->maybe_empty;
-    if (heap->dirty_pools == 0 || (heap->limit == 0 && heap->source != HK_SOURCE_FILE))
+    if (heap->dirty_pools == 0 || (hk_heap_limit(heap) == 0 && heap->source != HK_SOURCE_FILE))
         return NULL;
     while (arena != NULL && arena->dirty == 0)
         arena = arena->next;

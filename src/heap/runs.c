@@ -81,7 +81,7 @@ void *hk_run_malloc(hk_heap *heap, size_t alignment, size_t size)
     if (count == 0)
         return NULL;
     struct hk_pool *first = NULL;
-    if (heap->limit != 0 || heap->source == HK_SOURCE_FILE) /* growing may be refused */
+    if (hk_heap_limit(heap) != 0 || heap->source == HK_SOURCE_FILE) /* growing may be refused */
         first = run_find(heap, count, alignment, true);
     if (first == NULL)
         first = run_find(heap, count, alignment, false);

@@ -61,6 +61,7 @@ hk_heap *hk_buffer_heap(void *buffer, size_t size)
         .arena_next = arenas,
     };
     at->region.pools = (struct hk_pool *)(at->region.arenas + arenas);
+    memset(at->region.pools, 0, pools * sizeof(struct hk_pool));
     for (uint32_t i = 0; i < arenas; i++) {
         size_t left = pools - (size_t)i * HK_ARENA_POOLS;
         at->region.arenas[i].pools = (uint8_t)(left < HK_ARENA_POOLS ? left : HK_ARENA_POOLS);

@@ -82,7 +82,7 @@ void hk_heap_get_stats(hk_heap *heap, hk_heap_stats *stats)
     if (heap != NULL && hk_is_heap(heap, "hk_heap_get_stats")) {
         heap_add(heap, &sum);
         sum.source = heap->source;
-        sum.limit_bytes = heap->limit;
+        sum.limit_bytes = hk_heap_limit(heap);
     }
     for (const hk_heap *each; heap == NULL && (each = hk_heap_next(&cursor)) != NULL;)
         heap_add(each, &sum);

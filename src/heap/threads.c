@@ -31,7 +31,7 @@ static struct hk_thread ended; /* stands for "has none, and gets none any more" 
 
 static struct {
     hk_lock lock;
-    struct hk_facade *facades;
+    struct hk_facade *facades, *spares;
     struct hk_thread *free_records;
     char *chunk;
     size_t chunk_left;
@@ -422,11 +422,9 @@ hk_heap *hk_threads_create(void)
 {
     threads_prepare();
     hk_lock_take(&threads.lock);
-    struct hk_facade *facade = threads.facades;
-    while (facade != NULL && !facade->is_spare)
-        facade = facade->next;
+    struct hk_facade *facade = threads.spares;
     if (facade != NULL)
-        facade->is_spare = false;
+        threads.spares = facade->next_spare;
     hk_lock_release(&threads.lock);
     if (facade != NULL)
         return &facade->heap;
@@ -464,7 +462,8 @@ void hk_threads_give_up(hk_heap *heap)
     heap->lock = lock;
     hk_heap_mark_ended(heap);
     hk_lock_take(&threads.lock);
-    facade->is_spare = true;
+    facade->next_spare = threads.spares;
+    threads.spares = facade;
     hk_lock_release(&threads.lock);
 }
 

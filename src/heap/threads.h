@@ -62,7 +62,7 @@ struct hk_facade {
     hk_heap *idle;    /* by next_idle */
     hk_heap *shared;
     struct hk_facade *next; /* all facades, also those that were destroyed */
-    bool is_spare;          /* destroyed */
+    struct hk_facade *next_spare; /* of those that were destroyed */
     char *chunk;            /* where the next member is made */
     size_t chunk_left;
     hk_heap aside;

@@ -320,4 +320,13 @@ static inline bool has_in_stack(const char *text, const char *heading, const cha
     return false;
 }
 
+/* True if it is the innermost that is shown. */
+static inline bool is_top_of_stack(const char *text, const char *heading, const char *function)
+{
+    const char *at = strstr(text, heading);
+    at = at != NULL ? strchr(at + 1, '\n') : NULL;
+    return at != NULL && strncmp(at, "\n      ", 7) == 0 && strncmp(at + 7, function, strlen(function)) == 0 &&
+           at[7 + strlen(function)] == ' ';
+}
+
 #endif

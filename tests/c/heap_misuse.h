@@ -629,7 +629,7 @@ static bool free_of_another_domains_block(hk_heap *heap)
 static const struct row {
     const char *function, *misuse;
     bool (*commit)(hk_heap *heap); /* true: what came of it is what `release` says */
-    const char *committed;         /* its name */
+    const char *innermost;         /* its name */
     const char *debug, *release;   /* debug NULL: nothing is said */
 } rows[] = {
 #define ROW(function, misuse, commit, debug, release) {function, misuse, commit, #commit, debug, release}

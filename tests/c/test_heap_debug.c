@@ -625,6 +625,45 @@ static void test_the_environment_turns_it_on_and_the_program_has_the_last_word(v
     in_child(environment_says_no);
 }
 
+static bool count_calls(hk_heap *heap, size_t wanted, void *argument)
+{
+    ++*(int *)argument;
+    return false;
+}
+
+/* A heap that cannot grow must not be filled by what its program has freed. */
+static void test_blocks_leave_the_quarantine_where_their_heap_has_no_other_memory(void **state)
+{
+    static char buffer[256 << 10];
+    int asked = 0;
+    hk_heap_options options = {.size = sizeof(options), .debug = HK_DEBUG_ON, .source = HK_SOURCE_BUFFER, .buffer = buffer,
+                               .buffer_size = sizeof(buffer), .at_limit = count_calls, .at_limit_argument = &asked};
+    for (int limited = 0; limited < 2; limited++) {
+        options.limit_bytes = limited ? 1 << 20 : 0;
+        options.source = limited ? HK_SOURCE_SYSTEM : HK_SOURCE_BUFFER;
+        hk_heap *heap = hk_heap_create(&options);
+        char *kept = hk_malloc(heap, 100);
+        memset(kept, 7, 100);
+        for (int i = 0; i < 3000; i++) {
+            void *block = i % 3 == 0   ? hk_malloc(heap, 1000)
+                          : i % 3 == 1 ? hk_calloc(heap, 10, 3000)
+                                       : hk_aligned_alloc(heap, 4096, 5000);
+            assert_non_null(block);
+            block = hk_realloc(heap, block, 2000);
+            assert_non_null(block);
+            hk_free(heap, block);
+        }
+        assert_null(hk_malloc(heap, SIZE_MAX)); /* which no limit refuses */
+        assert_int_equal(asked, 0);
+        assert_null(hk_malloc(heap, 2 << 20));
+        assert_int_equal(asked, limited);
+        for (int i = 0; i < 100; i++)
+            assert_int_equal(kept[i], 7);
+        hk_debug_check();
+        hk_heap_destroy(heap);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -638,6 +677,7 @@ int main(void)
         cmocka_unit_test(test_threads_free_each_others_blocks),
         cmocka_unit_test(test_a_child_goes_on_while_threads_were_at_work),
         cmocka_unit_test(test_the_environment_turns_it_on_and_the_program_has_the_last_word),
+        cmocka_unit_test(test_blocks_leave_the_quarantine_where_their_heap_has_no_other_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

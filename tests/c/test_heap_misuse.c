@@ -41,7 +41,7 @@ static void test_in_debug_mode_each_misuse_is_named_with_where_it_happened(void 
         } else {
             snprintf(expected, sizeof(expected), "heapkeeper: %s\n  found ", row->debug);
             good = WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && strncmp(text, expected, strlen(expected)) == 0 &&
-                   has_in_stack(text, "\n  found ", row->committed);
+                   is_top_of_stack(text, "\n  found ", row->innermost);
         }
         if (!good)
             fail_msg("%s, %s: status %x, and it said:\n%s", row->function, row->misuse, (unsigned)status, text);

@@ -29,7 +29,7 @@ static void run_program(hk_heap *heap, uint64_t seed, size_t largest)
     program.random = seed;
     program.largest = largest;
     for (int i = 0; i < 5; i++) {
-        program_run(&program, rounds(10000));
+        program_run(&program, rounds(4000));
         assert_int_equal(program.wrong, 0);
         hk_heap_trim(heap);
     }
