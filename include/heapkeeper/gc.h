@@ -12,7 +12,7 @@
  *                 collector's whole work is linear in what a program allocates, and the heap never holds more than
  *                 (1 + growth) times what survived, plus the young
  *
- * The order of a collection: candidates, unreachable set, weak references to it cleared (callbacks of weak references from
+ * The order of a collection: candidates, unreachable set, all weak references to it cleared (then callbacks of weak references from
  * outside called), finalizers, once each; if there was one, what it saved is found by a second look at the set alone;
  * then the dead are freed together.
  *
@@ -50,6 +50,7 @@ typedef struct {
     uint64_t collections, candidates, collected, resurrected;
     uint64_t nanoseconds, longest_nanoseconds; /* of wall time */
 } hk_gc_stats;
+/* Of a number that is no generation: zeroes. */
 HK_API void hk_gc_get_stats(const hk_runtime *runtime, int generation, hk_gc_stats *stats);
 
 /* Called at the beginning and the end of each collection. At the end `found` is what hk_gc_collect returns. At most 8. */
@@ -65,8 +66,8 @@ HK_API uint64_t hk_gc_frozen_count(const hk_runtime *runtime);
 HK_API bool hk_gc_is_tracked(const hk_runtime *runtime, const hk_object *object);
 HK_API bool hk_gc_is_finalized(const hk_object *object);
 
-/* Calls the function for each tracked object of the generation (-1: of all) until it returns false. Borrowed; the function must
- * not make or free objects. */
+/* Calls the function for each tracked object of the generation (-1: of all; another number: none) until it returns false. Borrowed;
+ * the function must not make or free objects. Called inside a collection it leaves out what that has found dead. */
 typedef bool hk_gc_object_function(hk_object *object, void *argument);
 HK_API void hk_gc_get_objects(hk_runtime *runtime, int generation, hk_gc_object_function *function, void *argument);
 /* The same for the tracked objects that refer to the target, and for those that an object refers to. (Frames that hold it:

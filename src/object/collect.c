@@ -290,7 +290,7 @@ uint32_t hk_gc_get_count(const hk_runtime *runtime, int generation)
 
 void hk_gc_get_stats(const hk_runtime *runtime, int generation, hk_gc_stats *stats)
 {
-    *stats = runtime->stats[generation];
+    *stats = generation >= 0 && generation < HK_GENERATIONS ? runtime->stats[generation] : (hk_gc_stats){0};
 }
 
 bool hk_gc_add_callback(hk_runtime *runtime, hk_gc_callback *callback, void *argument)
@@ -326,7 +326,8 @@ bool hk_gc_is_finalized(const hk_object *object)
 
 /* --- all objects --- */
 
-/* Calls for the runtime's tracked objects, a word of them at a time; false: stop. */
+/* Calls for the runtime's tracked objects, a word of them at a time; false: stop. Those that a collection has found dead, and is
+ * busy with, are nobody's any more. */
 typedef bool word_function(size_t word, uint64_t tracked, const struct hk_gc_ages *age, void *argument);
 
 static void each_word(hk_runtime *runtime, word_function *function, void *argument)
@@ -336,7 +337,7 @@ static void each_word(hk_runtime *runtime, word_function *function, void *argume
         for (uint64_t used = ~arena->empty; used != 0; used &= used - 1) {
             size_t pool = (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS + (unsigned)__builtin_ctzll(used);
             for (size_t word = pool * HK_POOL_WORDS; word < (pool + 1) * HK_POOL_WORDS; word++)
-                if (!function(word, hk_gc_tables.tracked[word], &hk_gc_tables.age[word], argument))
+                if (!function(word, hk_gc_tables.tracked[word] & ~hk_gc_tables.white[word], &hk_gc_tables.age[word], argument))
                     return;
         }
 }
@@ -419,7 +420,8 @@ static bool objects_of_word(size_t word, uint64_t tracked, const struct hk_gc_ag
 void hk_gc_get_objects(hk_runtime *runtime, int generation, hk_gc_object_function *function, void *argument)
 {
     struct each_object each = {generation, function, argument, NULL};
-    each_word(runtime, objects_of_word, &each);
+    if (generation >= -1 && generation < HK_GENERATIONS)
+        each_word(runtime, objects_of_word, &each);
 }
 
 void hk_gc_get_referrers(hk_runtime *runtime, const hk_object *target, hk_gc_object_function *function, void *argument)

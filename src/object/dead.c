@@ -1,6 +1,6 @@
 /* How the dead of a collection are buried: the white objects of some pools.
  *
- *      1. weak references to them are cleared, callbacks called
+ *      1. weak references to all of them are cleared, then callbacks called
  *      2. finalizers, each with all of them still whole; if there was one, a second look takes out what lives on
  *      3. what they refer to outside of the set loses a reference
  *      4. destroy, for each that has it
@@ -151,9 +151,11 @@ static bool wants_finalizer(const hk_object *object)
 
 static void weakrefs_clear(hk_runtime *runtime, const struct hk_gc_array *special)
 {
+    struct hk_weakref *cleared = NULL;
     for (size_t i = 0; i < special->count; i++)
         if (((hk_object *)special->items[i])->flags & HK_HAS_WEAKREFS)
-            hk_weakrefs_clear(runtime, special->items[i]);
+            hk_weakrefs_take(runtime, special->items[i], &cleared);
+    hk_weakrefs_call(runtime, &cleared);
 }
 
 /* Returns how many of them, which are all the dead, live on. If that could not be found out, they all do. */

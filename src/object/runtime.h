@@ -156,8 +156,13 @@ void hk_free_lists_untrack(const hk_runtime *runtime); /* what is kept is no obj
 uint32_t hk_dict_version(const hk_object *dict); /* of a dict or set: another one once it has got or lost a key */
 
 /* weakref.c */
-/* Clears those to the object. Callbacks are called but for weak references that a collection found dead with it. */
-void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object);
+/* Clears those to the object, and puts them before the others of the list, which must stay where it is until it is empty. */
+struct hk_weakref;
+void hk_weakrefs_take(hk_runtime *runtime, hk_object *object, struct hk_weakref **list);
+/* Calls the callbacks of a list's, but of weak references that a collection found dead, too; then it is empty. All that die together are
+ * to be taken before: no callback finds another one that is dead to be still alive. */
+void hk_weakrefs_call(hk_runtime *runtime, struct hk_weakref **list);
+void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object); /* both, of one */
 
 /* frame.c */
 void hk_frames_end(struct hk_frames *frames);

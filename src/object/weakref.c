@@ -138,19 +138,29 @@ size_t hk_weakref_count(hk_runtime *runtime, const hk_object *object)
     return count;
 }
 
-/* All are cleared before the first callback runs: none finds another that is still alive. */
-void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object)
+void hk_weakrefs_take(hk_runtime *runtime, hk_object *object, struct hk_weakref **list)
 {
     size_t slot = slot_of(&runtime->weak, object);
-    struct hk_weakref *first = runtime->weak.entries[slot].first;
+    struct hk_weakref *first = runtime->weak.entries[slot].first, *last = NULL;
     table_remove(&runtime->weak, slot);
     object->flags &= (uint16_t)~HK_HAS_WEAKREFS;
-    if (first != NULL)
-        first->link = &first;
-    for (struct hk_weakref *weakref = first; weakref != NULL; weakref = weakref->next)
+    for (struct hk_weakref *weakref = first; weakref != NULL; weakref = weakref->next) {
         weakref->object = NULL;
-    while (first != NULL) {
-        struct hk_weakref *weakref = first;
+        last = weakref;
+    }
+    if (last == NULL)
+        return;
+    last->next = *list;
+    if (*list != NULL)
+        (*list)->link = &last->next;
+    *list = first;
+    first->link = list;
+}
+
+void hk_weakrefs_call(hk_runtime *runtime, struct hk_weakref **list)
+{
+    while (*list != NULL) {
+        struct hk_weakref *weakref = *list;
         unlink_one(weakref);
         if (weakref->callback == NULL || (runtime->collecting && hk_gc_is_white(weakref)))
             continue;
@@ -158,4 +168,11 @@ void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object)
         weakref->callback(runtime, &weakref->head, weakref->argument);
         hk_decref(runtime, &weakref->head);
     }
+}
+
+void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object)
+{
+    struct hk_weakref *list = NULL;
+    hk_weakrefs_take(runtime, object, &list);
+    hk_weakrefs_call(runtime, &list);
 }

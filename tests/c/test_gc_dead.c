@@ -143,6 +143,41 @@ static void test_dead_among_the_living_leave_a_heap_that_is_whole(void **state)
     assert_int_equal(live_blocks(), 0);
 }
 
+/* A callback looks for the dead in every way that there is. */
+static hk_object *others[3];
+static int alive, seen;
+
+static bool is_node(hk_object *object, void *unused)
+{
+    seen += hk_is(object, &node_type);
+    return true;
+}
+
+static void look_everywhere(hk_runtime *one, hk_object *weak, void *unused)
+{
+    for (size_t i = 0; i < COUNT(others); i++) {
+        hk_object *object = hk_weakref_get(others[i]);
+        alive += object != NULL;
+        hk_xdecref(one, object);
+    }
+    hk_gc_get_objects(one, -1, is_node, NULL);
+}
+
+static void test_callbacks_find_nothing_that_dies_in_the_same_collection(void **state)
+{
+    struct node *nodes[3] = {pair_new(), pair_new(), pair_new()};
+    alive = seen = 0;
+    for (size_t i = 0; i < COUNT(nodes); i++)
+        others[i] = hk_weakref_new(runtime, &nodes[i]->head, i == 1 ? NULL : look_everywhere, NULL);
+    for (size_t i = 0; i < COUNT(nodes); i++)
+        hk_decref(runtime, &nodes[i]->head);
+    assert_int_equal(hk_gc_collect(runtime, 2), 6);
+    assert_int_equal(alive, 0);
+    assert_int_equal(seen, 0);
+    for (size_t i = 0; i < COUNT(nodes); i++)
+        hk_decref(runtime, others[i]);
+}
+
 /* --- larger than the mark stack --- */
 
 static hk_type wide_type = {.name = "wide", .size = 8 + 60 * 8, .pointers = (((uint64_t)1 << 60) - 1) << 1};
@@ -292,6 +327,7 @@ int main(void)
         EACH(test_shared_references_to_what_is_outside_are_counted_down),
         EACH(test_old_objects_whose_last_reference_was_a_young_dead_ones_are_finalized_after_it),
         EACH(test_dead_among_the_living_leave_a_heap_that_is_whole),
+        EACH(test_callbacks_find_nothing_that_dies_in_the_same_collection),
         EACH(test_graphs_of_any_width_are_reached_whole),
         EACH(test_lists_of_any_length_are_reached_whole),
         cmocka_unit_test(test_young_collections_that_free_most_stay_small_and_do_the_work),
