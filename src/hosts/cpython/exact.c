@@ -285,7 +285,9 @@ static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_he
     const void *state = hk_exact_state();
     if (__builtin_expect(state == NULL, 0))
         return main_malloc_slow(domain, heap, size);
-    uint64_t key = hk_exact_key(state, hk_exact_start(domain), way);
+    uint64_t key = hk_exact_start(domain);
+    if (__builtin_expect(!hk_exact_key_near(state, &key, way), 0))
+        return main_malloc_slow(domain, heap, size);
     const struct hk_key_entry *entry = hk_exact_entry(key);
     if (__builtin_expect(entry->key != key, 0))
         return main_malloc_slow(domain, heap, size);

@@ -112,9 +112,13 @@ bool hk_exact_stacks_init(const hk_py_layout *layout)
         s->way = layout->minor == 11 ? HK_WAY_3_11 : HK_WAY_3_12;
     else
         s->way = HK_WAY_3_13;
+    s->marks = HK_MARKS_NONE;
+    s->unmarked = UINT32_MAX;
     bool known = layout->frame_previous == HK_WAY_PREVIOUS(s->way) && layout->frame_instruction == HK_WAY_INSTRUCTION;
     if (s->way == HK_WAY_3_13 && !known)
         s->way = HK_WAY_FRAMES;
+    if (s->way == HK_WAY_3_13)
+        hk_exact_marks_init(layout);
     return s->way >= HK_WAY_3_13 || known;
 }
 
@@ -129,7 +133,8 @@ static uint8_t flags_of(int domain, bool apart)
     return apart && domain != HK_DOMAIN_RAW ? HK_SITE_APART : 0;
 }
 
-uint32_t hk_exact_site_blind(int domain, bool apart)
+/* Of a thread without a stack. */
+static uint32_t site_blind(int domain, bool apart)
 {
     uint32_t *site = &blind[apart][domain];
     if (*site == HK_EXACT_NONE)
@@ -137,7 +142,8 @@ uint32_t hk_exact_site_blind(int domain, bool apart)
     return *site;
 }
 
-uint32_t hk_exact_site_missed(struct hk_key_entry *entry, uint64_t key, int domain, uint8_t flags)
+/* Of a key that the cache does not know. */
+static uint32_t site_missed(struct hk_key_entry *entry, uint64_t key, int domain, uint8_t flags)
 {
     uint32_t site = hk_exact_site(domain, flags);
     if (site != HK_EXACT_NONE)
@@ -145,9 +151,8 @@ uint32_t hk_exact_site_missed(struct hk_key_entry *entry, uint64_t key, int doma
     return site;
 }
 
-static uint64_t key_of(const void *state, uint64_t seed, int domain)
+static uint64_t key_of(const void *state, uint64_t start)
 {
-    uint64_t start = seed + (uint64_t)domain * HK_KEY_DOMAIN;
     switch (hk_exact_stacks.way) {
     case HK_WAY_3_11:
         return hk_exact_key(state, start, HK_WAY_3_11);
@@ -162,22 +167,25 @@ static uint64_t key_of(const void *state, uint64_t seed, int domain)
     }
 }
 
-static uint32_t site_of(const void *state, int domain, bool apart)
-{
-    struct hk_exact_stacks *s = &hk_exact_stacks;
-    if (state == NULL || !hk_cpython_stacks_ready(domain))
-        return hk_exact_site_blind(domain, apart);
-    uint64_t key = key_of(state, apart ? s->seed ^ s->apart_seed : s->seed, domain);
-    struct hk_key_entry *entry = apart ? &s->apart[key >> (64 - HK_KEY_APART_BITS)] : &s->cache[key >> (64 - HK_KEY_BITS)];
-    return entry->key == key ? hk_slot_site(entry->word) : hk_exact_site_missed(entry, key, domain, flags_of(domain, apart));
-}
-
 uint32_t hk_exact_site_main(int domain)
 {
-    return site_of(hk_exact_stacks.state(), domain, false);
+    const void *state = hk_exact_stacks.state();
+    if (state == NULL || !hk_cpython_stacks_ready(domain))
+        return site_blind(domain, false);
+    bool marked = hk_exact_stacks.way == HK_WAY_3_13;
+    uint64_t start = hk_exact_start(domain), key = marked ? hk_exact_key_deep(state, start) : key_of(state, start);
+    if (marked && hk_exact_entry(key)->key != key && !hk_exact_marks_agree(state, start, key))
+        key = key_of(state, start);
+    struct hk_key_entry *entry = hk_exact_entry(key);
+    return entry->key == key ? hk_slot_site(entry->word) : site_missed(entry, key, domain, 0);
 }
 
 uint32_t hk_exact_site_apart(int domain, const void *state)
 {
-    return site_of(state, domain, true);
+    struct hk_exact_stacks *s = &hk_exact_stacks;
+    if (state == NULL || !hk_cpython_stacks_ready(domain))
+        return site_blind(domain, true);
+    uint64_t key = key_of(state, (s->seed ^ s->apart_seed) + (uint64_t)domain * HK_KEY_DOMAIN);
+    struct hk_key_entry *entry = &s->apart[key >> (64 - HK_KEY_APART_BITS)];
+    return entry->key == key ? hk_slot_site(entry->word) : site_missed(entry, key, domain, flags_of(domain, true));
 }

@@ -5,6 +5,8 @@
  * reader's work. Two stacks have the same key only if differences below 2^48 cancel out modulo 2^64. A cache knows
  * the site of a key; the recorder walks the stack itself only when the key is not there.
  *
+ * Deep stacks, 3.13 on: frames carry marks, by which a walk ends after some frames; see exact_marks.c. The key is the same.
+ *
  * An instruction pointer stands for a place in the program only while its code object lives. So when one dies all keys become
  * worthless (hk_exact_stacks.seed; see exact.c on the quarantine). */
 #ifndef HK_HOSTS_CPYTHON_EXACT_STACK_H
@@ -35,6 +37,21 @@ enum hk_exact_way {
 #define HK_WAY_HAS_CFRAME(way) ((way) == HK_WAY_3_11 || (way) == HK_WAY_3_12)
 #define HK_WAY_PREVIOUS(way) ((way) == HK_WAY_3_11 ? 48 : 8)
 #define HK_WAY_INSTRUCTION 56
+#define HK_WAY_LOCALS 40 /* of HK_WAY_3_13: where a mark is */
+
+/* A frame's mark: what the frame's callers add to a key. It begins like an object, since it lies where CPython expects one:
+ * an immortal `object()`. */
+struct hk_frame_mark {
+    uint64_t references;
+    const void *type;
+    uintptr_t frame;      /* whose it is; 0: nobody's */
+    uint64_t generation;  /* another than hk_exact_stacks.generation: worth nothing */
+    uint64_t power, rest; /* key of the stack = key of the frames up to this one * power + rest */
+    uint64_t unused[2];
+};
+#define HK_MARK_BITS 12 /* marks: 2^12, by the frame's address */
+#define HK_MARKS_BYTES (sizeof(struct hk_frame_mark) << HK_MARK_BITS)
+#define HK_MARKS_NONE ((uintptr_t)1 << 62) /* no pointer is near */
 
 struct hk_key_entry {
     uint64_t key;
@@ -45,6 +62,9 @@ struct hk_key_entry {
 struct hk_exact_stacks {
     struct hk_key_entry *cache, *apart; /* of the main lane; of the other, under hk_exact_apart */
     uint64_t seed, apart_seed;
+    uintptr_t marks;     /* HK_MARKS_NONE: there are none */
+    uint64_t generation; /* of marks */
+    uint32_t unmarked;   /* so many frames without a mark are walked on the way; more: hk_exact_key_deep */
     intptr_t thread_frame, cframe_current, frame_previous, frame_instruction, frame_code;
     intptr_t thread_executor; /* -1: none */
 
@@ -61,15 +81,21 @@ bool hk_exact_stacks_init(const hk_py_layout *layout);
 /* This thread has a thread state: where such are found may be told from now on. */
 void hk_exact_stacks_found(void);
 
-/* The site of a key that the cache did not know (here), or of a thread without a stack (blind). HK_EXACT_NONE: none. */
-uint32_t hk_exact_site_missed(struct hk_key_entry *entry, uint64_t key, int domain, uint8_t flags);
-uint32_t hk_exact_site_blind(int domain, bool apart);
 void hk_exact_sites_forget(void); /* the recorder has begun anew */
 
 /* The site of this thread's stack, whatever is known of stacks (main lane), or of a thread whose state is given, or NULL
  * (hk_exact_apart is held). */
 uint32_t hk_exact_site_main(int domain);
 uint32_t hk_exact_site_apart(int domain, const void *state);
+
+/* --- exact_marks.c: where way is HK_WAY_3_13; the main lane --- */
+
+void hk_exact_marks_init(const hk_py_layout *layout);
+/* The key of a stack of any depth; places marks. */
+uint64_t hk_exact_key_deep(const void *state, uint64_t start);
+/* A key was found by marks. True: a walk of all frames gives the same. Else marks are worthless from now on. */
+bool hk_exact_marks_agree(const void *state, uint64_t start, uint64_t key);
+void hk_exact_marks_say(void); /* into the record, if a test asked for comparisons */
 
 static inline uintptr_t hk_word_at(const void *base, intptr_t offset)
 {
@@ -117,6 +143,36 @@ static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *s
     return key;
 }
 
+/* The same by marks. False: the stack is deep and no mark is near: hk_exact_site_main finds the key. Main lane only. */
+static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *state, uint64_t *start, int way)
+{
+    const struct hk_exact_stacks *s = &hk_exact_stacks;
+    if (way != HK_WAY_3_13) {
+        *start = hk_exact_key(state, *start, way);
+        return true;
+    }
+    uint64_t key = *start;
+    const uintptr_t marks = s->marks;
+    uintptr_t frame = hk_word_at(state, s->thread_frame);
+    for (uint32_t left = s->unmarked; frame != 0; frame = hk_word_at((const void *)frame, HK_WAY_PREVIOUS(way))) {
+        key = (key + hk_word_at((const void *)frame, HK_WAY_INSTRUCTION)) * HK_KEY_BASE;
+        uintptr_t distance = hk_word_at((const void *)frame, HK_WAY_LOCALS) - marks;
+        if (distance < HK_MARKS_BYTES) {
+            const struct hk_frame_mark *mark = (const void *)(marks + distance);
+            if (__builtin_expect(mark->frame == frame && mark->generation == s->generation, 1)) {
+                key = key * mark->power + mark->rest;
+                break;
+            }
+        }
+        if (__builtin_expect(--left == 0, 0))
+            return false;
+    }
+    if (s->thread_executor >= 0 && hk_word_at(state, s->thread_executor) != 0)
+        key ^= HK_KEY_INDEX;
+    *start = key;
+    return true;
+}
+
 static inline uint64_t hk_exact_start(int domain)
 {
     return hk_exact_stacks.seed + (uint64_t)domain * HK_KEY_DOMAIN;
@@ -133,11 +189,13 @@ static inline __attribute__((always_inline)) uint32_t hk_exact_site_here(int dom
     const void *state = hk_exact_state();
     if (__builtin_expect(state == NULL, 0))
         return hk_exact_site_main(domain);
-    uint64_t key = hk_exact_key(state, hk_exact_start(domain), way);
+    uint64_t key = hk_exact_start(domain);
+    if (__builtin_expect(!hk_exact_key_near(state, &key, way), 0))
+        return hk_exact_site_main(domain);
     struct hk_key_entry *entry = hk_exact_entry(key);
     if (__builtin_expect(entry->key == key, 1))
         return hk_slot_site(entry->word);
-    return hk_exact_site_missed(entry, key, domain, 0);
+    return hk_exact_site_main(domain);
 }
 
 #endif

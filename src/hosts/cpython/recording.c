@@ -7,6 +7,7 @@
  * the heap, since a call that reaches us at all proves that we are at work. */
 #include "heap/slots.h"
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/exact_stack.h"
 
 #include <string.h>
 
@@ -196,6 +197,7 @@ void hk_cpython_freeze_if_finalizing(void)
     finalizing = now;
     if (now) {
         watch_in_hook();
+        hk_exact_marks_say();
         hk_record_freeze();
     } else if (lives++ == 1) {
         hk_record_set_watch(HK_WATCH_REPLACED, "a second Py_Initialize");
