@@ -402,8 +402,10 @@ struct hk_capture_live {
     uint16_t heap_members, heap_next_member;
     uint16_t place_empty, place_current, place_run;
     uint16_t member_size; /* of what stands for a thread, a heap and more; 0: heap_size */
-    uint16_t reserved1;
-    uint64_t reserved[4];
+    uint16_t threads_size; /* of a heap that has members, without them; 0: heap_size */
+    uint16_t owner_size;   /* what such a heap has beside each descriptor of a pool */
+    uint16_t reserved1[3];
+    uint64_t reserved[3];
 };
 
 struct hk_capture_map {

@@ -244,7 +244,7 @@ static struct hk_pool *pool_with_free(hk_heap *heap, uint8_t size_class)
         partial_unlink(heap, pool);
         current_begin(heap, pool, pool->used + 1);
     } else if ((pool = share_larger(heap, size_class)) == NULL) {
-        pool = heap->mode == HK_LOCK_MEMBER ? hk_threads_take_empty(heap) : hk_pool_take_empty(heap);
+        pool = heap->mode == HK_LOCK_MEMBER ? hk_threads_take_empty(heap, size_class) : hk_pool_take_empty(heap);
         if (pool == NULL)
             return NULL;
         pool_init(pool, size_class);

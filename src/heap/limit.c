@@ -17,7 +17,8 @@ size_t hk_heap_mapped(const hk_heap *heap)
 {
     size_t pools = (size_t)heap->used_pools + heap->dirty_pools + heap->staying_pools;
     int64_t large = __atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED);
-    size_t tables = heap->metadata_bytes != 0 ? heap->metadata_bytes : heap->arena_count * HK_ARENA_METADATA + sizeof(*heap);
+    size_t tables = heap->metadata_bytes != 0 ? heap->metadata_bytes
+                                              : heap->arena_count * hk_arena_metadata(heap) + hk_heap_structure(heap);
     for (const hk_heap *member = hk_threads_members(heap); member != NULL; member = member->next_member) {
         large += __atomic_load_n(&member->large_bytes, __ATOMIC_RELAXED);
         tables += hk_heap_structure(member);

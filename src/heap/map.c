@@ -78,6 +78,8 @@ static void describe_live(struct hk_capture_live *live)
         .heap_size = sizeof(struct hk_heap),
         .member_size = sizeof(struct hk_member),
         .threads_mode = HK_LOCK_THREADS,
+        .threads_size = sizeof(struct hk_facade),
+        .owner_size = HK_OWNER_BYTES,
         .heap_members = offsetof(struct hk_facade, members),
         .heap_next_member = offsetof(struct hk_heap, next_member),
         .place_empty = HK_PLACE_EMPTY,
@@ -211,7 +213,7 @@ static bool add_heap(struct map_writer *w, const hk_heap *from)
         heap->name[i] = from->name[i];
     for (const struct hk_arena *arena = from->arenas; arena != NULL; arena = arena->next)
         add_arena(w, arena, heap);
-    heap->metadata_bytes += heap->arenas * HK_ARENA_METADATA;
+    heap->metadata_bytes += heap->arenas * hk_arena_metadata(from);
     return add_classes(w, heap->number);
 }
 

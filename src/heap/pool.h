@@ -78,7 +78,8 @@ struct hk_arena {
     bool freed;      /* in the region's list */
 };
 
-#define HK_ARENA_METADATA (HK_ARENA_POOLS * sizeof(struct hk_pool) + sizeof(struct hk_arena))
+#define HK_SIZE_UNIT 64u /* of hk_region.block_sizes */
+#define HK_OWNER_BYTES (sizeof(hk_heap *) + sizeof(uint8_t)) /* to a pool: owners, and block_sizes behind it */
 
 /* Where an arena's pages come from. Pages that cannot be given back are dirty for good. */
 enum hk_pages {
@@ -99,10 +100,12 @@ struct hk_region {
     struct hk_arena *freed;
     uint32_t freed_count;
     hk_lock lock;
-    /* Of the process's region, for pools of threads' members (threads.h): whose, as in the descriptor, but on lines that are
-     * rarely written, so that a thread that frees another's block does not wait for its descriptor. */
+    /* Of the process's region, for pools of threads' members (threads.h): whose, and the size of a block in units of
+     * HK_SIZE_UNIT, rounded up, as in the descriptor, but on lines that are rarely written, so that a thread that frees
+     * another's block does not wait for its descriptor. */
     hk_heap **owners;
-    size_t owners_writable; /* entries; all can be read */
+    uint8_t *block_sizes;
+    size_t owners_writable; /* entries of both; all can be read */
 };
 
 struct hk_heap {
@@ -389,6 +392,13 @@ static inline size_t hk_pool_block_bytes(const struct hk_pool *pool)
 static inline hk_heap *hk_heap_whole(hk_heap *heap)
 {
     return heap->facade != NULL ? heap->facade : heap;
+}
+
+/* The bytes of what is known of one of its arenas. */
+static inline size_t hk_arena_metadata(const hk_heap *heap)
+{
+    size_t owner = heap->mode == HK_LOCK_THREADS ? HK_OWNER_BYTES : 0;
+    return HK_ARENA_POOLS * (sizeof(struct hk_pool) + owner) + sizeof(struct hk_arena);
 }
 
 /* Which any thread may change. */

@@ -36,7 +36,8 @@ static bool tables_init(size_t span)
     size_t pools_bytes = arenas * HK_ARENA_POOLS * sizeof(struct hk_pool);
     hk_region.pools = hk_os_reserve_zero(pools_bytes); /* what was never used is HK_PLACE_NONE */
     hk_region.arenas = hk_os_map(arenas * sizeof(struct hk_arena));
-    hk_region.owners = hk_os_reserve_zero(arenas * HK_ARENA_POOLS * sizeof(hk_heap *));
+    hk_region.owners = hk_os_reserve_zero(arenas * HK_ARENA_POOLS * HK_OWNER_BYTES);
+    hk_region.block_sizes = (uint8_t *)(hk_region.owners + arenas * HK_ARENA_POOLS);
     if (hk_region.pools != NULL && hk_region.arenas != NULL && hk_region.owners != NULL)
         return true;
     if (hk_region.pools != NULL)
@@ -44,7 +45,7 @@ static bool tables_init(size_t span)
     if (hk_region.arenas != NULL)
         hk_os_unmap(hk_region.arenas, arenas * sizeof(struct hk_arena));
     if (hk_region.owners != NULL)
-        hk_os_unmap(hk_region.owners, arenas * HK_ARENA_POOLS * sizeof(hk_heap *));
+        hk_os_unmap(hk_region.owners, arenas * HK_ARENA_POOLS * HK_OWNER_BYTES);
     return false;
 }
 
@@ -78,12 +79,14 @@ bool hk_region_init(void)
     return good;
 }
 
-/* Whole pages of the table; it may have been made writable further than the arenas that are left. */
+/* Whole pages of the tables; they may have been made writable further than the arenas that are left. */
 static void owners_shrink(size_t keep, size_t old)
 {
-    size_t page = hk_os_page_size() / sizeof(hk_heap *), from = (keep + page - 1) / page * page;
-    if (from < old)
-        hk_os_unmap(hk_region.owners + from, (old - from) * sizeof(hk_heap *));
+    size_t page = hk_os_page_size(), from = (keep + page - 1) / page * page;
+    if (from >= old)
+        return;
+    hk_os_unmap(hk_region.owners + from, (old - from) * sizeof(hk_heap *));
+    hk_os_unmap(hk_region.block_sizes + from, old - from);
     if (hk_region.owners_writable > from)
         hk_region.owners_writable = from;
 }
@@ -250,7 +253,7 @@ bool hk_arenas_take(hk_heap *heap, uint32_t wanted)
     bool huge = heap->source == HK_SOURCE_HUGE_PAGES ||
                 (heap->source == HK_SOURCE_SYSTEM && heap->arena_count >= FIRST_HUGE_ARENA && !heap->is_watched);
     uint32_t count = huge ? (wanted + HUGE_ARENAS - 1) / HUGE_ARENAS * HUGE_ARENAS : wanted;
-    if (!hk_limit_allows(heap, count * HK_ARENA_METADATA))
+    if (!hk_limit_allows(heap, count * hk_arena_metadata(heap)))
         return false;
     struct hk_arena *arenas = arenas_find(wanted, &count, &huge);
     if (arenas == NULL)

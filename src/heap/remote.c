@@ -5,8 +5,8 @@
  * path. Until then they count as allocated. A push takes the cache line of the list's head from another processor, and
  * its owner that of each block in turn. So threads send each other's blocks home in batches:
  *
- *      batch      the addresses of up to HK_BATCH blocks of one owner, in the member of the thread that freed them (HK_BATCHES of
- *                 them, by the owner's number). The blocks are not touched
+ *      batch      the addresses of up to HK_BATCH blocks of one owner, or of HK_BATCH_BYTES if those are fewer, in the member of the
+ *                 thread that freed them (HK_BATCHES of them, by the owner's number). The blocks are not touched
  *      carrier    a block in the list. Its first word is the next carrier, those that follow are addresses of blocks that come
  *                 home with it, as many as there is room for, at most HK_BATCH - 1; a NULL ends fewer
  *
@@ -21,7 +21,8 @@
  *      the one who frees has no member
  *
  * What is left in batches is sent when their thread ends, trims the heap, or needs another pool. A thread that does none of
- * these keeps at most HK_BATCH - 1 blocks of each owner.
+ * these keeps at most HK_BATCH - 1 blocks of each owner, of less than HK_BATCH_BYTES in all: less than 64 KiB, however many
+ * owners there are.
  *
  * A pool changes its owner only when that one's thread has ended, so a block that is sent to, or lies in the list of, a
  * former owner is sent on. */
@@ -138,6 +139,7 @@ static void send(hk_heap *mine, struct hk_batch *batch)
 {
     if (batch->count == 0)
         return;
+    batch->bytes = 0;
     if (!is_without_thread(batch->owner)) {
         push_batch(batch);
         return;
@@ -167,7 +169,8 @@ static void free_batched(hk_heap *mine, hk_heap *owner, void *block)
         batch->owner = owner;
     }
     batch->blocks[batch->count++] = block;
-    if (batch->count == HK_BATCH)
+    batch->bytes += hk_threads_block_bytes(block);
+    if (batch->count == HK_BATCH || batch->bytes >= HK_BATCH_BYTES)
         send(mine, batch);
 }
 

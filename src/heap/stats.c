@@ -56,7 +56,7 @@ static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
         stats->empty_bytes += (uint64_t)__builtin_popcountll(dirty) * HK_POOL_SIZE;
         stats->returned_bytes += (uint64_t)__builtin_popcountll(empty & ~dirty) * HK_POOL_SIZE;
         if (heap->metadata_bytes == 0)
-            stats->metadata_bytes += HK_ARENA_METADATA;
+            stats->metadata_bytes += hk_arena_metadata(heap);
         if (arena->pages == HK_PAGES_HUGE)
             stats->huge_page_bytes += HK_ARENA_SIZE;
         stats->arenas++;

@@ -254,14 +254,15 @@ void hk_threads_set_owner(struct hk_pool *pool, hk_heap *owner)
 
 static bool owners_make_writable(size_t index)
 {
-    enum { STEP = 8192 };
+    size_t step = hk_os_page_size(); /* whole pages of both tables */
     size_t from = __atomic_load_n(&hk_region.owners_writable, __ATOMIC_ACQUIRE);
     if (index < from)
         return true;
-    size_t to = index / STEP * STEP + STEP, limit = (size_t)hk_region.arena_limit * HK_ARENA_POOLS;
+    size_t to = index / step * step + step, limit = (size_t)hk_region.arena_limit * HK_ARENA_POOLS;
     if (to > limit)
         to = limit;
-    if (!hk_os_commit(hk_region.owners + from, (to - from) * sizeof(hk_heap *)))
+    if (!hk_os_commit(hk_region.owners + from, (to - from) * sizeof(hk_heap *)) ||
+        !hk_os_commit(hk_region.block_sizes + from, to - from))
         return false;
     while (from < to && !__atomic_compare_exchange_n(&hk_region.owners_writable, &from, to, false, __ATOMIC_RELEASE,
                                                      __ATOMIC_ACQUIRE))
@@ -269,8 +270,9 @@ static bool owners_make_writable(size_t index)
     return true;
 }
 
-struct hk_pool *hk_threads_take_empty(hk_heap *member)
+struct hk_pool *hk_threads_take_empty(hk_heap *member, uint8_t size_class)
 {
+    uint32_t units = (hk_class_size[size_class] + HK_SIZE_UNIT - 1) / HK_SIZE_UNIT;
     hk_heap *facade = member->facade;
     hk_threads_send_batches(member);
     hk_lock_take(&facade->lock);
@@ -279,8 +281,10 @@ struct hk_pool *hk_threads_take_empty(hk_heap *member)
         hk_pool_put_empty(pool);
         pool = NULL;
     }
-    if (pool != NULL)
+    if (pool != NULL) {
         hk_threads_set_owner(pool, member);
+        __atomic_store_n(&hk_region.block_sizes[pool - hk_region.pools], (uint8_t)units, __ATOMIC_RELAXED);
+    }
     hk_lock_release(&facade->lock);
     return pool;
 }
@@ -304,6 +308,7 @@ bool hk_threads_take_partial(hk_heap *member, uint8_t size_class)
     hk_lock_take(&facade->idle_lock);
     hk_heap *idle = facade->idle;
     for (int i = 0; i < LOOKED_AT && idle != NULL && pool == NULL; i++) {
+        hk_remote_take(idle);
         pool = idle->partial[size_class];
         idle = idle->next_idle;
     }

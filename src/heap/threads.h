@@ -4,7 +4,7 @@
  * member of its own, a heap without arenas, which takes empty pools from the facade and gives them back as soon as
  * they are empty again. So a thread's malloc and its frees of its own blocks take no lock and use no atomic
  * instruction; the facade's lock is taken once for each 16 KiB; and no memory is stranded in threads that sleep,
- * but for what is free in the pools that they have in use.
+ * but for what is free in the pools that they have in use, and less than 64 KiB of others' blocks on their way home.
  *
  * A block that its owner's thread frees goes onto the pool's free list. Others send it home: see remote.c.
  *
@@ -40,15 +40,16 @@
 
 enum hk_member_state { HK_MEMBER_LIVE, HK_MEMBER_IDLE, HK_MEMBER_SHARED, HK_MEMBER_FROZEN, HK_MEMBER_ASIDE };
 
-/* Blocks of one owner, freed by another member's thread, that were not sent home yet. */
+/* Blocks of one owner, freed by another member's thread, that were not sent home yet: fewer than both of these. */
 #define HK_BATCH 14
+#define HK_BATCH_BYTES 4096u
 struct hk_batch {
     hk_heap *owner;
-    uint64_t count;
+    uint32_t count, bytes;
     void *blocks[HK_BATCH];
 };
 
-#define HK_BATCHES 16
+#define HK_BATCHES 16 /* so less than 64 KiB for a thread */
 struct hk_member {
     hk_heap heap;
     struct hk_batch batches[HK_BATCHES]; /* by the owner's number */
@@ -108,7 +109,7 @@ void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block);
 void hk_threads_send_batches(hk_heap *mine); /* of this thread */
 
 void hk_threads_set_owner(struct hk_pool *pool, hk_heap *owner); /* owner: a member, or the facade */
-struct hk_pool *hk_threads_take_empty(hk_heap *member);
+struct hk_pool *hk_threads_take_empty(hk_heap *member, uint8_t size_class); /* for blocks of the class */
 void hk_threads_put_empty(struct hk_pool *pool);
 
 /* Moves a pool that is PARTIAL, of the class, from a member whose thread has ended, to `member`. False: none. */
@@ -138,13 +139,21 @@ static inline struct hk_member *hk_member_of(hk_heap *heap)
 /* The bytes of a heap's structure. */
 static inline size_t hk_heap_structure(const hk_heap *heap)
 {
-    return heap->mode == HK_LOCK_MEMBER ? sizeof(struct hk_member) : sizeof(*heap);
+    return heap->mode == HK_LOCK_MEMBER    ? sizeof(struct hk_member)
+           : heap->mode == HK_LOCK_THREADS ? sizeof(struct hk_facade)
+                                           : sizeof(*heap);
 }
 
 /* The member whose block it is; NULL: none's. The block is in the region. */
 static inline hk_heap *hk_threads_owner(const void *block)
 {
     return __atomic_load_n(&hk_region.owners[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED);
+}
+
+/* Of a member's block, rounded up; read where others rarely write. */
+static inline uint32_t hk_threads_block_bytes(const void *block)
+{
+    return __atomic_load_n(&hk_region.block_sizes[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED) * HK_SIZE_UNIT;
 }
 
 static inline struct hk_facade *hk_facade_of(hk_heap *heap)

@@ -25,7 +25,8 @@ struct live {
     struct hk_capture_live at;
     int pid;
     struct hk_heap_map *map;
-    uint64_t *heaps; /* address of map->heaps[i] */
+    uint64_t *heaps;       /* address of map->heaps[i] */
+    uint16_t *owner_sizes; /* of map->heaps[i]: more to each of its pools */
     size_t class_room;
     uint8_t *pool_bytes;
     int error;
@@ -141,9 +142,11 @@ static void read_heap(struct live *l, uint64_t address)
         heap->domain = field_u16(record, l->at.heap_domain);
         heap->pool_size = l->at.pool_size;
         heap->arena_pools = l->at.arena_pools;
-        add_counters(l, record, l->at.heap_size, &bytes, &blocks, heap);
-        if (record[l->at.heap_mode] == l->at.threads_mode &&
-            peek(l, address + l->at.heap_members, &member, sizeof member))
+        bool is_threads = record[l->at.heap_mode] == l->at.threads_mode;
+        uint32_t size = is_threads && l->at.threads_size ? l->at.threads_size : l->at.heap_size;
+        l->owner_sizes[l->map->heap_count] = is_threads ? l->at.owner_size : 0;
+        add_counters(l, record, size, &bytes, &blocks, heap);
+        if (is_threads && peek(l, address + l->at.heap_members, &member, sizeof member))
             add_members(l, member, &bytes, &blocks, heap);
         heap->sums.large_bytes = bytes > 0 ? (uint64_t)bytes : 0;
         heap->sums.large_blocks = blocks > 0 ? (uint64_t)blocks : 0;
@@ -284,7 +287,8 @@ static bool read_arena(struct live *l, size_t index, const uint8_t *record, uint
         map->pools[map->pool_count++] = p;
     }
     map->heaps[heap].sums.arenas++;
-    map->heaps[heap].sums.metadata_bytes += (uint64_t)at->arena_pools * at->pool_stride + at->arena_stride;
+    map->heaps[heap].sums.metadata_bytes +=
+        (uint64_t)at->arena_pools * (at->pool_stride + l->owner_sizes[heap]) + at->arena_stride;
     return true;
 }
 
@@ -338,9 +342,11 @@ struct hk_heap_map *hk_heap_map_live(const struct hk_heap_map *where, int pid, s
     }
     l.map = hk_heap_map_new(HEAPS_MAX, 0, 0, 0);
     l.heaps = hk_must_calloc(HEAPS_MAX, sizeof *l.heaps);
+    l.owner_sizes = hk_must_calloc(HEAPS_MAX, sizeof *l.owner_sizes);
     l.pool_bytes = hk_must_calloc(l.at.pool_size, 1);
     bool good = read_heaps(&l) && read_arenas(&l);
     free(l.heaps);
+    free(l.owner_sizes);
     free(l.pool_bytes);
     if (!good) {
         why(&l, error);

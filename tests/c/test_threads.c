@@ -309,6 +309,16 @@ static uint64_t away(hk_heap *heap)
     return stats_of(heap).live_blocks;
 }
 
+/* As many blocks of the size as do not wait any more. */
+static size_t full_batch(size_t size)
+{
+    struct load one = {.heap = heap_new(HK_LOCK_THREADS), .count = 1, .size = size};
+    load_make(&one);
+    size_t bytes = (hk_usable_size(one.blocks[0]) + 63) / 64 * 64, count = (HK_BATCH_BYTES + bytes - 1) / bytes;
+    hk_heap_destroy(one.heap);
+    return count < HK_BATCH ? count : HK_BATCH;
+}
+
 static void test_full_batches_go_home_and_the_rest_waits(void **state)
 {
     static const size_t sizes[] = {1, 24, 60, 130, HK_BLOCK_MAX, 0};
@@ -319,12 +329,80 @@ static void test_full_batches_go_home_and_the_rest_waits(void **state)
         struct load load = {.heap = heap, .count = 40 * HK_BATCH - 1, .size = sizes[i]};
         load_make(&load);
         let_do(&other, load_drop, &load);
-        assert_int_equal(away(heap), HK_BATCH - 1);
+        if (sizes[i] != 0)
+            assert_int_equal(away(heap), load.count % full_batch(sizes[i]));
+        else
+            assert_true(away(heap) < HK_BATCH);
         let_do(&other, trim, heap);
         assert_int_equal(away(heap), 0);
     }
     dismiss(&other);
     assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+static void test_a_silent_thread_keeps_few_bytes_of_however_many_others(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct other owners[HK_BATCHES], other;
+    static struct load loads[HK_BATCHES];
+    hire(&other);
+    for (size_t i = 0; i < COUNT(owners); i++) {
+        loads[i] = (struct load){.heap = heap, .count = 3 * HK_BATCH - 1, .size = i % 4 == 0 ? 0 : HK_BLOCK_MAX / (i % 4)};
+        hire(&owners[i]);
+        let_do(&owners[i], load_make, &loads[i]);
+        let_do(&other, load_drop, &loads[i]);
+    }
+    for (size_t i = 0; i < COUNT(owners); i++)
+        let_do(&owners[i], trim, heap);
+    assert_in_range(stats_of(heap).live_bytes, 1, HK_BATCHES * (HK_BATCH_BYTES - 1));
+    for (size_t i = 0; i < COUNT(owners); i++)
+        dismiss(&owners[i]);
+    dismiss(&other);
+    assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+/* A thread that saw the owner at work sends it blocks; meanwhile that one's thread ends. */
+static void test_what_came_to_an_ended_thread_too_late_is_found_before_a_pool_is_taken(void **state)
+{
+    enum { SIZE = 256, POOLS = 3, BLOCKS = POOLS * HK_POOL_SIZE / SIZE };
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    static struct load load;
+    struct other owner;
+    load = (struct load){.heap = heap, .count = BLOCKS, .size = SIZE};
+    hire(&owner);
+    let_do(&owner, load_make, &load);
+    dismiss(&owner);
+    for (size_t i = 1; i < BLOCKS; i++)
+        hk_remote_push(hk_pool_owner(hk_pool_of(load.blocks[i])), load.blocks[i]);
+    load.blocks[BLOCKS] = load.blocks[0];
+    load_make(&load);
+    hk_heap_stats s = stats_of(heap);
+    assert_int_equal(s.live_blocks, BLOCKS + 1);
+    assert_int_equal(s.pools_used + s.pools_full, POOLS + 1);
+    load.count++;
+    load_drop(&load);
+    assert_all_is_free(heap);
+    hk_heap_destroy(heap);
+}
+
+static void test_all_that_describes_a_heap_for_threads_is_counted(void **state)
+{
+    hk_heap *heap = heap_new(HK_LOCK_THREADS);
+    struct load load = {.heap = heap, .count = 1, .size = 50};
+    struct other other;
+    hire(&other);
+    let_do(&other, load_make, &load);
+    hk_heap_stats s = stats_of(heap);
+    size_t bytes = sizeof(struct hk_facade), arena = sizeof(struct hk_arena);
+    for (const hk_heap *member = hk_threads_members(heap); member != NULL; member = member->next_member)
+        bytes += sizeof(struct hk_member);
+    arena += HK_ARENA_POOLS * (sizeof(hk_region.pools[0]) + sizeof(hk_region.owners[0]) + sizeof(hk_region.block_sizes[0]));
+    assert_int_equal(s.metadata_bytes, bytes + s.arenas * arena);
+    assert_int_equal(s.mapped_bytes + s.large_bytes, hk_heap_mapped(heap));
+    let_do(&other, load_drop, &load);
+    dismiss(&other);
     hk_heap_destroy(heap);
 }
 
@@ -551,6 +629,9 @@ int main(void)
         cmocka_unit_test(test_a_block_may_be_freed_through_a_heap_of_another_kind),
         cmocka_unit_test(test_a_thread_uses_many_heaps_and_a_destroyed_ones_successor),
         cmocka_unit_test(test_full_batches_go_home_and_the_rest_waits),
+        cmocka_unit_test(test_a_silent_thread_keeps_few_bytes_of_however_many_others),
+        cmocka_unit_test(test_what_came_to_an_ended_thread_too_late_is_found_before_a_pool_is_taken),
+        cmocka_unit_test(test_all_that_describes_a_heap_for_threads_is_counted),
         cmocka_unit_test(test_what_waits_goes_home_when_its_thread_ends),
         cmocka_unit_test(test_what_waits_goes_home_before_its_thread_takes_another_pool),
         cmocka_unit_test(test_what_waits_is_freed_though_its_owner_has_ended),
