@@ -52,7 +52,9 @@ typedef struct hk_call_frame {
 /* Pushes a frame. code: borrowed. NULL: no memory, or there are as many frames already as the limit says. */
 HK_API hk_frame *hk_frame_push(hk_runtime *runtime, const hk_code *code, uint32_t locals);
 /* Pops the frame, and first those that were pushed after it and are still there (a longjmp left them). Its locals are given up,
- * the first one first; while that runs finalizers, the frame is still there, with what has been given up NULL. */
+ * the first one first; while that runs finalizers, the frame is still there, with what has been given up NULL. A frame that was
+ * popped before: in debug mode that is reported, otherwise nothing is done; but once others have been pushed in its place, it may
+ * not be looked at any more. */
 HK_API void hk_frame_pop(hk_frame *frame);
 
 /* The innermost frame; NULL: there is none. Borrowed until it is popped. */

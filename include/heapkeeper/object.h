@@ -98,12 +98,18 @@ typedef struct {
     size_t size;      /* sizeof(hk_runtime_options) */
     const char *name; /* borrowed; in statistics; NULL: "runtime" */
     bool manual_gc;   /* the collector runs only when it is called */
+    int debug;        /* HK_DEBUG_..., heap.h: debug mode, docs/debug.md; read if `size` says that it is there */
 } hk_runtime_options;
 
 /* options NULL: the defaults. Any thread; another one may use the runtime later, if they agree on when. */
 HK_API hk_runtime *hk_runtime_create(const hk_runtime_options *options);
-/* Finalizes what is left (each object that has not been, in no particular order), then frees everything in one step. */
+/* Finalizes what is left (each object that has not been, in no particular order), then frees everything in one step. Called by a
+ * function that the runtime is calling (finalizer, callback, destroy, traverse) it does nothing. */
 HK_API void hk_runtime_destroy(hk_runtime *runtime);
+
+/* Debug mode: looks at all objects, dead ones that are kept for it included; what is found is reported and ends the process. A full
+ * collection and hk_runtime_destroy do it, too. Without debug mode, and inside a finalizer or callback: nothing. */
+HK_API void hk_runtime_check(hk_runtime *runtime);
 
 /* A new object, zero behind its head, with one reference: the caller's. May run the collector first, and so finalizers. NULL also
  * if there are 65 535 types already. */

@@ -92,6 +92,8 @@ static void look_at(const struct hk_debug_record *record, const char *found)
     const char *start = (const char *)record->block, *end = start + record->size, *front = hk_debug_below(record);
     const char *rear_end = end + hk_debug_rear(record);
     const unsigned char *changed;
+    if (record->state > HK_DEBUG_WAITING)
+        return;
     if ((changed = first_changed(end, rear_end, HK_DEBUG_FENCE)) != NULL)
         report_change(record, found, "heap buffer overflow: %s written behind a block of %s (%s)", changed,
                       (size_t)(last_changed(end, rear_end, HK_DEBUG_FENCE) - changed));

@@ -59,7 +59,8 @@ void hk_debug_fork_release(void);
 
 /* --- debug_blocks.c: the table --- */
 
-enum hk_debug_state { HK_DEBUG_LIVE = 1, HK_DEBUG_WAITING };
+/* The last two are not of blocks, but of a runtime's objects (object/watch.c), which nobody here looks at. */
+enum hk_debug_state { HK_DEBUG_LIVE = 1, HK_DEBUG_WAITING, HK_DEBUG_WATCHED, HK_DEBUG_BURIED };
 
 struct hk_debug_record {
     uintptr_t block; /* 0: free slot */
@@ -68,6 +69,7 @@ struct hk_debug_record {
     uint64_t serial : 56, state : 8;     /* of its allocation, counted over all heaps */
     uint32_t allocated, freed;           /* sites */
     uint32_t allocated_by, freed_by;     /* thread ids */
+    uint32_t note, found;                /* of an object: its type's number; references to it that were found */
 };
 
 #define HK_DEBUG_SHARDS 64u

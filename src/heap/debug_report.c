@@ -147,7 +147,7 @@ static void put_block(const struct hk_debug_finding *finding)
         put_bytes(record, finding->changed);
     put("  allocated by thread %u:\n", record->allocated_by);
     put_site(record->allocated);
-    if (record->state == HK_DEBUG_WAITING) {
+    if (record->state == HK_DEBUG_WAITING || record->state == HK_DEBUG_BURIED) {
         put("  freed by thread %u:\n", record->freed_by);
         put_site(record->freed);
     }

@@ -107,6 +107,7 @@ static void note_all_new(hk_runtime *runtime)
     for (size_t i = 0; i < runtime->young.count; i++)
         note_new(runtime, runtime->young.items[i], releasing);
     hk_free_lists_untrack(runtime);
+    hk_watch_untrack(runtime);
     if (releasing)
         hk_object_untrack_dead(runtime);
 }
@@ -166,7 +167,10 @@ static int64_t collect(hk_runtime *runtime, int generation, const struct hk_gc_p
                        struct hk_gc_found *found, uint64_t *freed)
 {
     struct hk_dead dead;
-    if (!hk_gc_scan(&hk_native_model, pools, generation, found))
+    runtime->visiting = true;
+    bool good = hk_gc_scan(&hk_native_model, pools, generation, found);
+    runtime->visiting = false;
+    if (!good)
         return -1;
     if (!hk_dead_survey(pools, found, runtime->save_all, &dead)) {
         hk_gc_blacken(pools);
@@ -190,6 +194,11 @@ int64_t hk_gc_collect(hk_runtime *runtime, int generation)
         return 0;
     if (generation > 2 || generation < 0 || runtime->log_lost)
         generation = 2;
+    if (__builtin_expect(runtime->watch != NULL, 0)) {
+        hk_watch_enter(runtime, "hk_gc_collect");
+        if (generation == 2)
+            hk_watch_check(runtime, false);
+    }
     runtime->collecting = true;
     call_back(runtime, true, generation, 0);
     uint64_t start = hk_os_clock_ns(), freed = 0;
@@ -333,13 +342,18 @@ typedef bool word_function(size_t word, uint64_t tracked, const struct hk_gc_age
 static void each_word(hk_runtime *runtime, word_function *function, void *argument)
 {
     note_all_new(runtime);
+    bool before = runtime->visiting;
+    runtime->visiting = true;
     for (struct hk_arena *arena = runtime->cyclic->arenas; arena != NULL; arena = arena->next)
         for (uint64_t used = ~arena->empty; used != 0; used &= used - 1) {
             size_t pool = (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS + (unsigned)__builtin_ctzll(used);
             for (size_t word = pool * HK_POOL_WORDS; word < (pool + 1) * HK_POOL_WORDS; word++)
-                if (!function(word, hk_gc_tables.tracked[word] & ~hk_gc_tables.white[word], &hk_gc_tables.age[word], argument))
+                if (!function(word, hk_gc_tables.tracked[word] & ~hk_gc_tables.white[word], &hk_gc_tables.age[word], argument)) {
+                    runtime->visiting = before;
                     return;
+                }
         }
+    runtime->visiting = before;
 }
 
 static bool freeze_word(size_t word, uint64_t tracked, const struct hk_gc_ages *age, void *argument)

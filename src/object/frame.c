@@ -10,7 +10,12 @@
  * The recorder asks in an allocation hook for the frames of the calling thread, whatever runtime it uses. They are found
  * by a table of slots that is never given back, one a runtime: whose thread it was that pushed last, and its innermost frame.
  * Nobody else writes to a slot that has this thread's name, so reading it needs no lock; a runtime that
- * finds no slot free has a stack like any other, which is not shown. */
+ * finds no slot free has a stack like any other, which is not shown.
+ *
+ * A frame that was popped is its own caller: as long as its place is not used again, popping it once more is seen to be
+ * a mistake. */
+#include <stdio.h>
+
 #include "heapkeeper/frame.h"
 #include "object/runtime.h"
 
@@ -104,10 +109,12 @@ static void chunk_drop(hk_runtime *runtime)
     frames->chunk = chunk->previous;
     frames->top = chunk->top_before;
     frames->end = chunk->end_before;
-    if (frames->spare == NULL && (size_t)(chunk->end - (char *)(chunk + 1)) == CHUNK_ROOM)
+    if ((size_t)(chunk->end - (char *)(chunk + 1)) == CHUNK_ROOM) { /* the last one is kept: there a frame may be popped again */
+        struct hk_frame_chunk *before = frames->spare;
         frames->spare = chunk;
-    else
-        hk_memory_free(runtime, chunk);
+        chunk = before;
+    }
+    hk_memory_free(runtime, chunk);
 }
 
 /* --- frames --- */
@@ -145,15 +152,33 @@ static void pop_one(hk_runtime *runtime, hk_frame *frame)
         HK_CLEAR(runtime, frame->locals[i]);
     frames->slot->current = frame->caller;
     __atomic_signal_fence(__ATOMIC_RELEASE);
+    frame->caller = frame;
     frames->depth--;
     frames->top = (char *)frame;
     if (frames->top == (char *)(frames->chunk + 1))
         chunk_drop(runtime);
 }
 
+/* It is not the innermost one: a longjmp left others above it, or it is no frame any more. */
+static __attribute__((noinline)) bool is_there(const hk_runtime *runtime, const hk_frame *frame)
+{
+    const hk_frame *other = runtime->frames.slot->current;
+    while (other != NULL && other != frame)
+        other = other->caller;
+    if (other != NULL)
+        return true;
+    char text[256];
+    snprintf(text, sizeof(text), "hk_frame_pop: a frame of \"%s\" (%s:%u) was popped before", frame->code->function,
+             frame->code->file, frame->code->line);
+    hk_watch_misuse(runtime, text);
+    return false;
+}
+
 void hk_frame_pop(hk_frame *frame)
 {
     hk_runtime *runtime = frame->runtime;
+    if (runtime->frames.slot->current != frame && !is_there(runtime, frame))
+        return;
     while (runtime->frames.slot->current != frame)
         pop_one(runtime, runtime->frames.slot->current);
     pop_one(runtime, frame);

@@ -1,23 +1,9 @@
-/* Making and releasing objects.
+/* Making objects; types; memory beside objects; the beginning and the end of a runtime.
  *
- * Neither tells the collector anything, for an object that dies before the next collection: see tables.h.
- *
- * Most types are plain: none of their functions is called when an object dies. What dies with a plain object is found and
- * freed in one loop (release_plain). The release of any other nests, up to 32 deep; what is released deeper waits
- * in a chain, until the outermost release is done and takes it from there. So a list of any length needs the C stack of 32 releases.
- * Neither chain needs memory: an object that waits is dead in all but its memory and references, so its head has room for
- * the link. Its 64 bits hold, in the chain of release_plain, whose objects have no flags, and in the other:
- *
- *      16  type                 48  address of the next one
- *      16  type      4  flags   44  address of the next one, divided by 16
- *
- * Before that its finalizer has run, its weak references are cleared, and the collector no longer knows it: nothing looks at the
- * head any more. */
+ * Making an object tells the collector nothing, since it may die before the next collection: see tables.h. */
 #include <string.h>
 
 #include "object/runtime.h"
-
-#define MAX_DEPTH 32
 
 /* Exported, all of it, though nobody else has to do with it: where a program is linked with this library and has it preloaded as well,
  * the constructors of both run, and give the same types their numbers. */
@@ -194,6 +180,8 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
     if (type->number == 0 && !hk_type_ready(type))
         return NULL;
     bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
+    if (__builtin_expect(runtime->watch != NULL, 0))
+        hk_watch_enter(runtime, "hk_new");
     if (cyclic && runtime->plan.made >= runtime->plan.young_limit)
         hk_collect_automatic(runtime);
     uint16_t flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
@@ -214,6 +202,8 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
     object->references = 1;
     object->type = (uint16_t)type->number;
     object->flags = flags;
+    if (__builtin_expect(runtime->watch != NULL, 0))
+        hk_watch_made(runtime, object, type, size);
     return zeroed ? zero_behind_head(object, size) : object;
 }
 
@@ -314,33 +304,21 @@ size_t hk_object_memory(const hk_object *object)
     return size + (type->memory != NULL ? type->memory(object) : 0);
 }
 
-static inline void untrack(hk_runtime *runtime, hk_object *object)
+void hk_object_give_back(hk_runtime *runtime, hk_object *object, const hk_type *type)
 {
-    hk_gc_forget(object);
-    runtime->plan.made--;
-}
-
-/* It is no more, as far as the recorder is concerned. */
-static inline void unrecord(hk_object *object)
-{
-    if (__builtin_expect(object->flags & HK_SAMPLED, 0)) {
-        object->flags &= (uint16_t)~HK_SAMPLED;
-        hk_recorder.free(object);
-    }
-}
-
-void hk_object_unrecord(hk_object *object)
-{
-    unrecord(object);
-}
-
-void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type)
-{
-    unrecord(object);
     if (type->flags & HK_TYPE_ACYCLIC)
         memory_free(runtime->acyclic, object);
     else
         hk_free_unlocked(runtime->cyclic, object);
+}
+
+void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type)
+{
+    hk_object_unrecord(object);
+    if (__builtin_expect(runtime->watch != NULL, 0))
+        hk_watch_bury(runtime, object, type);
+    else
+        hk_object_give_back(runtime, object, type);
 }
 
 void hk_object_bury(hk_runtime *runtime, hk_object *object, const hk_type *type)
@@ -379,240 +357,6 @@ void hk_make_immortal(hk_runtime *runtime, hk_object *object)
     object->references = HK_IMMORTAL;
 }
 
-/* --- release --- */
-
-/* What the object refers to, one by one. The function may do anything to the children: of the object the traverse function has
- * read all that is in the buffer, and no more. */
-struct each_child {
-    hk_traversal traversal;
-    hk_child_function *function;
-    void *argument;
-    hk_object *buffer[32];
-};
-
-static void each_child_full(hk_traversal *traversal)
-{
-    struct each_child *each = (struct each_child *)traversal;
-    for (hk_object **child = each->buffer; child < traversal->next; child++)
-        each->function(*child, each->argument);
-    traversal->next = each->buffer;
-}
-
-void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument)
-{
-    struct each_child each; /* the buffer is not cleared */
-    each.traversal = (hk_traversal){each.buffer, each.buffer + 32, each_child_full};
-    each.function = function;
-    each.argument = argument;
-    hk_object_traverse(object, &each.traversal);
-    each_child_full(&each.traversal);
-}
-
-static void give_up_child(hk_object *child, void *runtime)
-{
-    hk_decref(runtime, child);
-}
-
-/* Steps 3 to 5 of an object's death (object.h). */
-static void drop(hk_runtime *runtime, hk_object *object, const hk_type *type)
-{
-    if (type->clear != NULL) {
-        type->clear(runtime, object);
-    } else if (type->traverse != NULL) {
-        hk_object_each_child(object, give_up_child, runtime);
-    } else {
-        hk_object **words = (hk_object **)object;
-        for (uint64_t bits = type->pointers; bits != 0; bits &= bits - 1)
-            hk_xdecref(runtime, words[__builtin_ctzll(bits)]);
-    }
-    hk_object_bury(runtime, object, type);
-}
-
-static void pending_push(hk_runtime *runtime, hk_object *object)
-{
-    unrecord(object);
-    uint64_t head = object->type | (uint64_t)(object->flags & 15) << 16 | runtime->pending << 16;
-    memcpy(object, &head, sizeof(head));
-    runtime->pending = (uint64_t)(uintptr_t)object;
-}
-
-static hk_object *pending_pop(hk_runtime *runtime)
-{
-    hk_object *object = (hk_object *)(uintptr_t)runtime->pending;
-    uint64_t head;
-    memcpy(&head, object, sizeof(head));
-    runtime->pending = head >> 20 << 4;
-    object->references = 0;
-    object->type = (uint16_t)head;
-    object->flags = head >> 16 & 15;
-    return object;
-}
-
-bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type)
-{
-    object->flags |= HK_FINALIZED;
-    object->references++;
-    type->finalize(runtime, object);
-    return --object->references != 0;
-}
-
-static void release_other(hk_runtime *runtime, hk_object *object);
-
-/* Nothing but its references and its memory has to go. */
-static inline bool is_plain(const hk_object *object)
-{
-    return hk_shapes[object->type].plain != HK_NOT_PLAIN && object->flags == 0;
-}
-
-/* As hk_free_unlocked, for a block that lies in the region. */
-static inline __attribute__((always_inline)) void block_free(hk_heap *heap, void *block, char *base, struct hk_pool *pools)
-{
-    struct hk_pool *pool = &pools[(size_t)((char *)block - base) >> HK_POOL_SHIFT];
-    void *next = pool->free;
-    if (__builtin_expect(next == NULL, 0)) {
-        hk_free_slow(heap, block);
-        return;
-    }
-    *(void **)block = next;
-    pool->free = block;
-    if (__builtin_expect(hk_take_one(&pool->used), 0))
-        hk_pool_emptied(pool);
-}
-
-/* Something dies that is not plain: somebody else's code may run. */
-static __attribute__((noinline)) int32_t release_beside(hk_runtime *runtime, hk_object *object, hk_object *chain, int32_t died)
-{
-    struct hk_releasing releasing = {runtime->releasing, (uint64_t)(uintptr_t)chain};
-    runtime->releasing = &releasing;
-    runtime->plan.made -= died;
-    release_other(runtime, object);
-    runtime->releasing = releasing.outer;
-    return 0;
-}
-
-/* A plain object is dead with no more ado. What it referred to, on a stack, is to lose a reference each. It is not in the cache,
- * often: what comes from the stack is asked for, and waits in a ring until that has gone round. Dead objects for which the
- * stack has no room wait in a chain, linked as above. */
-static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *dead, hk_object *chain)
-{
-    enum { STACK = 128, RING = 8 };
-    hk_object *stack[STACK + 64], *ring[RING];
-    size_t top = 0, turn = 0, in_ring = 0;
-    int32_t died = 0;
-    char *base = hk_region.base;
-    struct hk_pool *pools = hk_region.pools;
-    for (;;) {
-        if (dead != NULL && __builtin_expect(top > STACK, 0)) {
-            chain = hk_object_chain(dead, chain);
-        } else if (dead != NULL) {
-            const struct hk_gc_shape *shape = &hk_shapes[dead->type];
-            hk_object **place = (hk_object **)dead + shape->first, **end = place + shape->count;
-            for (; place < end; place++) {
-                stack[top] = *place;
-                top += *place != NULL;
-            }
-            for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
-                stack[top] = ((hk_object **)dead)[__builtin_ctzll(bits)];
-                top += stack[top] != NULL;
-            }
-            if (shape->plain == HK_PLAIN) {
-                died++;
-                hk_gc_forget(dead);
-                block_free(runtime->cyclic, dead, base, pools);
-            } else {
-                block_free(runtime->acyclic, dead, base, pools);
-            }
-        }
-        hk_object *next;
-        dead = NULL;
-        if (top > 0) {
-            hk_object *later = stack[--top];
-            __builtin_prefetch(later, 1);
-            if (in_ring < RING) {
-                ring[(turn + in_ring++) % RING] = later;
-                continue;
-            }
-            next = ring[turn % RING];
-            ring[turn++ % RING] = later;
-        } else if (in_ring > 0) {
-            in_ring--;
-            next = ring[turn++ % RING];
-        } else if (chain != NULL) {
-            uint64_t head;
-            dead = chain;
-            memcpy(&head, dead, sizeof(head));
-            chain = (hk_object *)(uintptr_t)(head >> 16);
-            dead->type = (uint16_t)head;
-            continue;
-        } else {
-            break;
-        }
-        if (hk_is_immortal(next) || --next->references != 0)
-            continue;
-        if (__builtin_expect(is_plain(next), 1))
-            dead = next;
-        else
-            died = release_beside(runtime, next, chain, died);
-    }
-    runtime->plan.made -= died;
-}
-
-static void release_other(hk_runtime *runtime, hk_object *object)
-{
-    const hk_type *type = hk_type_of(object);
-    if (type->finalize != NULL && !(object->flags & HK_FINALIZED) && hk_object_finalize(runtime, object, type))
-        return;
-    if (!(type->flags & HK_TYPE_ACYCLIC))
-        untrack(runtime, object);
-    if (__builtin_expect(object->flags & HK_HAS_WEAKREFS, 0)) {
-        struct hk_releasing releasing = {runtime->releasing, 0}; /* a callback may lead to a collection, which is to see no garbage here */
-        runtime->releasing = &releasing;
-        hk_weakrefs_clear(runtime, object);
-        runtime->releasing = releasing.outer;
-    }
-    if (runtime->depth == MAX_DEPTH) {
-        pending_push(runtime, object);
-        return;
-    }
-    runtime->depth++;
-    drop(runtime, object, type);
-    runtime->depth--;
-    while (runtime->depth == 0 && runtime->pending != 0) {
-        runtime->depth = 1;
-        object = pending_pop(runtime);
-        drop(runtime, object, hk_type_of(object));
-        runtime->depth = 0;
-    }
-}
-
-void hk_release(hk_runtime *runtime, hk_object *object)
-{
-    if (__builtin_expect(!is_plain(object), 0)) {
-        release_other(runtime, object);
-        return;
-    }
-    const struct hk_gc_shape *shape = &hk_shapes[object->type];
-    hk_object **place = (hk_object **)object + shape->first, **end = place + shape->count;
-    while (place < end && *place == NULL)
-        place++;
-    if (place < end || shape->scattered != 0) {
-        release_plain(runtime, object, NULL);
-        return;
-    }
-    if (shape->plain == HK_PLAIN) {
-        runtime->plan.made--;
-        hk_gc_forget(object);
-        block_free(runtime->cyclic, object, hk_region.base, hk_region.pools);
-    } else {
-        block_free(runtime->acyclic, object, hk_region.base, hk_region.pools);
-    }
-}
-
-void hk_object_release_chain(hk_runtime *runtime, hk_object *chain)
-{
-    release_plain(runtime, NULL, chain);
-}
-
 /* --- runtimes --- */
 
 static bool arenas_added(hk_heap *heap, void *start, size_t size)
@@ -620,9 +364,10 @@ static bool arenas_added(hk_heap *heap, void *start, size_t size)
     return hk_gc_tables_commit(start, size);
 }
 
-static hk_heap *heap_create(const char *name, int domain)
+static hk_heap *heap_create(const char *name, int domain, int debug)
 {
-    hk_heap *heap = hk_heap_create(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = name});
+    hk_heap *heap = hk_heap_create(&(hk_heap_options){
+        .size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = name, .debug = debug});
     if (heap != NULL) {
         heap->arenas_added = arenas_added;
         heap->domain = (int16_t)domain;
@@ -668,9 +413,11 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
     if (runtime == NULL)
         return NULL;
     const char *name = options != NULL && options->name != NULL ? options->name : "runtime";
-    runtime->cyclic = heap_create(name, HK_DOMAIN_OBJECT);
-    runtime->acyclic = heap_create("acyclic", HK_DOMAIN_OBJECT);
-    runtime->memory = heap_create("memory", HK_DOMAIN_MEM);
+    bool says = options != NULL && options->size >= offsetof(hk_runtime_options, debug) + sizeof(options->debug);
+    int debug = says ? options->debug : HK_DEBUG_DEFAULT;
+    runtime->cyclic = heap_create(name, HK_DOMAIN_OBJECT, debug);
+    runtime->acyclic = heap_create("acyclic", HK_DOMAIN_OBJECT, debug);
+    runtime->memory = heap_create("memory", HK_DOMAIN_MEM, debug);
     if (runtime->cyclic == NULL || runtime->acyclic == NULL || runtime->memory == NULL || !hk_gc_tables_init()) {
         hk_heap_destroy(runtime->cyclic);
         hk_heap_destroy(runtime->acyclic);
@@ -685,6 +432,8 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
     hk_collect_begin_runtime(runtime);
     hk_free_lists_begin(runtime);
     record(runtime);
+    runtime->acyclic->listener = runtime;
+    hk_watch_begin(runtime);
     return runtime;
 }
 
@@ -710,7 +459,7 @@ static bool destroy_visited(const hk_pool_info *pool, void *block, hk_block_stat
         return true;
     if (hk_type_of(block)->destroy != NULL)
         hk_type_of(block)->destroy(runtime, block);
-    unrecord(block);
+    hk_object_unrecord(block);
     return true;
 }
 
@@ -736,12 +485,18 @@ void hk_runtime_destroy(hk_runtime *runtime)
 {
     if (runtime == NULL)
         return;
+    if (runtime->collecting || runtime->calling > 0 || runtime->depth > 0 || runtime->visiting) {
+        hk_watch_misuse(runtime, "hk_runtime_destroy: called by a finalizer, a callback or another function that the runtime is calling");
+        return;
+    }
+    hk_watch_end(runtime);
     hk_collect_end_runtime(runtime);
     hk_gc_garbage_clear(runtime);
     hk_free_lists_trim(runtime);
     for (int i = 1; i < HK_FREE_LISTS; i++)
         runtime->free_lists[i].limit = 0; /* what finalizers do from here on is not kept */
     end_objects(runtime);
+    hk_watch_over(runtime);
     hk_gc_array_free(&runtime->garbage);
     hk_frames_end(&runtime->frames);
     while (runtime->large.next != NULL) {

@@ -1,6 +1,8 @@
 /* The runtime's structure, shared by the files of this room.
  *
- *      object.c    making and releasing objects, references, memory beside them
+ *      object.c    making objects, memory beside them, the runtime itself
+ *      release.c   releasing objects
+ *      watch.c     debug mode: where each object came from, and misuse
  *      freelist.c  objects that are kept for reuse
  *      weakref.c   weak references
  *      frame.c     the stack of frames
@@ -29,6 +31,8 @@ enum { HK_FINALIZED = 1, HK_HAS_WEAKREFS = 2, HK_LARGE = 4, HK_INTERNED = 8 };
 #define HK_SAMPLED 16
 /* Of an iterator: it is being asked. */
 #define HK_RUNNING 32
+/* It is one of a runtime in debug mode: its release is looked at. Like the other two it is not kept in pending. */
+#define HK_WATCHED 64
 
 struct hk_large { /* before a large block, which stays 16-aligned */
     struct hk_large *next, *previous;
@@ -92,6 +96,9 @@ struct hk_runtime {
     struct hk_frames frames;
     struct hk_free_list free_lists[HK_FREE_LISTS]; /* by type->free_list; the first stands for none, and is empty */
     uint32_t iterating; /* iterators that are being asked by each other */
+    uint32_t calling;   /* finalizers and callbacks that are running */
+    bool visiting;      /* objects are being gone through: none may be made or freed */
+    struct hk_watch *watch; /* NULL: not in debug mode */
 
     bool enabled, collecting, ending;
     bool log_lost; /* a pool could not be noted: the next collection looks at all */
@@ -131,7 +138,15 @@ hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size); /* not z
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type); /* its memory, nothing else */
 void hk_object_traverse(const void *object, hk_traversal *visitor);
 void hk_object_bury(hk_runtime *runtime, hk_object *object, const hk_type *type); /* destroys it, or keeps it for reuse */
-void hk_object_unrecord(hk_object *object); /* the recorder forgets it */
+void hk_object_give_back(hk_runtime *runtime, hk_object *object, const hk_type *type); /* its memory, to the heap at once */
+/* The recorder forgets it. */
+static inline void hk_object_unrecord(hk_object *object)
+{
+    if (__builtin_expect(object->flags & HK_SAMPLED, 0)) {
+        object->flags &= (uint16_t)~HK_SAMPLED;
+        hk_recorder.free(object);
+    }
+}
 void hk_zero_behind_head(hk_object *object, size_t size);
 typedef void hk_child_function(hk_object *child, void *argument);
 void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument);
@@ -163,6 +178,21 @@ void hk_weakrefs_take(hk_runtime *runtime, hk_object *object, struct hk_weakref 
  * to be taken before: no callback finds another one that is dead to be still alive. */
 void hk_weakrefs_call(hk_runtime *runtime, struct hk_weakref **list);
 void hk_weakrefs_clear(hk_runtime *runtime, hk_object *object); /* both, of one */
+
+/* watch.c: in debug mode. Each reports what it finds, which ends the process. */
+void hk_watch_begin(hk_runtime *runtime); /* if its heaps are in debug mode */
+void hk_watch_end(hk_runtime *runtime);   /* a last check; what is dead is freed */
+void hk_watch_over(hk_runtime *runtime);
+void hk_watch_enter(hk_runtime *runtime, const char *function); /* may it be called now, by this thread? */
+void hk_watch_made(hk_runtime *runtime, hk_object *object, const hk_type *type, size_t size);
+void hk_watch_release(hk_runtime *runtime, hk_object *object); /* its last reference is gone */
+void hk_watch_bury(hk_runtime *runtime, hk_object *object, const hk_type *type); /* dead: its memory waits */
+void hk_watch_untrack(const hk_runtime *runtime); /* what waits is no object */
+void hk_watch_check(hk_runtime *runtime, bool at_end);
+void hk_watch_misuse(const hk_runtime *runtime, const char *what); /* returns if the runtime is not in debug mode */
+
+/* weakref.c */
+bool hk_is_weakref(const hk_object *object);
 
 /* frame.c */
 void hk_frames_end(struct hk_frames *frames);

@@ -17,6 +17,11 @@ static void weakref_destroy(hk_runtime *runtime, hk_object *self);
 
 static hk_type weakref_type = {.name = "weakref", .size = sizeof(struct hk_weakref), .destroy = weakref_destroy};
 
+bool hk_is_weakref(const hk_object *object)
+{
+    return weakref_type.number != 0 && object->type == weakref_type.number;
+}
+
 /* --- the table --- */
 
 static size_t slot_of(const struct hk_weak_table *table, const hk_object *object)
@@ -165,7 +170,9 @@ void hk_weakrefs_call(hk_runtime *runtime, struct hk_weakref **list)
         if (weakref->callback == NULL || (runtime->collecting && hk_gc_is_white(weakref)))
             continue;
         hk_incref(&weakref->head);
+        runtime->calling++;
         weakref->callback(runtime, &weakref->head, weakref->argument);
+        runtime->calling--;
         hk_decref(runtime, &weakref->head);
     }
 }

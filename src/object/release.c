@@ -1,0 +1,260 @@
+/* Releasing objects. Like making one, that tells the collector nothing of a young object.
+ *
+ * Most types are plain: none of their functions is called when an object dies. What dies with a plain object is found and
+ * freed in one loop (release_plain). The release of any other nests, up to 32 deep; what is released deeper waits
+ * in a chain, until the outermost release is done and takes it from there. So a list of any length needs the C stack of 32 releases.
+ * Neither chain needs memory: an object that waits is dead in all but its memory and references, so its head has room for
+ * the link. Its 64 bits hold, in the chain of release_plain, whose objects have no flags, and in the other:
+ *
+ *      16  type                 48  address of the next one
+ *      16  type      4  flags   44  address of the next one, divided by 16
+ *
+ * Before that its finalizer has run, its weak references are cleared, and the collector no longer knows it: nothing looks at the
+ * head any more. */
+#include <string.h>
+
+#include "object/runtime.h"
+
+#define MAX_DEPTH 32
+
+static inline void untrack(hk_runtime *runtime, hk_object *object)
+{
+    hk_gc_forget(object);
+    runtime->plan.made--;
+}
+
+/* What the object refers to, one by one. The function may do anything to the children: of the object the traverse function has
+ * read all that is in the buffer, and no more. */
+struct each_child {
+    hk_traversal traversal;
+    hk_child_function *function;
+    void *argument;
+    hk_object *buffer[32];
+};
+
+static void each_child_full(hk_traversal *traversal)
+{
+    struct each_child *each = (struct each_child *)traversal;
+    for (hk_object **child = each->buffer; child < traversal->next; child++)
+        each->function(*child, each->argument);
+    traversal->next = each->buffer;
+}
+
+void hk_object_each_child(const hk_object *object, hk_child_function *function, void *argument)
+{
+    struct each_child each; /* the buffer is not cleared */
+    each.traversal = (hk_traversal){each.buffer, each.buffer + 32, each_child_full};
+    each.function = function;
+    each.argument = argument;
+    hk_object_traverse(object, &each.traversal);
+    each_child_full(&each.traversal);
+}
+
+static void give_up_child(hk_object *child, void *runtime)
+{
+    hk_decref(runtime, child);
+}
+
+/* Steps 3 to 5 of an object's death (object.h). */
+static void drop(hk_runtime *runtime, hk_object *object, const hk_type *type)
+{
+    if (type->clear != NULL) {
+        type->clear(runtime, object);
+    } else if (type->traverse != NULL) {
+        hk_object_each_child(object, give_up_child, runtime);
+    } else {
+        hk_object **words = (hk_object **)object;
+        for (uint64_t bits = type->pointers; bits != 0; bits &= bits - 1)
+            hk_xdecref(runtime, words[__builtin_ctzll(bits)]);
+    }
+    hk_object_bury(runtime, object, type);
+}
+
+static void pending_push(hk_runtime *runtime, hk_object *object)
+{
+    hk_object_unrecord(object);
+    uint64_t head = object->type | (uint64_t)(object->flags & 15) << 16 | runtime->pending << 16;
+    memcpy(object, &head, sizeof(head));
+    runtime->pending = (uint64_t)(uintptr_t)object;
+}
+
+static hk_object *pending_pop(hk_runtime *runtime)
+{
+    hk_object *object = (hk_object *)(uintptr_t)runtime->pending;
+    uint64_t head;
+    memcpy(&head, object, sizeof(head));
+    runtime->pending = head >> 20 << 4;
+    object->references = 0;
+    object->type = (uint16_t)head;
+    object->flags = head >> 16 & 15;
+    return object;
+}
+
+bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *type)
+{
+    object->flags |= HK_FINALIZED;
+    object->references++;
+    runtime->calling++;
+    type->finalize(runtime, object);
+    runtime->calling--;
+    return --object->references != 0;
+}
+
+static void release_other(hk_runtime *runtime, hk_object *object);
+
+/* Nothing but its references and its memory has to go. */
+static inline bool is_plain(const hk_object *object)
+{
+    return hk_shapes[object->type].plain != HK_NOT_PLAIN && object->flags == 0;
+}
+
+/* As hk_free_unlocked, for a block that lies in the region. */
+static inline __attribute__((always_inline)) void block_free(hk_heap *heap, void *block, char *base, struct hk_pool *pools)
+{
+    struct hk_pool *pool = &pools[(size_t)((char *)block - base) >> HK_POOL_SHIFT];
+    void *next = pool->free;
+    if (__builtin_expect(next == NULL, 0)) {
+        hk_free_slow(heap, block);
+        return;
+    }
+    *(void **)block = next;
+    pool->free = block;
+    if (__builtin_expect(hk_take_one(&pool->used), 0))
+        hk_pool_emptied(pool);
+}
+
+/* Something dies that is not plain: somebody else's code may run. */
+static __attribute__((noinline)) int32_t release_beside(hk_runtime *runtime, hk_object *object, hk_object *chain, int32_t died)
+{
+    struct hk_releasing releasing = {runtime->releasing, (uint64_t)(uintptr_t)chain};
+    runtime->releasing = &releasing;
+    runtime->plan.made -= died;
+    release_other(runtime, object);
+    runtime->releasing = releasing.outer;
+    return 0;
+}
+
+/* A plain object is dead with no more ado. What it referred to, on a stack, is to lose a reference each. It is not in the cache,
+ * often: what comes from the stack is asked for, and waits in a ring until that has gone round. Dead objects for which the
+ * stack has no room wait in a chain, linked as above. */
+static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *dead, hk_object *chain)
+{
+    enum { STACK = 128, RING = 8 };
+    hk_object *stack[STACK + 64], *ring[RING];
+    size_t top = 0, turn = 0, in_ring = 0;
+    int32_t died = 0;
+    char *base = hk_region.base;
+    struct hk_pool *pools = hk_region.pools;
+    for (;;) {
+        if (dead != NULL && __builtin_expect(top > STACK, 0)) {
+            chain = hk_object_chain(dead, chain);
+        } else if (dead != NULL) {
+            const struct hk_gc_shape *shape = &hk_shapes[dead->type];
+            hk_object **place = (hk_object **)dead + shape->first, **end = place + shape->count;
+            for (; place < end; place++) {
+                stack[top] = *place;
+                top += *place != NULL;
+            }
+            for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
+                stack[top] = ((hk_object **)dead)[__builtin_ctzll(bits)];
+                top += stack[top] != NULL;
+            }
+            if (shape->plain == HK_PLAIN) {
+                died++;
+                hk_gc_forget(dead);
+                block_free(runtime->cyclic, dead, base, pools);
+            } else {
+                block_free(runtime->acyclic, dead, base, pools);
+            }
+        }
+        hk_object *next;
+        dead = NULL;
+        if (top > 0) {
+            hk_object *later = stack[--top];
+            __builtin_prefetch(later, 1);
+            if (in_ring < RING) {
+                ring[(turn + in_ring++) % RING] = later;
+                continue;
+            }
+            next = ring[turn % RING];
+            ring[turn++ % RING] = later;
+        } else if (in_ring > 0) {
+            in_ring--;
+            next = ring[turn++ % RING];
+        } else if (chain != NULL) {
+            uint64_t head;
+            dead = chain;
+            memcpy(&head, dead, sizeof(head));
+            chain = (hk_object *)(uintptr_t)(head >> 16);
+            dead->type = (uint16_t)head;
+            continue;
+        } else {
+            break;
+        }
+        if (hk_is_immortal(next) || --next->references != 0)
+            continue;
+        if (__builtin_expect(is_plain(next), 1))
+            dead = next;
+        else
+            died = release_beside(runtime, next, chain, died);
+    }
+    runtime->plan.made -= died;
+}
+
+static void release_other(hk_runtime *runtime, hk_object *object)
+{
+    if (__builtin_expect(object->flags & HK_WATCHED, 0))
+        hk_watch_release(runtime, object);
+    const hk_type *type = hk_type_of(object);
+    if (type->finalize != NULL && !(object->flags & HK_FINALIZED) && hk_object_finalize(runtime, object, type))
+        return;
+    if (!(type->flags & HK_TYPE_ACYCLIC))
+        untrack(runtime, object);
+    if (__builtin_expect(object->flags & HK_HAS_WEAKREFS, 0)) {
+        struct hk_releasing releasing = {runtime->releasing, 0}; /* a callback may lead to a collection, which is to see no garbage here */
+        runtime->releasing = &releasing;
+        hk_weakrefs_clear(runtime, object);
+        runtime->releasing = releasing.outer;
+    }
+    if (runtime->depth == MAX_DEPTH) {
+        pending_push(runtime, object);
+        return;
+    }
+    runtime->depth++;
+    drop(runtime, object, type);
+    runtime->depth--;
+    while (runtime->depth == 0 && runtime->pending != 0) {
+        runtime->depth = 1;
+        object = pending_pop(runtime);
+        drop(runtime, object, hk_type_of(object));
+        runtime->depth = 0;
+    }
+}
+
+void hk_release(hk_runtime *runtime, hk_object *object)
+{
+    if (__builtin_expect(!is_plain(object), 0)) {
+        release_other(runtime, object);
+        return;
+    }
+    const struct hk_gc_shape *shape = &hk_shapes[object->type];
+    hk_object **place = (hk_object **)object + shape->first, **end = place + shape->count;
+    while (place < end && *place == NULL)
+        place++;
+    if (place < end || shape->scattered != 0) {
+        release_plain(runtime, object, NULL);
+        return;
+    }
+    if (shape->plain == HK_PLAIN) {
+        runtime->plan.made--;
+        hk_gc_forget(object);
+        block_free(runtime->cyclic, object, hk_region.base, hk_region.pools);
+    } else {
+        block_free(runtime->acyclic, object, hk_region.base, hk_region.pools);
+    }
+}
+
+void hk_object_release_chain(hk_runtime *runtime, hk_object *chain)
+{
+    release_plain(runtime, NULL, chain);
+}
