@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the benchmarks.
 #
-#   tools/bench.sh [micro | macro | memory | programs | gc | bias | growing] [ARGUMENT...]
+#   tools/bench.sh [micro | macro | memory | programs | gc | exact | bias | growing] [ARGUMENT...]
 #
 # Without a name: micro, macro and memory, which is long. Arguments go to the program (bench/NAME.py --help).
 set -u
@@ -14,9 +14,9 @@ shift $(($# < 1 ? $# : 1))
 one() {
     case $1 in
     memory) shift && "$python" bench/macro.py --memory "$@" ;;
-    micro | macro | programs | gc | bias | growing) name=$1 && shift && "$python" "bench/$name.py" "$@" ;;
+    micro | macro | programs | gc | exact | bias | growing) name=$1 && shift && "$python" "bench/$name.py" "$@" ;;
     *)
-        echo "bench: no benchmark '$1'; there are micro, macro, memory, programs, gc, bias, growing" >&2
+        echo "bench: no benchmark '$1'; there are micro, macro, memory, programs, gc, exact, bias, growing" >&2
         return 2
         ;;
     esac
