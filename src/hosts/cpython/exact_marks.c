@@ -8,7 +8,7 @@
  * The frame's own instruction is read anew each time.
  *
  *      walk     from the innermost frame outwards to a mark, or to the end
- *      marks    are placed where so many frames had none (HK_UNMARKED): in the fifth frame, whose callers hardly change
+ *      marks    are placed where so many frames had none (HK_LONG): in the fifth frame, whose callers hardly change
  *               soon, and in every eighth from there to the next mark. So a walk is short also when the stack has shrunk
  *      a mark   lies in a table, by its frame's address, and says whose it is. A copy of the frame (of one that has ended,
  *               for a traceback) has the pointer too, but another address
@@ -26,10 +26,7 @@
 #include "hosts/cpython/exact_stack.h"
 
 #include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
 
-#define HK_UNMARKED 16u
 #define FIRST_MARK  4
 #define NEXT_MARK   8
 
@@ -46,8 +43,6 @@ static struct {
     uintptr_t code_tag_mask;
     uint64_t inverse; /* of HK_KEY_BASE */
     bool is_proven;   /* that the place is where we believe */
-    bool compares;    /* a test: each stack is walked whole, too */
-    uint64_t compared, differ, by_mark, placed;
 } marks;
 
 static bool is_mark(uintptr_t word)
@@ -64,12 +59,6 @@ static uint64_t inverse_of(uint64_t odd)
     return inverse;
 }
 
-static void use_marks(bool use)
-{
-    hk_exact_stacks.marks = use && !marks.compares ? (uintptr_t)marks.table : HK_MARKS_NONE;
-    hk_exact_stacks.unmarked = marks.table == NULL ? UINT32_MAX : marks.compares ? 1 : HK_UNMARKED;
-}
-
 void hk_exact_marks_init(const hk_py_layout *layout)
 {
     const uint64_t *none = dlsym(RTLD_DEFAULT, "_Py_NoneStruct");
@@ -80,10 +69,10 @@ void hk_exact_marks_init(const hk_py_layout *layout)
     marks.frame_owner = layout->frame_owner;
     marks.code_tag_mask = layout->code_tag_mask;
     marks.inverse = inverse_of(HK_KEY_BASE);
-    marks.compares = secure_getenv("HEAPKEEPER_TEST_COMPARE_MARKS") != NULL;
     marks.table = hk_os_map(HK_MARKS_BYTES);
+    if (marks.table != NULL)
+        hk_exact_stacks.unmarked = HK_LONG;
     hk_exact_stacks.generation = 1;
-    use_marks(false);
 }
 
 /* --- frames --- */
@@ -134,7 +123,7 @@ static bool is_proven(const void *state)
         uintptr_t globals = hk_word_at((const void *)frame, LAYOUT_GLOBALS);
         if (is_of_thread(frame) && globals != 0 && locals_of(frame) == globals && (code_flags_of(frame) & FLAGS_OF_FUNCTIONS) == 0) {
             marks.is_proven = true;
-            use_marks(true);
+            hk_exact_stacks.marks = (uintptr_t)marks.table;
         }
     }
     return marks.is_proven;
@@ -161,7 +150,6 @@ static void place(uintptr_t frame, uint64_t power, uint64_t rest)
         .rest = rest,
     };
     memcpy((char *)frame + HK_WAY_LOCALS, &mark, sizeof mark);
-    marks.placed++;
 }
 
 /* In the `count` frames from `frame` outwards, of which none has one; `total` is the key of the whole stack, and what
@@ -190,35 +178,11 @@ uint64_t hk_exact_key_deep(const void *state, uint64_t start)
         if (marks.is_proven)
             mark = mark_of(frame);
     }
-    if (mark != NULL)
+    if (mark != NULL) {
         key = key * mark->power + mark->rest;
-    if (count >= HK_UNMARKED && marks.table != NULL && is_proven(state))
-        place_some(innermost(state), count, start, mark != NULL ? mark->power : 1, key);
-    const intptr_t executor = hk_exact_stacks.thread_executor;
-    if (executor >= 0 && hk_word_at(state, executor) != 0)
-        key ^= HK_KEY_INDEX;
-    if (marks.compares) {
-        marks.compared++;
-        marks.by_mark += mark != NULL;
-        marks.differ += !hk_exact_marks_agree(state, start, key);
+        hk_exact_stacks.shortened++;
     }
-    return key;
-}
-
-bool hk_exact_marks_agree(const void *state, uint64_t start, uint64_t key)
-{
-    if (key == hk_exact_key(state, start, HK_WAY_3_13))
-        return true;
-    hk_exact_stacks.generation++;
-    return false;
-}
-
-void hk_exact_marks_say(void)
-{
-    char text[160];
-    if (!marks.compares)
-        return;
-    snprintf(text, sizeof text, "frame marks: %llu stacks compared, %llu differ, %llu ended at a mark, %llu marks placed",
-             (unsigned long long)marks.compared, (unsigned long long)marks.differ, (unsigned long long)marks.by_mark, (unsigned long long)marks.placed);
-    hk_record_event(HK_EVENT_NOTE, 0, text);
+    if (count >= HK_LONG && marks.table != NULL && is_proven(state))
+        place_some(innermost(state), count, start, mark != NULL ? mark->power : 1, key);
+    return hk_exact_jit(state, key, HK_WAY_3_13);
 }

@@ -13,8 +13,15 @@
 #include "hosts/cpython/exact_stack.h"
 
 #include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 struct hk_exact_stacks hk_exact_stacks;
+
+static struct {
+    bool is_asked; /* a test: each stack is walked whole, too; else those that the cache does not know */
+    uint64_t done, differ;
+} comparison;
 
 static uint32_t blind[2][HK_DOMAINS]; /* [apart][domain]; HK_EXACT_NONE: not asked for yet */
 
@@ -119,6 +126,11 @@ bool hk_exact_stacks_init(const hk_py_layout *layout)
         s->way = HK_WAY_FRAMES;
     if (s->way == HK_WAY_3_13)
         hk_exact_marks_init(layout);
+    else if (s->way != HK_WAY_FRAMES && hk_exact_chain_init())
+        s->unmarked = HK_LONG;
+    comparison.is_asked = secure_getenv("HEAPKEEPER_TEST_COMPARE_STACKS") != NULL;
+    if (comparison.is_asked && s->unmarked != UINT32_MAX)
+        s->unmarked = 1;
     return s->way >= HK_WAY_3_13 || known;
 }
 
@@ -167,17 +179,40 @@ static uint64_t key_of(const void *state, uint64_t start)
     }
 }
 
+static uint64_t long_key_of(const void *state, uint64_t start)
+{
+    if (hk_exact_stacks.way == HK_WAY_3_13)
+        return hk_exact_key_deep(state, start);
+    return hk_exact_stacks.unmarked == UINT32_MAX ? key_of(state, start) : hk_exact_key_long(state, start);
+}
+
 uint32_t hk_exact_site_main(int domain)
 {
     const void *state = hk_exact_stacks.state();
     if (state == NULL || !hk_cpython_stacks_ready(domain))
         return site_blind(domain, false);
-    bool marked = hk_exact_stacks.way == HK_WAY_3_13;
-    uint64_t start = hk_exact_start(domain), key = marked ? hk_exact_key_deep(state, start) : key_of(state, start);
-    if (marked && hk_exact_entry(key)->key != key && !hk_exact_marks_agree(state, start, key))
-        key = key_of(state, start);
+    uint64_t start = hk_exact_start(domain), key = long_key_of(state, start);
+    if (comparison.is_asked || hk_exact_entry(key)->key != key) {
+        uint64_t whole = key_of(state, start);
+        comparison.done++;
+        comparison.differ += whole != key;
+        if (whole != key)
+            hk_exact_stacks.generation++; /* all marks are worthless */
+        key = whole;
+    }
     struct hk_key_entry *entry = hk_exact_entry(key);
     return entry->key == key ? hk_slot_site(entry->word) : site_missed(entry, key, domain, 0);
+}
+
+void hk_exact_stacks_say(void)
+{
+    char text[160];
+    if (!comparison.is_asked)
+        return;
+    snprintf(text, sizeof text, "stacks: %llu compared, %llu differ, %llu not walked to the end",
+             (unsigned long long)comparison.done, (unsigned long long)comparison.differ,
+             (unsigned long long)hk_exact_stacks.shortened);
+    hk_record_event(HK_EVENT_NOTE, 0, text);
 }
 
 uint32_t hk_exact_site_apart(int domain, const void *state)

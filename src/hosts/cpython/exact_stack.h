@@ -5,7 +5,8 @@
  * reader's work. Two stacks have the same key only if differences below 2^48 cancel out modulo 2^64. A cache knows
  * the site of a key; the recorder walks the stack itself only when the key is not there.
  *
- * Deep stacks, 3.13 on: frames carry marks, by which a walk ends after some frames; see exact_marks.c. The key is the same.
+ * Deep stacks: from 3.13 on frames carry marks, by which a walk ends after some frames (exact_marks.c); before, the stack
+ * is compared with the last one (exact_chain.c). The key is the same.
  *
  * An instruction pointer stands for a place in the program only while its code object lives. So when one dies all keys become
  * worthless (hk_exact_stacks.seed; see exact.c on the quarantine). */
@@ -49,6 +50,7 @@ struct hk_frame_mark {
     uint64_t power, rest; /* key of the stack = key of the frames up to this one * power + rest */
     uint64_t unused[2];
 };
+#define HK_LONG 16 /* frames; a stack that is longer is worth a mark, or to be compared with the last one */
 #define HK_MARK_BITS 12 /* marks: 2^12, by the frame's address */
 #define HK_MARKS_BYTES (sizeof(struct hk_frame_mark) << HK_MARK_BITS)
 #define HK_MARKS_NONE ((uintptr_t)1 << 62) /* no pointer is near */
@@ -64,7 +66,8 @@ struct hk_exact_stacks {
     uint64_t seed, apart_seed;
     uintptr_t marks;     /* HK_MARKS_NONE: there are none */
     uint64_t generation; /* of marks */
-    uint32_t unmarked;   /* so many frames without a mark are walked on the way; more: hk_exact_key_deep */
+    uint64_t shortened;  /* so many stacks were not walked to their end, of those that hk_exact_site_main was asked for */
+    uint32_t unmarked;   /* so many frames are walked on the usual way, if there is no mark */
     intptr_t thread_frame, cframe_current, frame_previous, frame_instruction, frame_code;
     intptr_t thread_executor; /* -1: none */
 
@@ -81,6 +84,7 @@ bool hk_exact_stacks_init(const hk_py_layout *layout);
 /* This thread has a thread state: where such are found may be told from now on. */
 void hk_exact_stacks_found(void);
 
+void hk_exact_stacks_say(void); /* into the record, if a test asked for comparisons */
 void hk_exact_sites_forget(void); /* the recorder has begun anew */
 
 /* The site of this thread's stack, whatever is known of stacks (main lane), or of a thread whose state is given, or NULL
@@ -88,14 +92,16 @@ void hk_exact_sites_forget(void); /* the recorder has begun anew */
 uint32_t hk_exact_site_main(int domain);
 uint32_t hk_exact_site_apart(int domain, const void *state);
 
+/* --- exact_chain.c: the key of a long stack where there are no marks; the main lane --- */
+
+bool hk_exact_chain_init(void); /* false: no memory */
+uint64_t hk_exact_key_long(const void *state, uint64_t start);
+
 /* --- exact_marks.c: where way is HK_WAY_3_13; the main lane --- */
 
 void hk_exact_marks_init(const hk_py_layout *layout);
 /* The key of a stack of any depth; places marks. */
 uint64_t hk_exact_key_deep(const void *state, uint64_t start);
-/* A key was found by marks. True: a walk of all frames gives the same. Else marks are worthless from now on. */
-bool hk_exact_marks_agree(const void *state, uint64_t start, uint64_t key);
-void hk_exact_marks_say(void); /* into the record, if a test asked for comparisons */
 
 static inline uintptr_t hk_word_at(const void *base, intptr_t offset)
 {
@@ -120,43 +126,55 @@ static inline __attribute__((always_inline)) const void *hk_exact_state(void)
     return NULL;
 }
 
-static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *state, uint64_t key, int way)
+static inline __attribute__((always_inline)) uintptr_t hk_exact_innermost(const void *state, int way)
+{
+    uintptr_t frame = hk_word_at(state, hk_exact_stacks.thread_frame);
+    return HK_WAY_HAS_CFRAME(way) ? hk_word_at((const void *)frame, hk_exact_stacks.cframe_current) : frame; /* there always is one */
+}
+
+static inline __attribute__((always_inline)) intptr_t hk_exact_previous(int way)
+{
+    return way <= HK_WAY_3_13 ? HK_WAY_PREVIOUS(way) : hk_exact_stacks.frame_previous;
+}
+
+/* What a frame adds to the key. */
+static inline __attribute__((always_inline)) uintptr_t hk_exact_place(uintptr_t frame, int way)
 {
     const struct hk_exact_stacks *s = &hk_exact_stacks;
-    uintptr_t frame = hk_word_at(state, s->thread_frame);
-    intptr_t previous = s->frame_previous, instruction = s->frame_instruction;
-    const intptr_t code = s->frame_code;
-    if (HK_WAY_HAS_CFRAME(way)) /* there always is one */
-        frame = hk_word_at((const void *)frame, s->cframe_current);
-    if (way <= HK_WAY_3_13) {
-        previous = HK_WAY_PREVIOUS(way);
-        instruction = HK_WAY_INSTRUCTION;
-    }
-    for (; frame != 0; frame = hk_word_at((const void *)frame, previous)) {
-        uintptr_t place = hk_word_at((const void *)frame, instruction);
-        if (way == HK_WAY_OBJECTS)
-            place = hk_word_at((const void *)frame, code) + (uint32_t)place * HK_KEY_INDEX;
-        key = (key + place) * HK_KEY_BASE;
-    }
-    if ((way == HK_WAY_3_13 || way == HK_WAY_FRAMES) && s->thread_executor >= 0 && hk_word_at(state, s->thread_executor) != 0)
+    uintptr_t place = hk_word_at((const void *)frame, way <= HK_WAY_3_13 ? HK_WAY_INSTRUCTION : s->frame_instruction);
+    if (way == HK_WAY_OBJECTS)
+        place = hk_word_at((const void *)frame, s->frame_code) + (uint32_t)place * HK_KEY_INDEX;
+    return place;
+}
+
+static inline __attribute__((always_inline)) uint64_t hk_exact_jit(const void *state, uint64_t key, int way)
+{
+    const intptr_t executor = hk_exact_stacks.thread_executor;
+    if ((way == HK_WAY_3_13 || way == HK_WAY_FRAMES) && executor >= 0 && hk_word_at(state, executor) != 0)
         key ^= HK_KEY_INDEX; /* in JIT code: the site is to say so */
     return key;
 }
 
-/* The same by marks. False: the stack is deep and no mark is near: hk_exact_site_main finds the key. Main lane only. */
+/* By a walk of all frames. */
+static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *state, uint64_t key, int way)
+{
+    const intptr_t previous = hk_exact_previous(way);
+    for (uintptr_t frame = hk_exact_innermost(state, way); frame != 0; frame = hk_word_at((const void *)frame, previous))
+        key = (key + hk_exact_place(frame, way)) * HK_KEY_BASE;
+    return hk_exact_jit(state, key, way);
+}
+
+/* The same, unless the stack is long, and no mark is near: then false, and hk_exact_site_main finds the key. Main lane only. */
 static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *state, uint64_t *start, int way)
 {
     const struct hk_exact_stacks *s = &hk_exact_stacks;
-    if (way != HK_WAY_3_13) {
-        *start = hk_exact_key(state, *start, way);
-        return true;
-    }
-    uint64_t key = *start;
     const uintptr_t marks = s->marks;
-    uintptr_t frame = hk_word_at(state, s->thread_frame);
-    for (uint32_t left = s->unmarked; frame != 0; frame = hk_word_at((const void *)frame, HK_WAY_PREVIOUS(way))) {
-        key = (key + hk_word_at((const void *)frame, HK_WAY_INSTRUCTION)) * HK_KEY_BASE;
-        uintptr_t distance = hk_word_at((const void *)frame, HK_WAY_LOCALS) - marks;
+    const intptr_t previous = hk_exact_previous(way);
+    uint64_t key = *start;
+    uint32_t left = s->unmarked;
+    for (uintptr_t frame = hk_exact_innermost(state, way); frame != 0; frame = hk_word_at((const void *)frame, previous)) {
+        key = (key + hk_exact_place(frame, way)) * HK_KEY_BASE;
+        uintptr_t distance = way == HK_WAY_3_13 ? hk_word_at((const void *)frame, HK_WAY_LOCALS) - marks : UINTPTR_MAX;
         if (distance < HK_MARKS_BYTES) {
             const struct hk_frame_mark *mark = (const void *)(marks + distance);
             if (__builtin_expect(mark->frame == frame && mark->generation == s->generation, 1)) {
@@ -167,9 +185,7 @@ static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *
         if (__builtin_expect(--left == 0, 0))
             return false;
     }
-    if (s->thread_executor >= 0 && hk_word_at(state, s->thread_executor) != 0)
-        key ^= HK_KEY_INDEX;
-    *start = key;
+    *start = hk_exact_jit(state, key, way);
     return true;
 }
 

@@ -197,7 +197,7 @@ void hk_cpython_freeze_if_finalizing(void)
     finalizing = now;
     if (now) {
         watch_in_hook();
-        hk_exact_marks_say();
+        hk_exact_stacks_say();
         hk_record_freeze();
     } else if (lives++ == 1) {
         hk_record_set_watch(HK_WATCH_REPLACED, "a second Py_Initialize");
