@@ -31,7 +31,7 @@ BUILD := build-werror
 SETUP += --werror
 endif
 
-.PHONY: all build bootstrap run test test-c test-py test-pythons soak valgrind bench lint install clean help
+.PHONY: all build bootstrap run test test-c test-py test-pythons soak valgrind bench lint amalgamation install clean help
 .DEFAULT_GOAL := all
 
 all: build
@@ -72,6 +72,9 @@ bench: build
 lint: bootstrap
 	@tools/lint.sh
 
+amalgamation:
+	@$(PYTHON) tools/amalgamate.py $(if $(ARGS),$(ARGS),build/amalgamation)
+
 install: build
 	@meson configure $(BUILD) -Dprefix="$(PREFIX)"
 	@meson install -C $(BUILD)
@@ -87,6 +90,7 @@ help:
 	@echo 'make soak            eight programs that strain the heap for 5 minutes each; make valgrind: the C tests there'
 	@echo 'make bench           the benchmarks: ratios against named peers'
 	@echo 'make lint            format, warnings, leftovers'
+	@echo 'make amalgamation    heap and runtime as one heapkeeper.c and heapkeeper.h, in build/amalgamation'
 	@echo 'make install         PREFIX=/usr/local DESTDIR='
 	@echo
 	@echo 'SAN=address | SAN=thread | DEBUG=1 | FUZZ=1 | WERROR=1   each in a build directory of its own'

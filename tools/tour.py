@@ -116,7 +116,8 @@ def environment(python, directory):
     return dict(kept, PATH=programs + ":" + os.environ.get("PATH", "/usr/bin:/bin"), COLUMNS=COLUMNS, LC_ALL="C.UTF-8",
                 HEAPKEEPER_BUILD=BUILD, HEAPKEEPER_DIR=os.path.join(directory, "captures"),
                 PYTHONPATH=os.path.join(TREE, "python"), PYTHONHASHSEED="0", PYTHONDONTWRITEBYTECODE="1",
-                PYTHONNOUSERSITE="1", CPATH=os.path.join(TREE, "include"), LIBRARY_PATH=BUILD, LD_LIBRARY_PATH=BUILD)
+                PYTHONNOUSERSITE="1", CPATH=os.path.join(TREE, "include"), LIBRARY_PATH=BUILD, LD_LIBRARY_PATH=BUILD,
+                PKG_CONFIG_PATH=os.path.join(BUILD, "meson-uninstalled"))
 
 
 def run(chapter, command, variables, directory):

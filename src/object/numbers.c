@@ -128,7 +128,7 @@ static uint64_t number_hash(const hk_object *self)
 
 static bool number_equal(const hk_object *self, const hk_object *other)
 {
-    int64_t a, b;
+    int64_t a = 0, b = 0;
     bool a_is = integer_of(self, &a), b_is = integer_of(other, &b);
     if (a_is || b_is)
         return a_is && b_is && a == b;
