@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs what docs/tour.md shows, and puts the real output back in its place; or checks that it is still there.
+"""Runs what the tours in docs/ show, and puts the real output back in its place; or checks that it is still there.
 
-    tools/tour.py [--check] [--python PYTHON] [FILE]
+    tools/tour.py [--check] [--python PYTHON] [FILE...]          default: docs/tour.md and docs/tour-objects.md
 
 A chapter begins at a heading of the second level. A fence whose first line names a file (```python count.py) is written
 to that file. In a ```console fence a line that begins with "$ " is a command, and what follows it is its output. Each
@@ -209,29 +209,34 @@ def differences(outputs):
 # ---- the command ----
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="More: the head of this file.")
-    parser.add_argument("--check", action="store_true", help="change nothing; say what differs")
-    parser.add_argument("--python", default="/usr/bin/python3", help="what `python3` is (default: %(default)s)")
-    parser.add_argument("file", nargs="?", default=os.path.join(TREE, "docs", "tour.md"))
-    options = parser.parse_args()
-    try:
-        with open(options.file, encoding="utf-8") as file:
-            page = Page(file.read())
-        left_out = needs_compiler(page) if options.check and shutil.which("cc") is None else ()
-        for chapter in sorted(left_out):
-            print('tour.py: no C compiler: not checked: chapter "%s"' % chapter, file=sys.stderr)
-        outputs = outputs_of(page, os.path.abspath(options.python), left_out)
-    except (OSError, ValueError, Problem, subprocess.TimeoutExpired) as error:
-        print("tour.py: %s" % error, file=sys.stderr)
-        return 1
+def tour(file, options):
+    """Exit status."""
+    with open(file, encoding="utf-8") as opened:
+        page = Page(opened.read())
+    left_out = needs_compiler(page) if options.check and shutil.which("cc") is None else ()
+    for chapter in sorted(left_out):
+        print('tour.py: no C compiler: not checked: chapter "%s"' % chapter, file=sys.stderr)
+    outputs = outputs_of(page, os.path.abspath(options.python), left_out)
     if not options.check:
-        write(options.file, page.with_outputs(outputs))
+        write(file, page.with_outputs(outputs))
         return 0
     found = list(differences(outputs))
     for text in found:
         print(text)
     return 1 if found else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="More: the head of this file.")
+    parser.add_argument("--check", action="store_true", help="change nothing; say what differs")
+    parser.add_argument("--python", default="/usr/bin/python3", help="what `python3` is (default: %(default)s)")
+    parser.add_argument("file", nargs="*", default=[os.path.join(TREE, "docs", name) for name in ("tour.md", "tour-objects.md")])
+    options = parser.parse_args()
+    try:
+        return max([tour(file, options) for file in options.file])
+    except (OSError, ValueError, Problem, subprocess.TimeoutExpired) as error:
+        print("tour.py: %s" % error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/tour.md: its commands still print what it shows, and tools/tour.py notices if not."""
+"""docs/tour.md and tour-objects.md: their commands still print what they show, and tools/tour.py notices if not."""
 
 import os
 import shutil
@@ -43,6 +43,19 @@ CHANGES = {
     "The guide's geometry": ("███▃ ", "███▄ "),
     "A whole process": ("together ", "altogether "),
 }
+
+
+@pytest.mark.parametrize("old, new", [("the tuple, too     1", "the tuple, too     2"), ("unreachable: 2", "unreachable: 3")])
+def test_changed_number_is_found_in_the_tour_of_the_objects(python, usable, tmp_path, old, new):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    with open(os.path.join(TREE, "docs", "tour-objects.md"), encoding="utf-8") as file:
+        text = file.read()
+    assert text.count(old) >= 2  # live in Python, and in C
+    copy = tmp_path / "tour-objects.md"
+    copy.write_text(text.replace(old, new), encoding="utf-8")
+    differences, _ = tour("--check", "--python", python.path, copy, status=1)
+    assert differences.count("\n  was  ") == text.count(old)
 
 
 def test_changed_number_picture_or_word_is_found_in_its_chapter_alone(python, usable, tmp_path):
