@@ -46,12 +46,17 @@ void *hk_os_reserve(size_t size, size_t alignment)
     return aligned;
 }
 
-void *hk_os_reserve_zero(size_t size)
+void *hk_os_reserve_zero(size_t size, size_t alignment)
 {
+    size = round_up(size);
     int saved = errno;
-    void *start = mmap(NULL, round_up(size), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *start = hk_os_reserve(size, alignment);
+    if (start != NULL && mprotect(start, size, PROT_READ) != 0) {
+        hk_os_unmap(start, size);
+        start = NULL;
+    }
     errno = saved;
-    return start == MAP_FAILED ? NULL : start;
+    return start;
 }
 
 bool hk_os_commit(void *start, size_t size)

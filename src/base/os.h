@@ -14,7 +14,7 @@ size_t hk_os_page_size(void);
 
 /* Address space without memory: reads and writes fault until it is committed. */
 void *hk_os_reserve(size_t size, size_t alignment);
-void *hk_os_reserve_zero(size_t size); /* the same, but reads find zeros */
+void *hk_os_reserve_zero(size_t size, size_t alignment); /* the same, but reads find zeros */
 bool hk_os_commit(void *start, size_t size);  /* zero pages, on first touch */
 void hk_os_unmap(void *start, size_t size);   /* gives address space back; of a reservation: a tail */
 void *hk_os_map(size_t size);                 /* reserve and commit in one */

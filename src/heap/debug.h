@@ -108,7 +108,11 @@ static inline size_t hk_debug_rear(const struct hk_debug_record *record)
 
 #define HK_DEBUG_NO_SITE 0u
 #define HK_DEBUG_TABLE_FULL 1u
+#ifdef __SANITIZE_THREAD__ /* the innermost are the library's own, which are more where few functions are inlined */
+#define HK_DEBUG_NATIVE_FRAMES 16
+#else
 #define HK_DEBUG_NATIVE_FRAMES 8
+#endif
 #define HK_DEBUG_HOST_FRAMES 16
 
 /* Where the caller is, as a number; the same stack has the same number. Call it from a function whose caller is of

@@ -191,6 +191,15 @@ static void test_an_arena_is_64_pools_and_then_there_is_a_second(void **state)
     hk_heap_destroy(heap);
 }
 
+/* Where addresses are alike from bit 0 to bit 19, the cache of some processors holds one of the two lines at a time. */
+static void test_the_first_pools_are_not_placed_like_their_descriptors(void **state)
+{
+    for (size_t i = 0; i < 32; i++) {
+        uintptr_t pool = (uintptr_t)hk_region.base + i * HK_POOL_SIZE, descriptor = (uintptr_t)&hk_region.pools[i];
+        assert_int_not_equal(pool >> 12 & 0xff, descriptor >> 12 & 0xff);
+    }
+}
+
 static void test_the_largest_block_is_of_a_pool_and_the_next_byte_makes_it_the_systems(void **state)
 {
     hk_heap *heap = new_heap(HK_STEP);
@@ -318,6 +327,7 @@ int main(void)
         cmocka_unit_test(test_a_pool_holds_as_many_blocks_as_fit_into_it),
         cmocka_unit_test(test_pools_and_blocks_pass_through_their_states),
         cmocka_unit_test(test_an_arena_is_64_pools_and_then_there_is_a_second),
+        cmocka_unit_test(test_the_first_pools_are_not_placed_like_their_descriptors),
         cmocka_unit_test(test_the_largest_block_is_of_a_pool_and_the_next_byte_makes_it_the_systems),
         cmocka_unit_test(test_every_size_is_aligned_to_16_unless_8_is_asked_for),
         cmocka_unit_test(test_where_8_is_asked_for_sizes_that_are_multiples_of_16_are_aligned_to_16),
