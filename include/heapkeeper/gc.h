@@ -37,6 +37,30 @@ HK_API bool hk_gc_is_enabled(const hk_runtime *runtime);
  * inside a collection; -1: no memory for it, and nothing was done. */
 HK_API int64_t hk_gc_collect(hk_runtime *runtime, int generation);
 
+/* In steps. Collects for about so many microseconds of wall time, and goes on from there in the next call; the program runs between.
+ * A round begins with all objects of then, and when it ends, all of them that were garbage then are freed: what becomes
+ * garbage meanwhile, in the next round. Returns 1: a round has ended with this step; 0: there is more to do, or it was called
+ * from inside a collection or a release; -1: no memory, and the round is given up.
+ *
+ * What cannot be cut into pieces may take longer. A strongly connected component that looks dead is checked once more, exactly,
+ * and freed, in one piece: that is what makes it safe without a barrier, and is bounded by the component's size, which hk_gc_step_stats
+ * reports; what only it kept alive is released with it, as by any last reference. So are the references of a single object
+ * looked at, of a list of a million all. Everything else is cut at some microseconds.
+ *
+ * Components die one by one, those first that others do not refer to: a finalizer runs while what its object refers to is whole, and weak
+ * references to that are not cleared yet. Callbacks (hk_gc_add_callback) are not told of steps. Other collections may come between: young
+ * ones should; a full one starts by itself only if the heap grows faster than rounds come. */
+HK_API int hk_gc_step(hk_runtime *runtime, uint32_t microseconds);
+
+typedef struct {
+    size_t size; /* sizeof(hk_gc_step_stats), set by the caller */
+    uint64_t steps, rounds;
+    uint64_t checked, freed, resurrected; /* objects: that looked dead, that were; resurrected: by finalizers */
+    uint64_t largest_component;           /* of those that were checked: objects */
+    uint64_t nanoseconds, longest_nanoseconds, longest_check_nanoseconds; /* of steps; of the check of a component, or several small ones */
+} hk_gc_step_stats;
+HK_API void hk_gc_get_step_stats(const hk_runtime *runtime, hk_gc_step_stats *stats);
+
 /* threshold: objects (generation 0), or collections of the generation before (1); 0: never by itself. */
 HK_API void hk_gc_set_threshold(hk_runtime *runtime, int generation, uint32_t threshold);
 HK_API uint32_t hk_gc_get_threshold(const hk_runtime *runtime, int generation);

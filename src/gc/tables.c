@@ -13,17 +13,20 @@ bool hk_gc_tables_init(void)
     hk_lock_take(&init_lock);
     if (hk_gc_tables.tracked == NULL && hk_region.span > 0) {
         size_t granules = hk_region.span >> HK_GRANULE_SHIFT, bits = granules / 8;
+        size_t marks = granules / 64 * sizeof(struct hk_gc_marks), size = 5 * bits + 2 * granules + marks;
         size_t pools = (hk_region.span >> HK_POOL_SHIFT) * sizeof(struct hk_gc_pool);
-        char *start = hk_os_reserve(5 * bits + granules, hk_os_page_size()), *by_pool = hk_os_map(pools);
+        char *start = hk_os_reserve(size, hk_os_page_size()), *by_pool = hk_os_map(pools);
         if (start != NULL && by_pool != NULL)
             hk_gc_tables = (struct hk_gc_tables){.tracked = (uint64_t *)start,
                                                  .white = (uint64_t *)(start + bits),
                                                  .grey = (uint64_t *)(start + 2 * bits),
                                                  .age = (struct hk_gc_ages *)(start + 3 * bits),
                                                  .count = (uint8_t *)start + 5 * bits,
+                                                 .step_count = (uint8_t *)start + 5 * bits + granules,
+                                                 .marks = (struct hk_gc_marks *)(start + 5 * bits + 2 * granules),
                                                  .pools = (struct hk_gc_pool *)by_pool};
         else if (start != NULL)
-            hk_os_unmap(start, 5 * bits + granules);
+            hk_os_unmap(start, size);
         else if (by_pool != NULL)
             hk_os_unmap(by_pool, pools);
     }
@@ -36,7 +39,8 @@ bool hk_gc_tables_commit(const void *start, size_t size)
     size_t granule = hk_granule_of(start), granules = size >> HK_GRANULE_SHIFT, bits = granules / 8;
     return hk_os_commit(&hk_gc_tables.tracked[granule / 64], bits) && hk_os_commit(&hk_gc_tables.white[granule / 64], bits) &&
            hk_os_commit(&hk_gc_tables.grey[granule / 64], bits) && hk_os_commit(&hk_gc_tables.age[granule / 64], 2 * bits) &&
-           hk_os_commit(hk_gc_tables.count + granule, granules);
+           hk_os_commit(hk_gc_tables.count + granule, granules) && hk_os_commit(hk_gc_tables.step_count + granule, granules) &&
+           hk_os_commit(&hk_gc_tables.marks[granule / 64], granules / 64 * sizeof(struct hk_gc_marks));
 }
 
 static size_t first_granule(const struct hk_arena *arena)
@@ -50,6 +54,12 @@ void hk_gc_scan_discard(const struct hk_arena *arena)
     hk_os_discard(hk_gc_tables.count + first_granule(arena), ARENA_GRANULES);
 }
 
+void hk_gc_step_discard(const struct hk_arena *arena)
+{
+    hk_os_discard(&hk_gc_tables.marks[first_granule(arena) / 64], ARENA_GRANULES / 64 * sizeof(struct hk_gc_marks));
+    hk_os_discard(hk_gc_tables.step_count + first_granule(arena), ARENA_GRANULES);
+}
+
 void hk_gc_arena_clear(const struct hk_arena *arena)
 {
     size_t word = first_granule(arena) / 64;
@@ -57,6 +67,7 @@ void hk_gc_arena_clear(const struct hk_arena *arena)
     hk_os_discard(&hk_gc_tables.white[word], ARENA_GRANULES / 8);
     hk_os_discard(&hk_gc_tables.age[word], ARENA_GRANULES / 4);
     hk_gc_scan_discard(arena);
+    hk_gc_step_discard(arena);
     memset(hk_gc_tables.pools + (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS, 0,
            HK_ARENA_POOLS * sizeof(*hk_gc_tables.pools));
 }

@@ -7,6 +7,8 @@
  *      grey      1 bit    during a scan: reached, and waits for what it refers to being looked at
  *      age       2 bits   its generation; 3 is frozen
  *      count     1 byte   during a scan: references that are left to explain. See scan.c
+ *      marks     3 bits   of a collection in steps, while a round is under way. See step.c
+ *      step_count 1 byte  of the same
  *
  * A table each: the more objects a cache line is about, the better. Bits are looked at as words of 64.
  *
@@ -15,7 +17,7 @@
  * may know something of the object, and one that dies without it, with the bits all 0, leaves nothing to clear.
  *
  * 13 bits for 128: 10 % of the addresses, and of memory, where objects are; grey bits and counts are given back after a full
- * collection. Parts are committed with the arenas whose objects they are about. A pool has 8 bytes more. */
+ * collection. Steps take 9 % more, from their first use on, until a full collection. Parts are committed with the arenas whose objects they are about. A pool has 8 bytes more. */
 #ifndef HK_GC_TABLES_H
 #define HK_GC_TABLES_H
 
@@ -29,10 +31,17 @@ struct hk_gc_ages {
     uint64_t low, high;
 };
 
+struct hk_gc_marks {
+    uint64_t suspect, grey; /* 0 in both where no object is; of pools that a round has not come to yet they mean nothing */
+    uint64_t numbered;      /* those that were suspects when these were counted: */
+    uint32_t before;        /* so many came before */
+};
+
 struct hk_gc_pool {
     uint32_t next;  /* in the scan's queue */
     uint8_t logged; /* HK_LOGGED_*: which lists of its runtime it is in */
     bool queued;
+    bool spilled;   /* has grey objects, of steps, that are on no stack */
 };
 enum { HK_LOGGED_YOUNG = 1, HK_LOGGED_MIDDLE = 2 };
 
@@ -40,6 +49,8 @@ struct hk_gc_tables {
     uint64_t *tracked, *white, *grey; /* by granule / 64 */
     struct hk_gc_ages *age;
     uint8_t *count;
+    struct hk_gc_marks *marks; /* by granule / 64 */
+    uint8_t *step_count;
     struct hk_gc_pool *pools;
 };
 
@@ -49,8 +60,9 @@ extern struct hk_gc_tables hk_gc_tables;
 bool hk_gc_tables_init(void);
 /* Makes the entries of a part of the region usable; whole arenas. False: no memory. Any thread. */
 bool hk_gc_tables_commit(const void *start, size_t size);
-/* Gives what a scan alone needs of an arena's objects back to the system. */
+/* Gives what a scan alone needs of an arena's objects back to the system; the other, what a round of steps needs. */
 void hk_gc_scan_discard(const struct hk_arena *arena);
+void hk_gc_step_discard(const struct hk_arena *arena);
 /* Nothing in the arena is an object any more. */
 void hk_gc_arena_clear(const struct hk_arena *arena);
 
@@ -88,6 +100,16 @@ static inline void hk_gc_age(size_t word, uint64_t bits, int generation)
 /* Every object of the pool is tracked now; those that were not are of generation 0. Returns how many these are. */
 uint32_t hk_gc_note_pool(const struct hk_pool *pool);
 
+/* These of a word are no objects any more, as far as steps are concerned. (Where there were none, nothing is written.) */
+static inline void hk_gc_unmark(size_t word, uint64_t bits)
+{
+    struct hk_gc_marks *marks = &hk_gc_tables.marks[word];
+    if ((marks->suspect | marks->grey) & bits) {
+        marks->suspect &= ~bits;
+        marks->grey &= ~bits;
+    }
+}
+
 /* There is no object there any more. */
 static inline void hk_gc_forget(const void *object)
 {
@@ -97,6 +119,7 @@ static inline void hk_gc_forget(const void *object)
         hk_gc_tables.tracked[word] &= ~bit;
         hk_gc_tables.white[word] &= ~bit;
         hk_gc_age(word, bit, 0);
+        hk_gc_unmark(word, bit);
     }
 }
 

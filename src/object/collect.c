@@ -54,7 +54,7 @@ static void young_restart(hk_runtime *runtime)
 }
 
 /* Every pool of the runtime with objects in it. */
-static bool all_pools(const hk_runtime *runtime, struct hk_gc_pools *pools)
+bool hk_collect_pools(const hk_runtime *runtime, struct hk_gc_pools *pools)
 {
     for (struct hk_arena *arena = runtime->cyclic->arenas; arena != NULL; arena = arena->next)
         for (uint64_t used = ~arena->empty; used != 0; used &= used - 1)
@@ -69,7 +69,7 @@ static bool pools_for(hk_runtime *runtime, int generation, struct hk_gc_pools *p
 {
     pools->count = 0;
     if (generation == 2)
-        return all_pools(runtime, pools);
+        return hk_collect_pools(runtime, pools);
     for (size_t i = 0; generation == 1 && i < runtime->middle.count; i++)
         if (!hk_gc_pools_push(pools, runtime->middle.items[i]))
             return false;
@@ -145,15 +145,14 @@ static void call_back(hk_runtime *runtime, bool begins, int generation, uint64_t
             runtime->callbacks[i].function(runtime, begins, generation, found, runtime->callbacks[i].argument);
 }
 
-/* Beside the objects that are tracked. */
-static uint64_t other_bytes(const hk_runtime *runtime)
+uint64_t hk_collect_other_bytes(const hk_runtime *runtime)
 {
     uint64_t pools = (uint64_t)runtime->acyclic->used_pools + runtime->memory->used_pools;
     int64_t large = runtime->acyclic->large_bytes + runtime->memory->large_bytes;
     return (pools << HK_POOL_SHIFT) + (uint64_t)large;
 }
 
-static void garbage_save(hk_runtime *runtime, struct hk_dead *dead)
+void hk_collect_save(hk_runtime *runtime, struct hk_dead *dead)
 {
     for (size_t i = 0; i < dead->special.count; i++)
         if (hk_gc_array_push(&runtime->garbage, dead->special.items[i]))
@@ -179,7 +178,7 @@ static int64_t collect(hk_runtime *runtime, int generation, const struct hk_gc_p
     promote(runtime, pools, generation);
     uint64_t saved = hk_dead_prepare(runtime, &dead);
     if (runtime->save_all)
-        garbage_save(runtime, &dead);
+        hk_collect_save(runtime, &dead);
     *freed = dead.count;
     hk_dead_bury(runtime, pools, &dead);
     stats->candidates += found->candidates;
@@ -212,10 +211,12 @@ int64_t hk_gc_collect(hk_runtime *runtime, int generation)
         for (struct hk_arena *arena = runtime->cyclic->arenas; generation == 2 && arena != NULL; arena = arena->next)
             hk_gc_scan_discard(arena);
         if (generation == 2)
+            hk_step_trim(runtime);
+        if (generation == 2)
             hk_free_lists_trim(runtime);
         struct hk_plan_outcome outcome = {generation, about.candidates, about.candidate_bytes, freed,
                                           freed == 0 ? 0 : about.white_bytes};
-        hk_plan_learn(&runtime->plan, &outcome, other_bytes(runtime));
+        hk_plan_learn(&runtime->plan, &outcome, hk_collect_other_bytes(runtime));
     }
     uint64_t took = hk_os_clock_ns() - start;
     stats->collections++;
@@ -231,7 +232,7 @@ void hk_collect_automatic(hk_runtime *runtime)
 {
     if (!runtime->enabled || runtime->collecting || runtime->ending)
         return;
-    int generation = hk_plan_generation(&runtime->plan, other_bytes(runtime));
+    int generation = hk_plan_generation(&runtime->plan, hk_collect_other_bytes(runtime));
     if (generation != HK_PLAN_NOTHING && hk_gc_collect(runtime, generation) < 0)
         runtime->plan.made = 0; /* no memory for it: not again at every object */
 }
@@ -249,6 +250,7 @@ void hk_collect_end_runtime(hk_runtime *runtime)
     hk_gc_pools_free(&runtime->young);
     hk_gc_pools_free(&runtime->middle);
     hk_gc_pools_free(&runtime->looked_at);
+    hk_gc_step_give_up(&runtime->step);
     runtime->log_lost = true;
 }
 
@@ -377,6 +379,7 @@ static bool count_frozen(size_t word, uint64_t tracked, const struct hk_gc_ages 
 void hk_gc_freeze(hk_runtime *runtime)
 {
     each_word(runtime, freeze_word, NULL);
+    runtime->step.stop = true;
     runtime->plan.made = 0;
 }
 

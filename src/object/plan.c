@@ -17,8 +17,7 @@ void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t thresh
         plan->young_limit = threshold == 0 ? INT32_MAX : (int32_t)threshold;
 }
 
-/* Of the objects that are tracked, about. */
-static uint64_t object_bytes(const struct hk_plan *plan)
+uint64_t hk_plan_object_bytes(const struct hk_plan *plan)
 {
     int64_t bytes = (int64_t)plan->object_bytes + (int64_t)plan->made * plan->mean_bytes;
     return bytes < 0 ? 0 : (uint64_t)bytes;
@@ -29,7 +28,7 @@ int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes)
     uint64_t growth = plan->survived_bytes / 100 * plan->growth;
     if (growth < HK_PLAN_FLOOR)
         growth = HK_PLAN_FLOOR;
-    if (plan->growth != 0 && object_bytes(plan) + other_bytes > plan->survived_bytes + growth)
+    if (plan->growth != 0 && hk_plan_object_bytes(plan) + other_bytes > plan->survived_bytes + growth)
         return 2;
     if (plan->made < (int32_t)plan->worthwhile[0]) {
         uint32_t next = (uint32_t)plan->made + plan->threshold[0];
@@ -61,7 +60,7 @@ void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, 
     int generation = outcome->generation;
     if (outcome->candidates > 0)
         plan->mean_bytes = (uint32_t)(outcome->candidate_bytes / outcome->candidates);
-    plan->object_bytes = generation == 2 ? outcome->candidate_bytes : object_bytes(plan);
+    plan->object_bytes = generation == 2 ? outcome->candidate_bytes : hk_plan_object_bytes(plan);
     plan->object_bytes -= outcome->freed_bytes < plan->object_bytes ? outcome->freed_bytes : plan->object_bytes;
     plan->made = 0;
     plan->collections = generation == 0 ? plan->collections + 1 : 0;
@@ -74,4 +73,12 @@ void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, 
     }
     uint32_t next = plan->growth == 0 || plan->worthwhile[0] < plan->threshold[0] ? plan->worthwhile[0] : plan->threshold[0];
     plan->young_limit = next == 0 ? INT32_MAX : (int32_t)next;
+}
+
+void hk_plan_learn_round(struct hk_plan *plan, uint64_t seen_bytes, int64_t grown, uint64_t other_bytes)
+{
+    int64_t bytes = (int64_t)seen_bytes + grown;
+    int64_t made = (int64_t)plan->made * plan->mean_bytes;
+    plan->survived_bytes = (bytes > 0 ? (uint64_t)bytes : 0) + other_bytes;
+    plan->object_bytes = bytes > made ? (uint64_t)(bytes - made) : 0;
 }

@@ -51,6 +51,11 @@ void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t thresh
 /* The young limit is reached: the generation to collect. HK_PLAN_NOTHING: none; the limit is another. other_bytes: live, beside the
  * objects that are tracked. */
 int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes);
+/* Of the objects that are tracked, about. */
+uint64_t hk_plan_object_bytes(const struct hk_plan *plan);
+/* A round of steps has ended, which is as good as a full collection. seen_bytes: what it looked at; grown: how hk_plan_object_bytes
+ * has changed since. */
+void hk_plan_learn_round(struct hk_plan *plan, uint64_t seen_bytes, int64_t grown, uint64_t other_bytes);
 /* What came of it. */
 void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, uint64_t other_bytes);
 

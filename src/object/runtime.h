@@ -11,6 +11,7 @@
  *      bounded.c   a dict and a list with a limit
  *      collect.c   collections: which pools, promotion; the public gc.h
  *      dead.c      what a collection does with the dead
+ *      step.c      collections in steps
  *      plan.c      when to collect: a pure function of counters
  *
  * Three heaps under the caller's lock: objects that the collector looks at; acyclic objects; memory beside objects. What is
@@ -20,7 +21,7 @@
 
 #include <string.h>
 
-#include "gc/scan.h"
+#include "gc/step.h"
 #include "heapkeeper/frame.h"
 #include "heapkeeper/gc.h"
 #include "object/plan.h"
@@ -112,6 +113,10 @@ struct hk_runtime {
     } callbacks[8];
     bool save_all;
     struct hk_gc_array garbage;
+
+    struct hk_gc_step step; /* the round that is under way */
+    uint64_t step_estimate; /* of live bytes, at its start */
+    hk_gc_step_stats step_stats;
 };
 
 /* By the number of a type. plain: none of its functions is called when an object dies, nor is that kept for reuse. */
@@ -208,9 +213,15 @@ uint64_t hk_dead_prepare(hk_runtime *runtime, struct hk_dead *dead); /* weak ref
 void hk_dead_live_on(struct hk_gc_array *all); /* none of them is dead after all */
 void hk_dead_bury(hk_runtime *runtime, const struct hk_gc_pools *pools, struct hk_dead *dead);
 
+/* step.c */
+void hk_step_trim(hk_runtime *runtime); /* gives back what its tables take, unless a round is under way */
+
 /* collect.c */
 void hk_collect_automatic(hk_runtime *runtime);
 void hk_collect_made(hk_runtime *runtime, hk_object *object); /* it is one of generation 0, whichever pool it lies in */
+bool hk_collect_pools(const hk_runtime *runtime, struct hk_gc_pools *pools); /* adds all with objects in them; false: no memory */
+uint64_t hk_collect_other_bytes(const hk_runtime *runtime); /* beside the objects that are tracked */
+void hk_collect_save(hk_runtime *runtime, struct hk_dead *dead); /* to the garbage that is kept */
 void hk_collect_begin_runtime(hk_runtime *runtime);
 void hk_collect_end_runtime(hk_runtime *runtime);
 
