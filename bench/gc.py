@@ -3,6 +3,7 @@
 
     python3 bench/gc.py [--rounds N] [--workloads A,B] [--peers A,B] [--python P] [--json FILE] [--check]
     python3 bench/gc.py --costs [--rounds N] [--python P] [--json FILE] [--check]      see gc_costs.py
+    python3 bench/gc.py --pauses [--rounds N] [--json FILE] [--check]
 
 The programs are gc/ours.c, gc/bdwgc.c, gc/work.lua and gc/work.py; what they do is described in gc/work.h, and all must
 print the same checksum. In each round every workload runs once on every runtime, in shuffled order, each in a
@@ -189,6 +190,16 @@ def costs(options):
     finish(options, result["failures"], result["missed"], result)
 
 
+def pauses(options):
+    with tempfile.TemporaryDirectory() as directory:
+        print(common.machine())
+        runtime = ours(directory, "pauses")
+        if runtime.missing:
+            common.refuse(runtime.missing)
+        result = gc_costs.Pauses(runtime.command[0], None, None, options.rounds).run()
+    finish(options, result["failures"], result["missed"], result)
+
+
 def finish(options, failures, short, everything):
     for failure in failures:
         print("FAILED  " + failure)
@@ -203,18 +214,21 @@ def finish(options, failures, short, everything):
 def main():
     parser = argparse.ArgumentParser(description="The runtime's collector beside bdwgc, Lua and CPython.")
     parser.add_argument("--costs", action="store_true", help="how costs grow, after fork, bytes an object")
-    parser.add_argument("--rounds", type=int, help="default: 7; of --costs: 3")
+    parser.add_argument("--pauses", action="store_true", help="how long a program waits for steps, and for full collections")
+    parser.add_argument("--rounds", type=int, help="default: 7; of --costs and --pauses: 3")
     parser.add_argument("--workloads", type=common.words(WORKLOADS), default=list(WORKLOADS), help="default: all")
     parser.add_argument("--peers", type=common.words(PEERS + MORE_PEERS), default=list(PEERS), help="default: " + ",".join(PEERS))
     parser.add_argument("--python", default="python3.13", help="CPython 3.13; default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help="every measurement, to FILE")
     parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")
     options = parser.parse_args()
-    options.rounds = options.rounds if options.rounds is not None else 3 if options.costs else 7
+    options.rounds = options.rounds if options.rounds is not None else 3 if options.costs or options.pauses else 7
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     if options.costs:
         costs(options)
+    if options.pauses:
+        pauses(options)
 
     with tempfile.TemporaryDirectory() as directory:
         print(common.machine())

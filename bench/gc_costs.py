@@ -1,6 +1,7 @@
-"""bench/gc.py --costs: how what a collection costs grows, what it un-shares after fork, what an object takes.
+"""bench/gc.py --costs: how what a collection costs grows, what it un-shares after fork, what an object takes; and --pauses: how
+long a program waits for steps, and for full collections.
 
-The programs are gc/costs.c, gc/costs.py and gc/costs_bdwgc.c. A figure is the least of the rounds for times, since
+The programs are gc/costs.c, gc/costs.py and gc/costs_bdwgc.c; gc/pauses.c. A figure is the least of the rounds for times, since
 everything else on the machine only adds to them, and the median for sizes, which hardly differ.
 """
 
@@ -113,3 +114,40 @@ class Costs:
         for part in (self.scaling, self.growing, self.forked, self.release, self.sizes):
             part()
         return {"figures": self.figures, "missed": self.missed, "failures": self.failures}
+
+
+class Pauses(Costs):
+    OBJECTS, REQUESTS, BUDGET, EVERY = 2_000_000, 300_000, 1000, 100
+    NAMES = ("median", "99th", "99.9th", "longest", "its wall", "young", "full at end")
+    LONGEST = 2.0  # milliseconds, the 99.9th percentile of steps
+    GARBAGE = 1.0  # for one live object, at most
+
+    def run(self):
+        print("%s live objects; each of %s requests replaces eight of them and makes eight that die at once; a step of %.1f ms"
+              % (format(self.OBJECTS, ","), format(self.REQUESTS, ","), self.BUDGET / 1000))
+        print("after %d requests, or full collections by themselves. Milliseconds of CPU that the program waits, medians of %d rounds"
+              % (self.EVERY, self.rounds))
+        print("%-8s" % "" + "".join("%12s" % name for name in self.NAMES))
+        kinds = {}
+        for number in range(self.rounds):
+            for kind in ("steps", "full"):
+                one = Costs(self.ours, None, None, 1)
+                row = one.ask(self.ours, kind, self.OBJECTS, self.REQUESTS, self.BUDGET, self.EVERY)
+                self.failures += one.failures
+                if row:
+                    kinds.setdefault(kind, []).append([place[0] for place in row])
+        rows = {kind: [statistics.median(place) for place in zip(*lines)] for kind, lines in kinds.items()}
+        for kind, row in rows.items():
+            print("%-8s" % kind + "".join("%12.2f" % value for value in row[:7]))
+        print("\n%-8s%12s%12s%12s%12s%12s%12s%12s" % ("", "waits", "rounds", "full ones", "garbage", "at the end", "collecting", "component"))
+        for kind, row in rows.items():
+            print("%-8s%12d%12d%12d%11.0f%%%11.0f%%%11.0f%%%12d" % (kind, *row[7:10], *(100 * value for value in row[10:13]), row[13]))
+        print("garbage: at most, and at the end, of what is live. collecting: of all CPU time. component: the largest checked at once.")
+        print("its wall: of the longest wait, with what else the machine did meanwhile. young: the longest young collection.\n")
+        if "steps" in rows:
+            row = rows["steps"]
+            if row[2] > self.LONGEST:
+                self.missed.append("steps: 99.9th percentile %.2f ms, goal %.1f" % (row[2], self.LONGEST))
+            if row[10] > self.GARBAGE:
+                self.missed.append("steps: garbage %.2f of what is live, goal %.1f" % (row[10], self.GARBAGE))
+        return {"figures": kinds, "missed": self.missed, "failures": self.failures}

@@ -19,7 +19,7 @@ void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t thresh
 
 uint64_t hk_plan_object_bytes(const struct hk_plan *plan)
 {
-    int64_t bytes = (int64_t)plan->object_bytes + (int64_t)plan->made * plan->mean_bytes;
+    int64_t bytes = plan->object_bytes + (int64_t)plan->made * plan->mean_bytes;
     return bytes < 0 ? 0 : (uint64_t)bytes;
 }
 
@@ -35,13 +35,13 @@ int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes)
         plan->young_limit = (int32_t)(next < plan->worthwhile[0] ? next : plan->worthwhile[0]);
         return HK_PLAN_NOTHING;
     }
-    return plan->threshold[1] != 0 && plan->collections >= plan->worthwhile[1] ? 1 : 0;
+    return !plan->stepped && plan->threshold[1] != 0 && plan->collections >= plan->worthwhile[1] ? 1 : 0;
 }
 
 static void judge(struct hk_plan *plan, int generation, uint32_t yield)
 {
     uint32_t least = plan->threshold[generation], *worthwhile = &plan->worthwhile[generation];
-    uint32_t most = plan->growth == 0 ? least * HK_PLAN_STRETCH : INT32_MAX;
+    uint32_t most = plan->stepped ? least : plan->growth == 0 ? least * HK_PLAN_STRETCH : INT32_MAX;
     uint32_t usual = plan->growth == 0 ? 2 : 100 * plan->growth / (100 + plan->growth);
     if (yield < usual + (100 - usual) / 3 && *worthwhile <= most / 2)
         *worthwhile *= 2;
@@ -60,12 +60,13 @@ void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, 
     int generation = outcome->generation;
     if (outcome->candidates > 0)
         plan->mean_bytes = (uint32_t)(outcome->candidate_bytes / outcome->candidates);
-    plan->object_bytes = generation == 2 ? outcome->candidate_bytes : hk_plan_object_bytes(plan);
-    plan->object_bytes -= outcome->freed_bytes < plan->object_bytes ? outcome->freed_bytes : plan->object_bytes;
+    uint64_t bytes = generation == 2 ? outcome->candidate_bytes : hk_plan_object_bytes(plan);
+    plan->object_bytes = (int64_t)(bytes - (outcome->freed_bytes < bytes ? outcome->freed_bytes : bytes));
     plan->made = 0;
     plan->collections = generation == 0 ? plan->collections + 1 : 0;
     if (generation == 2) {
-        plan->survived_bytes = plan->object_bytes + other_bytes;
+        plan->survived_bytes = (uint64_t)plan->object_bytes + other_bytes;
+        plan->stepped = false;
         forgive(plan, 0);
         forgive(plan, 1);
     } else {
@@ -75,10 +76,20 @@ void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, 
     plan->young_limit = next == 0 ? INT32_MAX : (int32_t)next;
 }
 
+void hk_plan_begin_round(struct hk_plan *plan)
+{
+    plan->stepped = true;
+    hk_plan_set_threshold(plan, 0, plan->threshold[0]); /* not what has proved worthwhile */
+}
+
+void hk_plan_freed(struct hk_plan *plan, uint64_t objects)
+{
+    plan->object_bytes -= (int64_t)(objects * plan->mean_bytes);
+}
+
 void hk_plan_learn_round(struct hk_plan *plan, uint64_t seen_bytes, int64_t grown, uint64_t other_bytes)
 {
     int64_t bytes = (int64_t)seen_bytes + grown;
-    int64_t made = (int64_t)plan->made * plan->mean_bytes;
     plan->survived_bytes = (bytes > 0 ? (uint64_t)bytes : 0) + other_bytes;
-    plan->object_bytes = bytes > made ? (uint64_t)(bytes - made) : 0;
+    plan->object_bytes = bytes - (int64_t)plan->made * plan->mean_bytes;
 }

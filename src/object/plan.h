@@ -12,7 +12,10 @@
  * finds that, and of a hundred objects that it looks at it frees 100 * growth / (100 + growth). A young collection that yields less
  * had better been left to the full one: the number doubles, and full ones may come to do all the work. One that yields
  * much more halves it, since its candidates should be in the cache still. Programs change: each full collection takes an
- * eighth off. */
+ * eighth off.
+ *
+ * Steps. Who collects in steps (step.c) wants no long pauses: what young collections would be long for is left to rounds. Until the next
+ * full collection these start at the threshold, and there are none of the middle generation. */
 #ifndef HK_OBJECT_PLAN_H
 #define HK_OBJECT_PLAN_H
 
@@ -34,8 +37,9 @@ struct hk_plan {
     uint32_t worthwhile[2]; /* as many, or more */
     uint32_t collections;  /* of generation 0 since the last of generation 1 */
     uint32_t growth;       /* percent; 0: no full collections */
+    bool stepped;          /* rounds have come since the last full collection */
     /* Of the objects that are tracked: */
-    uint64_t object_bytes;   /* after the last collection */
+    int64_t object_bytes;    /* after the last collection, less what steps have freed since */
     uint32_t mean_bytes;     /* of those looked at then */
     /* Live after the last full collection: */
     uint64_t survived_bytes;
@@ -53,8 +57,12 @@ void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t thresh
 int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes);
 /* Of the objects that are tracked, about. */
 uint64_t hk_plan_object_bytes(const struct hk_plan *plan);
-/* A round of steps has ended, which is as good as a full collection. seen_bytes: what it looked at; grown: how hk_plan_object_bytes
- * has changed since. */
+/* One of steps begins. */
+void hk_plan_begin_round(struct hk_plan *plan);
+/* It has freed so many objects. */
+void hk_plan_freed(struct hk_plan *plan, uint64_t objects);
+/* It has ended, which is as good as a full collection. seen_bytes: what it looked at; grown: how hk_plan_object_bytes has changed
+ * since. */
 void hk_plan_learn_round(struct hk_plan *plan, uint64_t seen_bytes, int64_t grown, uint64_t other_bytes);
 /* What came of it. */
 void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, uint64_t other_bytes);

@@ -3,8 +3,8 @@
  * The check is hk_gc_scan_again: of a batch of objects, those stay that no reference from outside of it reaches. That, finalizers
  * and freeing are one piece, in which nothing else of the program runs.
  *
- * What is freed is taken off the number of objects made, as if their references had gone: so the plan knows how large the heap
- * is. A round's end is to it what a full collection's is, and while rounds keep up none of these starts by itself. */
+ * The plan is told what is freed, so that it knows how large the heap is. A round's end is to it what a full collection's is:
+ * while rounds keep up none of these starts by itself. */
 #include <string.h>
 
 #include "object/runtime.h"
@@ -47,7 +47,7 @@ static bool bury(hk_runtime *runtime, const struct hk_gc_array *batch)
         hk_collect_save(runtime, &dead);
     uint64_t freed = dead.count;
     hk_dead_bury(runtime, &runtime->looked_at, &dead);
-    runtime->plan.made -= (int32_t)freed;
+    hk_plan_freed(&runtime->plan, freed);
     runtime->step_stats.freed += freed;
     return true;
 }
@@ -77,6 +77,7 @@ static void round_begin(hk_runtime *runtime)
     step->model = &hk_native_model;
     step->heap = runtime->cyclic;
     step->pools.count = 0;
+    hk_plan_begin_round(&runtime->plan);
     runtime->step_estimate = hk_plan_object_bytes(&runtime->plan);
     hk_gc_step_begin(step);
     step->failed = !hk_collect_pools(runtime, &step->pools);
@@ -86,6 +87,8 @@ static void round_end(hk_runtime *runtime)
 {
     struct hk_gc_step *step = &runtime->step;
     int64_t grown = (int64_t)hk_plan_object_bytes(&runtime->plan) - (int64_t)runtime->step_estimate;
+    if (!runtime->enabled)
+        runtime->plan.made = 0; /* there is nobody to compare it, and new objects would ask each time */
     hk_plan_learn_round(&runtime->plan, step->candidate_bytes, grown, hk_collect_other_bytes(runtime));
     runtime->step_stats.rounds++;
     hk_gc_step_give_up(step);

@@ -320,6 +320,32 @@ static void test_without_full_collections_young_ones_are_not_put_off_for_ever(vo
     assert_true(program.collections[0] + program.collections[1] >= 1000000 / (int)(HK_PLAN_YOUNG * HK_PLAN_STRETCH));
 }
 
+static void test_steps_keep_young_collections_small_and_leave_the_rest_to_rounds(void **state)
+{
+    struct program program = {.live = 100000};
+    hk_plan_init(&program.plan);
+    program_collect(&program, 2, 0);
+    program_run(&program, 50000, 20);
+    assert_true(program.plan.worthwhile[0] > HK_PLAN_YOUNG);
+    int middle = program.collections[1];
+    uint64_t young = 0;
+    hk_plan_begin_round(&program.plan);
+    for (int round = 0; round < 50; round++) {
+        int64_t before = (int64_t)hk_plan_object_bytes(&program.plan);
+        uint64_t seen = 48 * (program.live + program.garbage);
+        int collections = program.collections[0];
+        program_run(&program, 20000, 20);
+        young += (uint64_t)(program.collections[0] - collections);
+        hk_plan_freed(&program.plan, program.garbage);
+        program.garbage = program.young = 0;
+        hk_plan_learn_round(&program.plan, seen, (int64_t)hk_plan_object_bytes(&program.plan) - before, 0);
+        assert_in_range(hk_plan_object_bytes(&program.plan), 48 * 95000, 48 * 105000);
+    }
+    assert_in_range(young, 50 * 20000 / HK_PLAN_YOUNG - 50, 50 * 20000 / HK_PLAN_YOUNG);
+    assert_int_equal(program.collections[1], middle);
+    assert_int_equal(program.collections[2], 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -334,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_young_collections_that_free_little_leave_the_work_to_full_ones),
         cmocka_unit_test(test_the_work_of_full_collections_over_a_growing_heap_is_linear),
         cmocka_unit_test(test_without_full_collections_young_ones_are_not_put_off_for_ever),
+        cmocka_unit_test(test_steps_keep_young_collections_small_and_leave_the_rest_to_rounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
