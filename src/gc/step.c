@@ -103,6 +103,7 @@ static void whiten_pool(struct hk_gc_step *step, uint32_t number)
     if (pool->heap != step->heap)
         return; /* since the round began it has become somebody else's, and has no bits */
     hk_gc_note_pool(pool);
+    step->noted = true;
     for (size_t word = (size_t)number * HK_POOL_WORDS, end = word + HK_POOL_WORDS; word < end; word++) {
         struct hk_gc_marks *marks = &hk_gc_tables.marks[word];
         uint64_t suspects = hk_gc_candidates(word, 2);

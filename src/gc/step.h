@@ -18,6 +18,7 @@ struct hk_gc_step {
     int phase; /* 0: no round is under way */
     unsigned pass;
     bool failed, stop; /* stop: the round is not to go on */
+    bool noted;        /* what is allocated in some pools is tracked now, also that which is no object; cleared by the owner */
     uint64_t deadline;
 
     struct hk_gc_pools pools; /* those of the round's start; later, those with suspects */
@@ -47,7 +48,7 @@ struct hk_gc_step {
 
 enum hk_gc_step_result {
     HK_GC_STEP_LATE,   /* the deadline is there */
-    HK_GC_STEP_NOTED,  /* what is allocated is tracked now: also that which is no object, until it is untracked */
+    HK_GC_STEP_NOTED,  /* objects are looked at from now on: what was noted and is none is to be untracked before */
     HK_GC_STEP_BATCH,  /* `batch` looks dead, and is to be checked and freed at once */
     HK_GC_STEP_END,    /* of the round */
     HK_GC_STEP_FAILED, /* no memory; the round is given up */

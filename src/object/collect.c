@@ -96,6 +96,12 @@ static void note_new(hk_runtime *runtime, uint32_t number, bool releasing)
         }
 }
 
+void hk_collect_untrack(hk_runtime *runtime)
+{
+    hk_free_lists_untrack(runtime);
+    hk_watch_untrack(runtime);
+}
+
 /* The tables know all objects from here on, until one is made. */
 static void note_all_new(hk_runtime *runtime)
 {
@@ -106,8 +112,7 @@ static void note_all_new(hk_runtime *runtime)
                 note_new(runtime, (uint32_t)(arena - hk_region.arenas) * HK_ARENA_POOLS + i, releasing);
     for (size_t i = 0; i < runtime->young.count; i++)
         note_new(runtime, runtime->young.items[i], releasing);
-    hk_free_lists_untrack(runtime);
-    hk_watch_untrack(runtime);
+    hk_collect_untrack(runtime);
     if (releasing)
         hk_object_untrack_dead(runtime);
 }
@@ -210,10 +215,10 @@ int64_t hk_gc_collect(hk_runtime *runtime, int generation)
     if (found >= 0) {
         for (struct hk_arena *arena = runtime->cyclic->arenas; generation == 2 && arena != NULL; arena = arena->next)
             hk_gc_scan_discard(arena);
-        if (generation == 2)
+        if (generation == 2) {
             hk_step_trim(runtime);
-        if (generation == 2)
             hk_free_lists_trim(runtime);
+        }
         struct hk_plan_outcome outcome = {generation, about.candidates, about.candidate_bytes, freed,
                                           freed == 0 ? 0 : about.white_bytes};
         hk_plan_learn(&runtime->plan, &outcome, hk_collect_other_bytes(runtime));

@@ -219,6 +219,7 @@ void hk_step_trim(hk_runtime *runtime); /* gives back what its tables take, unle
 /* collect.c */
 void hk_collect_automatic(hk_runtime *runtime);
 void hk_collect_made(hk_runtime *runtime, hk_object *object); /* it is one of generation 0, whichever pool it lies in */
+void hk_collect_untrack(hk_runtime *runtime); /* blocks that are allocated and no objects: they were noted with the rest of their pools */
 bool hk_collect_pools(const hk_runtime *runtime, struct hk_gc_pools *pools); /* adds all with objects in them; false: no memory */
 uint64_t hk_collect_other_bytes(const hk_runtime *runtime); /* beside the objects that are tracked */
 void hk_collect_save(hk_runtime *runtime, struct hk_dead *dead); /* to the garbage that is kept */

@@ -59,7 +59,11 @@ static bool check(hk_runtime *runtime, struct hk_gc_array *batch, uint64_t large
     runtime->collecting = true;
     stats->checked += batch->count;
     whites_set(batch, true);
-    bool good = hk_gc_scan_again(&hk_native_model, batch) >= 0 && (batch->count == 0 || bury(runtime, batch));
+    runtime->visiting = true;
+    bool good = hk_gc_scan_again(&hk_native_model, batch) >= 0;
+    runtime->visiting = false;
+    if (good && batch->count > 0)
+        good = bury(runtime, batch);
     if (!good)
         whites_set(batch, false);
     runtime->collecting = false;
@@ -103,12 +107,16 @@ static int go_on(hk_runtime *runtime, uint64_t deadline)
     if (step->phase == 0)
         round_begin(runtime);
     do {
-        switch (hk_gc_step_on(step, deadline)) {
+        runtime->visiting = true;
+        enum hk_gc_step_result result = hk_gc_step_on(step, deadline);
+        runtime->visiting = false;
+        if (step->noted)
+            hk_collect_untrack(runtime);
+        step->noted = false;
+        switch (result) {
         case HK_GC_STEP_LATE:
-            hk_free_lists_untrack(runtime); /* they were noted, with the rest of their pools */
             return 0;
         case HK_GC_STEP_NOTED:
-            hk_free_lists_untrack(runtime);
             break;
         case HK_GC_STEP_BATCH:
             if (step->batch.count == 0 || check(runtime, &step->batch, step->largest))
@@ -128,7 +136,9 @@ static int go_on(hk_runtime *runtime, uint64_t deadline)
 int hk_gc_step(hk_runtime *runtime, uint32_t microseconds)
 {
     hk_gc_step_stats *stats = &runtime->step_stats;
-    if (runtime->collecting || runtime->ending || runtime->releasing != NULL || runtime->depth > 0)
+    if (__builtin_expect(runtime->watch != NULL, 0))
+        hk_watch_enter(runtime, "hk_gc_step");
+    if (runtime->collecting || runtime->visiting || runtime->ending || runtime->releasing != NULL || runtime->depth > 0)
         return 0;
     uint64_t start = hk_os_clock_ns();
     int result = go_on(runtime, start + (uint64_t)microseconds * 1000);

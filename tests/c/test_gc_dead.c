@@ -332,13 +332,13 @@ static void test_steps_keep_young_collections_small_and_leave_the_rest_to_rounds
     hk_plan_begin_round(&program.plan);
     for (int round = 0; round < 50; round++) {
         int64_t before = (int64_t)hk_plan_object_bytes(&program.plan);
-        uint64_t seen = 48 * (program.live + program.garbage);
+        uint64_t looked_at = 48 * (program.live + program.garbage);
         int collections = program.collections[0];
         program_run(&program, 20000, 20);
         young += (uint64_t)(program.collections[0] - collections);
         hk_plan_freed(&program.plan, program.garbage);
         program.garbage = program.young = 0;
-        hk_plan_learn_round(&program.plan, seen, (int64_t)hk_plan_object_bytes(&program.plan) - before, 0);
+        hk_plan_learn_round(&program.plan, looked_at, (int64_t)hk_plan_object_bytes(&program.plan) - before, 0);
         assert_in_range(hk_plan_object_bytes(&program.plan), 48 * 95000, 48 * 105000);
     }
     assert_in_range(young, 50 * 20000 / HK_PLAN_YOUNG - 50, 50 * 20000 / HK_PLAN_YOUNG);
