@@ -21,7 +21,8 @@
  * that it refers to are then the first. (Finalizers and weak references may save some of it: that is none, then.)
  *
  * What is remembered of an object between steps is a suspect's or grey bit; where one dies these are cleared (hk_gc_forget),
- * and no new one gets any before the next round. So an address without its bit is not looked at.
+ * and no new one gets any before the next round. So an address without its bit is not looked at. Nor is one in a pool that has become
+ * another runtime's, which may have bits there.
  *
  * Counts are kept modulo 128 in the first pass, 127 in the second, and so on: references from outside that are overlooked because there
  * are a multiple of 128 are seen in the second. */
@@ -46,6 +47,18 @@ static inline struct hk_gc_marks *marks_of(const void *object)
 static inline bool is_suspect(const void *object)
 {
     return hk_region_has(object) && (marks_of(object)->suspect & hk_bit_of(hk_granule_of(object))) != 0;
+}
+
+/* The pool is still the runtime's. */
+static inline bool is_ours(const struct hk_gc_step *step, size_t pool)
+{
+    return __atomic_load_n(&hk_region.pools[pool].heap, __ATOMIC_RELAXED) == step->heap;
+}
+
+/* Of an address that has been kept since an earlier step. */
+static inline bool is_there(const struct hk_gc_step *step, const void *object)
+{
+    return is_ours(step, hk_granule_of(object) / HK_POOL_GRANULES);
 }
 
 static bool is_late(const struct hk_gc_step *step)
@@ -99,9 +112,9 @@ static void counts_begin(size_t word, uint64_t bits)
 static void whiten_pool(struct hk_gc_step *step, uint32_t number)
 {
     const struct hk_pool *pool = &hk_region.pools[number];
+    if (!is_ours(step, number))
+        return;
     hk_gc_tables.pools[number].spilled = false;
-    if (pool->heap != step->heap)
-        return; /* since the round began it has become somebody else's, and has no bits */
     hk_gc_note_pool(pool);
     step->noted = true;
     for (size_t word = (size_t)number * HK_POOL_WORDS, end = word + HK_POOL_WORDS; word < end; word++) {
@@ -181,7 +194,7 @@ static void explain_object(struct hk_gc_step *step, hk_object *object, size_t gr
 static bool explain(struct hk_gc_step *step)
 {
     for (; step->at < step->pools.count; step->at++, step->word = 0)
-        while (step->word < HK_POOL_WORDS) {
+        while (step->word < HK_POOL_WORDS && is_ours(step, step->pools.items[step->at])) {
             size_t first = ((size_t)step->pools.items[step->at] * HK_POOL_WORDS + step->word++) * 64;
             uint64_t bits = hk_gc_tables.marks[first / 64].suspect;
             if (bits == 0)
@@ -208,7 +221,7 @@ static void reach_from(struct hk_gc_step *step, hk_object *object)
 {
     struct hk_gc_marks *marks = marks_of(object);
     uint64_t bit = hk_bit_of(hk_granule_of(object));
-    if (!(marks->grey & bit))
+    if (!is_there(step, object) || !(marks->grey & bit))
         return; /* it has died */
     marks->grey &= ~bit;
     each_child(step, object, reach_child);
@@ -275,6 +288,8 @@ static bool reach_pools(struct hk_gc_step *step)
 {
     for (; step->at < step->pools.count; step->at++, step->word = 0) {
         uint32_t pool = step->pools.items[step->at];
+        if (!is_ours(step, pool))
+            continue;
         if (step->sweeping && step->word == 0) {
             if (!hk_gc_tables.pools[pool].spilled)
                 continue;
@@ -328,7 +343,7 @@ static bool sift(struct hk_gc_step *step)
 {
     while (step->at < step->pools.count) {
         uint32_t pool = step->pools.items[step->at++];
-        if (number(step, pool) > 0)
+        if (is_ours(step, pool) && number(step, pool) > 0)
             step->pools.items[step->kept++] = pool;
         if (is_late(step))
             break;
@@ -348,8 +363,8 @@ static bool sift(struct hk_gc_step *step)
  *                                               waits:     low[v] = min(low[v], first_seen[w])
  *                low[v] == first_seen[v]: all that wait from v on are a component
  *
- * `work` holds what visit has still to do: the w's, and below them v itself once more, marked, which means that
- * they are done. */
+ * `work` holds what visit has still to do: the w's, and below them v's number, marked, which means that they are done. (What is seen
+ * is known by its number from then on: it may die.) */
 enum { CHUNK_ITEMS = 8190 };
 
 struct hk_gc_chunk {
@@ -418,47 +433,49 @@ static void visit(struct hk_gc_step *step, hk_object *object)
 {
     step->current = number_of(object);
     step->first_seen[step->current] = step->low[step->current] = ++step->seen;
-    step->order[step->mapped - ++step->waiting] = object;
-    step->path[step->path_length++] = object;
-    push_work(step, (uintptr_t)object | 1);
+    step->waiting++;
+    step->order[step->mapped - step->waiting] = object;
+    step->numbers[step->mapped - step->waiting] = step->current;
+    step->path[step->path_length++] = step->current;
+    push_work(step, (uintptr_t)step->current << 1 | 1);
     each_child(step, object, order_child);
 }
 
-/* All that wait from the object on go to the front; the object comes last, marked. */
-static void complete(struct hk_gc_step *step, const void *object)
+/* All that wait from that number on go to the front; it comes last, marked. */
+static void complete(struct hk_gc_step *step, uint32_t number)
 {
-    void *one;
+    uint32_t one;
     do {
-        one = step->order[step->mapped - step->waiting--];
-        step->first_seen[number_of(one)] = DONE;
-        step->order[step->ordered++] = one == object ? (void *)((uintptr_t)one | 1) : one;
-    } while (one != object);
+        uint32_t place = step->mapped - step->waiting--;
+        one = step->numbers[place];
+        step->first_seen[one] = DONE;
+        step->order[step->ordered++] = (void *)((uintptr_t)step->order[place] | (one == number));
+    } while (one != number);
 }
 
-static void leave(struct hk_gc_step *step, const void *object)
+static void leave(struct hk_gc_step *step, uint32_t number)
 {
-    uint32_t number = number_of(object);
     step->path_length--;
     if (step->path_length > 0)
-        lower(&step->low[number_of(step->path[step->path_length - 1])], step->low[number]);
+        lower(&step->low[step->path[step->path_length - 1]], step->low[number]);
     if (step->low[number] == step->first_seen[number])
-        complete(step, object);
+        complete(step, number);
 }
 
 static void do_work(struct hk_gc_step *step, uintptr_t item)
 {
-    hk_object *object = (hk_object *)(item & ~(uintptr_t)1);
+    hk_object *object = (hk_object *)item;
     if (item & 1) {
-        leave(step, object);
+        leave(step, (uint32_t)(item >> 1));
         return;
     }
-    if (!is_suspect(object))
+    if (!is_there(step, object) || !is_suspect(object))
         return; /* it has died */
     uint32_t first_seen = step->first_seen[number_of(object)];
     if (first_seen == 0)
         visit(step, object);
     else if (first_seen != DONE)
-        lower(&step->low[number_of(step->path[step->path_length - 1])], first_seen);
+        lower(&step->low[step->path[step->path_length - 1]], first_seen);
 }
 
 static bool order_works(struct hk_gc_step *step)
@@ -478,7 +495,7 @@ static bool order(struct hk_gc_step *step)
     if (!order_works(step))
         return false;
     for (; step->at < step->pools.count; step->at++, step->word = 0)
-        while (step->word < HK_POOL_WORDS) {
+        while (step->word < HK_POOL_WORDS && is_ours(step, step->pools.items[step->at])) {
             size_t word = (size_t)step->pools.items[step->at] * HK_POOL_WORDS + step->word;
             for (uint64_t bits = hk_gc_tables.marks[word].suspect; bits != 0; bits &= bits - 1) {
                 hk_object *object = hk_granule_start(word * 64 + (unsigned)__builtin_ctzll(bits));
@@ -502,9 +519,11 @@ static bool order_begin(struct hk_gc_step *step)
     step->first_seen = hk_os_map(count * sizeof(uint32_t));
     step->low = hk_os_map(count * sizeof(uint32_t));
     step->order = hk_os_map(count * sizeof(void *));
-    step->path = hk_os_map(count * sizeof(void *));
+    step->numbers = hk_os_map(count * sizeof(uint32_t));
+    step->path = hk_os_map(count * sizeof(uint32_t));
     step->seen = step->ordered = step->waiting = step->path_length = 0;
-    return step->first_seen != NULL && step->low != NULL && step->order != NULL && step->path != NULL;
+    return step->first_seen != NULL && step->low != NULL && step->order != NULL && step->numbers != NULL &&
+           step->path != NULL;
 }
 
 static void unmap(void *memory, size_t size)
@@ -518,9 +537,10 @@ static void order_end(struct hk_gc_step *step)
     unmap(step->first_seen, step->mapped * sizeof(uint32_t));
     unmap(step->low, step->mapped * sizeof(uint32_t));
     unmap(step->order, step->mapped * sizeof(void *));
-    unmap(step->path, step->mapped * sizeof(void *));
-    step->first_seen = step->low = NULL;
-    step->order = step->path = NULL;
+    unmap(step->numbers, step->mapped * sizeof(uint32_t));
+    unmap(step->path, step->mapped * sizeof(uint32_t));
+    step->first_seen = step->low = step->numbers = step->path = NULL;
+    step->order = NULL;
     while (step->work != NULL) {
         struct hk_gc_chunk *chunk = step->work;
         step->work = chunk->below;
@@ -551,7 +571,7 @@ static bool give(struct hk_gc_step *step)
     step->batch = (struct hk_gc_array){.items = step->order + step->ordered};
     for (uint32_t i = step->ordered; i < end; i++) {
         void *object = step->order[i];
-        if (!is_suspect(object))
+        if (!is_there(step, object) || !is_suspect(object))
             continue;
         marks_of(object)->suspect &= ~hk_bit_of(hk_granule_of(object));
         step->batch.items[step->batch.count++] = object;

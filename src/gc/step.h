@@ -37,8 +37,9 @@ struct hk_gc_step {
 
     /* Components: by the number of a suspect. */
     uint32_t *first_seen, *low;
-    void **order; /* components that are complete from the front; the suspects of incomplete ones from the end */
-    void **path;
+    void **order; /* components that are complete from the front; the suspects of incomplete ones from the end: */
+    uint32_t *numbers; /* of these, at the same place */
+    uint32_t *path;
     uint32_t mapped, seen, ordered, waiting, path_length, current;
     struct hk_gc_chunk *work, *spare;
 
