@@ -20,7 +20,7 @@ static struct hk_free_list *list_of(const hk_runtime *runtime, const hk_type *ty
 static hk_object *pop(struct hk_free_list *list)
 {
     hk_object *object = list->first;
-    memcpy(&list->first, object, sizeof(object));
+    memcpy(&list->first, object, sizeof(void *));
     list->count--;
     return object;
 }
@@ -62,7 +62,7 @@ bool hk_free_list_keep(hk_runtime *runtime, hk_object *object, const hk_type *ty
         type->reset(runtime, object, list->keep);
     else if (type->destroy != NULL)
         type->destroy(runtime, object);
-    memcpy(object, &list->first, sizeof(object));
+    memcpy(object, &list->first, sizeof(void *));
     list->first = object;
     list->count++;
     list->taken++;
@@ -86,7 +86,7 @@ void hk_free_lists_untrack(const hk_runtime *runtime)
 {
     for (int i = 1; i < HK_FREE_LISTS; i++) {
         const hk_object *object = runtime->free_lists[i].first;
-        for (; object != NULL; memcpy(&object, object, sizeof(object)))
+        for (; object != NULL; memcpy(&object, object, sizeof(void *)))
             hk_gc_forget(object);
     }
 }
