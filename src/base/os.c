@@ -2,6 +2,7 @@
 #include "base/os.h"
 
 #include <errno.h>
+#include <link.h>
 #include <fcntl.h>
 #include <linux/mman.h>
 #include <linux/futex.h>
@@ -88,6 +89,27 @@ bool hk_os_discard(void *start, size_t size)
     bool good = madvise(start, size, MADV_DONTNEED) == 0;
     errno = saved;
     return good;
+}
+
+extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
+
+void hk_os_rest_code(void)
+{
+    int saved = errno;
+    const char *base = (const char *)&__ehdr_start;
+    const ElfW(Phdr) *segment = (const ElfW(Phdr) *)(base + __ehdr_start.e_phoff);
+    const ElfW(Phdr) *first = NULL;
+    uintptr_t page = hk_os_page_size();
+    for (int i = 0; i < __ehdr_start.e_phnum; i++, segment++) {
+        if (segment->p_type != PT_LOAD)
+            continue;
+        if (first == NULL)
+            first = segment;
+        uintptr_t start = (uintptr_t)base - first->p_vaddr + segment->p_vaddr, end = start + segment->p_filesz;
+        if (!(segment->p_flags & PF_W))
+            madvise((void *)(start & ~(page - 1)), end - (start & ~(page - 1)), MADV_DONTNEED);
+    }
+    errno = saved;
 }
 
 /* Moves a mapping of its own to where it is wanted. A mapping made there at once would, where it fails, leave a hole

@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Runs at all times in a small program: all of these lie together, so that few pages of our code stay in memory. */
+#define HK_HOT __attribute__((hot))
+
 size_t hk_os_page_size(void);
 
 /* Address space without memory: reads and writes fault until it is committed. */
@@ -19,6 +22,7 @@ bool hk_os_commit(void *start, size_t size);  /* zero pages, on first touch */
 void hk_os_unmap(void *start, size_t size);   /* gives address space back; of a reservation: a tail */
 void *hk_os_map(size_t size);                 /* reserve and commit in one */
 bool hk_os_discard(void *start, size_t size); /* gives pages back; they read as zero again */
+void hk_os_rest_code(void); /* our own code and constants leave memory; what runs again is mapped again */
 void hk_os_huge_pages(void *start, size_t size, bool wanted);
 
 /* Other pages in a committed part of a reservation: the file's from `offset` on (shared), or explicit huge pages (size

@@ -205,8 +205,8 @@ static int arenas_check(const hk_heap *heap, uint32_t *partial)
             *partial += pools[i].place == HK_PLACE_PARTIAL && !is_frozen(pools[i].heap);
         }
         arenas++;
-        used += arena->pools - (uint32_t)__builtin_popcountll(arena->empty);
-        *(stays ? &staying : &dirty) += (uint32_t)__builtin_popcountll(arena->dirty);
+        used += arena->pools - hk_bit_count(arena->empty);
+        *(stays ? &staying : &dirty) += hk_bit_count(arena->dirty);
         if (inside > 0 && arena->next != arena + 1)
             return 10;
     }

@@ -6,6 +6,8 @@
  * PyMem_Free). Where it is smaller than any of ours it is known for what it is, and not counted. */
 #include "heap/threads.h"
 
+enum { NOTED = 32 << 10 }; /* bytes more, or less, that are worth a look at what they took from the system */
+
 static bool small_ones_exist; /* large blocks in name only: the region was full, or the alignment too large */
 
 /* glibc's malloc has little but our large blocks, so what is free lies at the end of its heap more often than in a program
@@ -32,6 +34,8 @@ static void large_add(hk_heap *heap, int64_t bytes, int64_t blocks)
     if (heap->mode == HK_LOCK_HOST || heap->mode == HK_LOCK_MEMBER) {
         __atomic_store_n(&heap->large_bytes, heap->large_bytes + bytes, __ATOMIC_RELAXED);
         __atomic_store_n(&heap->large_blocks, heap->large_blocks + blocks, __ATOMIC_RELAXED);
+        if (bytes >= NOTED && heap->sibling != NULL)
+            hk_heap_large_grew(heap);
     } else {
         __atomic_add_fetch(&heap->large_bytes, bytes, __ATOMIC_RELAXED);
         __atomic_add_fetch(&heap->large_blocks, blocks, __ATOMIC_RELAXED);

@@ -119,6 +119,8 @@ struct hk_heap {
     bool begun[HK_CLASSES]; /* the class has had a pool, its own or, in a frugal heap, a larger one's */
     bool is_frugal;         /* a class of few blocks has no pool of its own: share_larger in heap.c */
 
+    hk_heap *sibling; /* another heap under the same host's lock; or NULL */
+
     hk_lock lock; /* for HK_LOCK_OWN, and of a facade (threads.h) */
     bool is_debug;   /* debug.h; mode is HK_LOCK_OWN then */
     bool is_domain;  /* of one of the three domains, named after it */
@@ -266,6 +268,7 @@ void hk_arenas_give_up(hk_heap *heap); /* all of them, with all that is allocate
 void hk_arenas_give_empty(hk_heap *heap); /* those without a block, with their pages */
 struct hk_pool *hk_pool_take_empty(hk_heap *heap); /* EMPTY no more, otherwise as it was; NULL: no memory */
 void hk_pool_put_empty(struct hk_pool *pool);
+void hk_heap_large_grew(hk_heap *heap); /* of a heap with a sibling: it has a large block more, or a larger one */
 bool hk_arenas_take(hk_heap *heap, uint32_t wanted); /* neighbours; false: no memory */
 void hk_arenas_init(hk_heap *heap, struct hk_arena *arenas, uint32_t count);
 void hk_pools_claim(hk_heap *heap, struct hk_pool *first, uint32_t count); /* empty ones become used, by bits and counts */
@@ -343,6 +346,15 @@ static inline bool hk_region_has(const void *block)
 static inline struct hk_pool *hk_pool_of(const void *block)
 {
     return &hk_region.pools[((uintptr_t)block - (uintptr_t)hk_region.base) >> HK_POOL_SHIFT];
+}
+
+/* How many pools a map has. The compiler's own is a call into the farthest corner of our code. */
+static inline uint32_t hk_bit_count(uint64_t bits)
+{
+    bits -= bits >> 1 & 0x5555555555555555;
+    bits = (bits & 0x3333333333333333) + (bits >> 2 & 0x3333333333333333);
+    bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    return (uint32_t)(bits * 0x0101010101010101 >> 56);
 }
 
 /* The heap that the pool belongs to, which another thread may be changing; NULL: it has ended. */

@@ -10,8 +10,12 @@
  * at once makes programs that build and drop in a loop slower than CPython (1.05, measured); keeping is most
  * of what this heap wins.
  *
- * Huge pages: a heap's first 16 MiB are marked against them (a system may have them on for all, and a small program
- * would pay 15 MB), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
+ * Siblings are heaps under the same host's lock (CPython's MEM and OBJECT). While they are small, one that takes a pool without
+ * pages gives as many of the other's empty ones back, and so does the end of the C allocator's heap when it moves up
+ * for a large block: together they have in memory what one heap would have.
+ *
+ * Huge pages: a heap's first 48 MiB are marked against them (a system may have them on for all, and a small program
+ * would pay 15 MB; a page of them more is 4 % of such a heap), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
  * whole where it can be, and stays marked for them; before a part of it is given back it is marked against
  * them for good, or khugepaged fills the hole again.
  */
@@ -19,13 +23,15 @@
 #include "heap/slots.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define MINIMUM_SPAN ((size_t)64 << 20)
 #define DEFAULT_SPAN ((size_t)64 << 30)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define HUGE_ARENAS (uint32_t)(HUGE_PAGE / HK_ARENA_SIZE) /* arenas to a huge page */
-#define FIRST_HUGE_ARENA (uint32_t)(((size_t)16 << 20) / HK_ARENA_SIZE)
+#define FIRST_HUGE_ARENA (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE)
 #define KEPT_DIRTY_POOLS (uint32_t)(((size_t)32 << 20) / HK_POOL_SIZE)
+#define GIVEN_POOLS 4u
 
 struct hk_region hk_region;
 static hk_lock init_lock;
@@ -304,7 +310,7 @@ void hk_pools_claim(hk_heap *heap, struct hk_pool *first, uint32_t count)
     for (uint32_t n; count > 0; index += n, count -= n) {
         struct hk_arena *arena = &hk_region_of(heap)->arenas[index / HK_ARENA_POOLS];
         uint64_t run = bit_run(index % HK_ARENA_POOLS, count, &n);
-        uint32_t dirty = (uint32_t)__builtin_popcountll(arena->dirty & run);
+        uint32_t dirty = hk_bit_count(arena->dirty & run);
         arena->empty &= ~run;
         arena->dirty &= ~run;
         *dirty_count(heap, arena) -= dirty;
@@ -382,12 +388,33 @@ void hk_arenas_give_empty(hk_heap *heap)
     while (given != NULL) {
         struct hk_arena *arena = given;
         given = arena->next;
-        heap->dirty_pools -= (uint32_t)__builtin_popcountll(arena->dirty);
+        heap->dirty_pools -= hk_bit_count(arena->dirty);
         arena_forget(arena);
         if (hk_source_unmap(arena))
             arena_put_freed(arena);
     }
     hk_lock_release(&hk_region.lock);
+}
+
+/* Gives back at most so many dirty pools of a small heap. Returns how many. */
+static uint32_t give(hk_heap *heap, uint32_t pools)
+{
+    uint32_t dirty = heap->dirty_pools;
+    if (dirty == 0 || heap->arena_count > FIRST_HUGE_ARENA)
+        return 0;
+    return (uint32_t)(hk_heap_discard(heap, dirty > pools ? dirty - pools : 0) / HK_POOL_SIZE);
+}
+
+void hk_heap_large_grew(hk_heap *heap)
+{
+    static uintptr_t seen; /* under the siblings' lock */
+    uintptr_t end = (uintptr_t)sbrk(0);
+    uint32_t pools = end > seen && seen != 0 ? (uint32_t)((end - seen) / HK_POOL_SIZE) : 0;
+    seen = end;
+    if (pools > 0)
+        pools -= give(heap->sibling, pools);
+    if (pools > 0)
+        give(heap, pools);
 }
 
 struct hk_pool *hk_pool_take_empty(hk_heap *heap)
@@ -410,6 +437,8 @@ struct hk_pool *hk_pool_take_empty(hk_heap *heap)
     if (!(arena->dirty >> bit & 1) &&
         (!hk_limit_allows(heap, HK_POOL_SIZE) || !hk_source_back(heap, hk_pool_start(pool), HK_POOL_SIZE)))
         return NULL;
+    if (!(arena->dirty >> bit & 1) && heap->sibling != NULL)
+        give(heap->sibling, GIVEN_POOLS);
     hk_pools_claim(heap, pool, 1);
     return pool;
 }
@@ -439,7 +468,7 @@ static uint32_t huge_page_discard(struct hk_arena *arena)
         if (first[i].heap != arena->heap || first[i].empty != UINT64_MAX || !first[i].huge)
             return 0;
     for (uint32_t i = 0; i < HUGE_ARENAS; i++)
-        dirty += (uint32_t)__builtin_popcountll(first[i].dirty);
+        dirty += hk_bit_count(first[i].dirty);
     if (!hk_source_discard(first, arena_start(first), HUGE_PAGE))
         return 0;
     for (uint32_t i = 0; i < HUGE_ARENAS; i++)
@@ -488,7 +517,7 @@ size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty)
     for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next) {
         if (arena->pages == HK_PAGES_HUGE || arena->pages == HK_PAGES_BUFFER)
             continue;
-        uint32_t dirty = (uint32_t)__builtin_popcountll(arena->dirty);
+        uint32_t dirty = hk_bit_count(arena->dirty);
         uint32_t keep = seen >= keep_dirty ? 0 : keep_dirty - seen;
         if (dirty > keep) {
             total += arena_discard(arena, dirty - keep);

@@ -52,9 +52,9 @@ static void heap_add(const hk_heap *heap, hk_heap_stats *stats)
         for (int i = 0; i < arena->pools; i++)
             if (!(empty >> i & 1))
                 pool_add(&pools[i], stats, &allocations);
-        stats->pools_empty += (uint32_t)__builtin_popcountll(empty);
-        stats->empty_bytes += (uint64_t)__builtin_popcountll(dirty) * HK_POOL_SIZE;
-        stats->returned_bytes += (uint64_t)__builtin_popcountll(empty & ~dirty) * HK_POOL_SIZE;
+        stats->pools_empty += hk_bit_count(empty);
+        stats->empty_bytes += hk_bit_count(dirty) * (uint64_t)HK_POOL_SIZE;
+        stats->returned_bytes += hk_bit_count(empty & ~dirty) * (uint64_t)HK_POOL_SIZE;
         if (heap->metadata_bytes == 0)
             stats->metadata_bytes += hk_arena_metadata(heap);
         if (arena->pages == HK_PAGES_HUGE)

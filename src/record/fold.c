@@ -30,8 +30,10 @@ static void fill_name(char *name, size_t capacity)
 {
     const char *line =
         (const char *)hk_rec.section[HK_SECTION_STRINGS].data + hk_rec_header()->command_line;
-    size_t first = strcspn(line, "\x1f");
+    size_t first = 0;
 
+    while (line[first] != '\0' && line[first] != '\x1f')
+        first++;
     while (first > 0 && line[first - 1] != '/')
         first--;
     line += first; /* the program without its directory */

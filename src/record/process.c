@@ -121,6 +121,15 @@ void hk_rec_describe_process(void)
     header->working_directory = getcwd(hk_rec.buffer, 4096) ? hk_rec_text(hk_rec.buffer) : 0;
 }
 
+/* The line that begins so, which is not the first; NULL: there is none. */
+static const char *find_line(const char *text, const char *beginning)
+{
+    while ((text = strchr(text, '\n')))
+        if (strncmp(++text, beginning, strlen(beginning)) == 0)
+            return text;
+    return NULL;
+}
+
 /* Resident memory now; its peak (a larger file, so rarely) from the kernel's own count. */
 void hk_rec_read_rss(bool peak_too)
 {
@@ -135,7 +144,7 @@ void hk_rec_read_rss(bool peak_too)
         }
     }
     if (peak_too && read_file("/proc/self/status", text, sizeof text) > 0 &&
-        (at = strstr(text, "VmHWM:"))) {
+        (at = find_line(text, "VmHWM:"))) {
         at += strlen("VmHWM:");
         while (*at == ' ' || *at == '\t')
             at++;

@@ -635,6 +635,76 @@ static void test_a_size_of_which_a_frugal_heap_gets_many_has_pools_of_its_own(vo
     assert_true(own >= count / 2);
 }
 
+/* ---- siblings ---- */
+
+static hk_heap *sibling_of(hk_heap *heap)
+{
+    hk_heap *sibling = heap_new(HK_LOCK_HOST);
+    heap->sibling = sibling;
+    sibling->sibling = heap;
+    return sibling;
+}
+
+static void sibling_end(hk_heap *heap)
+{
+    hk_heap *sibling = heap->sibling;
+    heap->sibling = sibling->sibling = NULL;
+    assert_in_order(heap);
+    assert_in_order(sibling);
+    hk_heap_destroy(sibling);
+}
+
+enum { EACH = 1024 };
+
+static size_t fill_pools(hk_heap *heap, void **blocks, size_t pools)
+{
+    size_t count = pools * (HK_POOL_SIZE / (HK_STEP * 32));
+    assert_true(count <= EACH);
+    for (size_t i = 0; i < count; i++)
+        assert_non_null(blocks[i] = hk_malloc(heap, HK_STEP * 32));
+    return count;
+}
+
+static void leave_empty_pools(hk_heap *heap, size_t pools)
+{
+    static void *blocks[EACH];
+    size_t count = fill_pools(heap, blocks, pools);
+    for (size_t i = 0; i < count; i++)
+        hk_free(heap, blocks[i]);
+    assert_true(stats_of(heap).empty_bytes >= (pools - 2) * HK_POOL_SIZE);
+}
+
+/* What two heaps under one lock have in memory is what one would have. */
+static void test_a_heap_that_grows_takes_the_memory_of_its_siblings_empty_pools(void **state)
+{
+    static void *blocks[EACH];
+    hk_heap *heap = *state, *sibling = sibling_of(heap);
+    leave_empty_pools(sibling, 30);
+    fill_pools(heap, blocks, 30);
+    assert_true(stats_of(sibling).empty_bytes <= HK_POOL_SIZE);
+    assert_true(stats_of(sibling).returned_bytes >= 28 * HK_POOL_SIZE);
+    sibling_end(heap);
+}
+
+static void test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow(void **state)
+{
+    hk_heap *heap = *state;
+    sibling_of(heap);
+    hk_malloc(heap, 100000);
+    leave_empty_pools(heap, 30);
+    const char *end = sbrk(0);
+    uint64_t before = stats_of(heap).empty_bytes;
+    for (int i = 0; i < 20 && (const char *)sbrk(0) - end < 16 * (ptrdiff_t)HK_POOL_SIZE; i++)
+        hk_malloc(heap, 100000);
+    ptrdiff_t grown = (const char *)sbrk(0) - end;
+    if (grown < (ptrdiff_t)HK_POOL_SIZE) { /* a sanitizer's malloc */
+        sibling_end(heap);
+        skip();
+    }
+    assert_in_range(before - stats_of(heap).empty_bytes, (size_t)grown / 2, grown);
+    sibling_end(heap);
+}
+
 static void test_version_is_three_numbers(void **state)
 {
     int major, minor, patch, end = 0;
@@ -650,6 +720,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_size_classes_rise_and_the_last_is_the_largest_block),
+        HOST(test_a_heap_that_grows_takes_the_memory_of_its_siblings_empty_pools),
+        HOST(test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow),
         BOTH(test_each_size_comes_from_the_smallest_class_that_holds_it),
         BOTH(test_blocks_of_each_class_fill_their_pools_and_keep_apart),
         BOTH(test_every_size_up_to_20000_is_aligned_and_can_be_written_to_its_end),

@@ -28,7 +28,7 @@ static uint32_t python_flags;
 
 /* --- MEM and OBJECT, under the main GIL --- */
 
-#define FAST __attribute__((aligned(64)))
+#define FAST __attribute__((aligned(64), hot))
 
 FAST static void *locked_malloc(void *heap, size_t size)
 {
@@ -40,12 +40,12 @@ FAST static void locked_free(void *heap, void *block)
     hk_free_unlocked(heap, block);
 }
 
-static void *locked_calloc(void *heap, size_t count, size_t size)
+HK_HOT static void *locked_calloc(void *heap, size_t count, size_t size)
 {
     return hk_calloc_unlocked(heap, count, size);
 }
 
-static void *locked_realloc(void *heap, void *block, size_t size)
+HK_HOT static void *locked_realloc(void *heap, void *block, size_t size)
 {
     if (block == NULL) /* a list's first items */
         return hk_malloc_unlocked(heap, size);
@@ -62,29 +62,29 @@ static inline hk_heap *raw_heap(void *context)
     return __builtin_expect(context != NULL, 1) ? context : hk_python.heaps[HK_DOMAIN_RAW];
 }
 
-static void *raw_malloc(void *context, size_t size)
+HK_HOT static void *raw_malloc(void *context, size_t size)
 {
     return hk_malloc(raw_heap(context), size);
 }
 
-void hk_cpython_raw_calloc_seen(size_t count, size_t size)
+HK_HOT void hk_cpython_raw_calloc_seen(size_t count, size_t size)
 {
     if (size - interpreter_size < 64 && count == 1 && interpreter_size != 0)
         hk_cpython_become_many();
 }
 
-static void *raw_calloc(void *context, size_t count, size_t size)
+HK_HOT static void *raw_calloc(void *context, size_t count, size_t size)
 {
     hk_cpython_raw_calloc_seen(count, size);
     return hk_calloc(raw_heap(context), count, size);
 }
 
-static void *raw_realloc(void *context, void *block, size_t size)
+HK_HOT static void *raw_realloc(void *context, void *block, size_t size)
 {
     return hk_realloc(raw_heap(context), block, size);
 }
 
-void hk_cpython_raw_free(void *context, void *block)
+HK_HOT void hk_cpython_raw_free(void *context, void *block)
 {
     if (__builtin_expect(hk_python.many, 0) && !hk_region_has(block))
         hk_cpython_state_freed(block);
@@ -99,7 +99,7 @@ static int audit(const char *event, void *arguments, void *data)
     return 0;
 }
 
-hk_allocator hk_cpython_table(int domain)
+HK_HOT hk_allocator hk_cpython_table(int domain)
 {
     hk_heap *heap = hk_python.heaps[domain];
     if (hk_python.exact)
@@ -109,7 +109,7 @@ hk_allocator hk_cpython_table(int domain)
     return (hk_allocator){heap, locked_malloc, locked_calloc, locked_realloc, locked_free};
 }
 
-bool hk_cpython_table_is_ours(int domain)
+HK_HOT bool hk_cpython_table_is_ours(int domain)
 {
     hk_allocator table;
     hk_python.get_allocator(domain, &table);
@@ -157,7 +157,7 @@ void hk_cpython_set_tables(void)
 
 /* --- frame stack chunks --- */
 
-static void *chunk_alloc(void *context, size_t size)
+HK_HOT static void *chunk_alloc(void *context, size_t size)
 {
     void *chunk = hk_os_map(size);
     if (chunk != NULL)
@@ -165,7 +165,7 @@ static void *chunk_alloc(void *context, size_t size)
     return chunk;
 }
 
-static void chunk_free(void *context, void *chunk, size_t size)
+HK_HOT static void chunk_free(void *context, void *chunk, size_t size)
 {
     __atomic_sub_fetch(&hk_python.frame_chunk_bytes, (int64_t)size, __ATOMIC_RELAXED);
     hk_os_unmap(chunk, size);
@@ -258,6 +258,10 @@ static bool heaps_create(void)
         hk_python.heaps[i]->domain = (int16_t)i;
         hk_python.heaps[i]->is_domain = true;
         hk_python.heaps[i]->is_frugal = !hk_python.heaps[i]->is_debug;
+    }
+    if (hk_python.heaps[HK_DOMAIN_MEM]->mode == HK_LOCK_HOST && hk_python.heaps[HK_DOMAIN_OBJECT]->mode == HK_LOCK_HOST) {
+        hk_python.heaps[HK_DOMAIN_MEM]->sibling = hk_python.heaps[HK_DOMAIN_OBJECT];
+        hk_python.heaps[HK_DOMAIN_OBJECT]->sibling = hk_python.heaps[HK_DOMAIN_MEM];
     }
     hk_python.interpreters = hk_heap_create(&(hk_heap_options){
         .size = sizeof(hk_heap_options),

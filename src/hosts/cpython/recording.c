@@ -92,13 +92,13 @@ static const struct hk_stack_source source = {source_stack, source_identify, sou
 
 /* --- watch and self-test --- */
 
-static bool tables_are_ours(void)
+HK_HOT static bool tables_are_ours(void)
 {
     return hk_cpython_table_is_ours(HK_DOMAIN_RAW) && hk_cpython_table_is_ours(HK_DOMAIN_MEM) && hk_cpython_table_is_ours(HK_DOMAIN_OBJECT);
 }
 
 /* Called from our own hooks: we are at work, if perhaps beneath another. */
-static void watch_in_hook(void)
+HK_HOT static void watch_in_hook(void)
 {
     static bool said;
     bool under = !tables_are_ours();
@@ -189,7 +189,7 @@ bool hk_cpython_stacks_ready(int domain)
 }
 
 /* Finalisation frees what the program left: its figures are those from before. It shows in the first events. */
-void hk_cpython_freeze_if_finalizing(void)
+HK_HOT void hk_cpython_freeze_if_finalizing(void)
 {
     bool now = is_finalizing();
     if (__builtin_expect(now == finalizing, 1))
@@ -223,7 +223,7 @@ static void count_foreign(void)
     hk_record_count_foreign(false);
 }
 
-static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
+HK_HOT static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
 {
     static unsigned ticks;
     hk_cpython_freeze_if_finalizing();
@@ -287,7 +287,7 @@ void hk_cpython_attach_recorder(bool samples)
     };
 }
 
-void hk_cpython_fill_point(struct hk_capture_point *point)
+HK_HOT void hk_cpython_fill_point(struct hk_capture_point *point)
 {
     struct hk_heap_cursor cursor = {0};
     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) {

@@ -5,7 +5,7 @@
 #include "hosts/malloc/family.h"
 #include "hosts/malloc/interpose.h"
 
-HK_API void free(void *block)
+HK_HOT HK_API void free(void *block)
 {
     if (__builtin_expect(hk_region_has(block), 0) && !hk_interpose_is_debug) {
         hk_interpose_free_other(block, __builtin_return_address(0));
@@ -17,7 +17,7 @@ HK_API void free(void *block)
         hk_next.free(block);
 }
 
-HK_API void *realloc(void *block, size_t size)
+HK_HOT HK_API void *realloc(void *block, size_t size)
 {
     if (__builtin_expect(hk_region_has(block), 0) && !hk_interpose_is_debug)
         return hk_interpose_realloc_other(block, size, __builtin_return_address(0));

@@ -39,20 +39,34 @@
 #include "record/record.h"
 
 static struct {
-    char directory[3072], output[3072], children[3200], main[3072];
+    const char *directory, *output, *children, *main; /* "" where there is none */
     bool keep_nothing;
     bool first; /* the process that the command became */
-} naming;
+} naming = {"", "", "", "", false, false};
+
+enum { LONGEST_PATH = 3072, CHILDREN_NAME = 64 };
+
+/* A copy, behind the others, so that they take a page and not one each. Too long: "". */
+static const char *keep(const char *text, size_t limit)
+{
+    static char kept[3 * LONGEST_PATH + LONGEST_PATH + CHILDREN_NAME];
+    static size_t used;
+    size_t size = text != NULL ? strlen(text) + 1 : 0;
+    if (size == 0 || size > limit || size > sizeof(kept) - used)
+        return "";
+    used += size;
+    return memcpy(kept + used - size, text, size);
+}
 
 static bool parse_run_id(const char *text, uint8_t id[16])
 {
     if (text == NULL || strlen(text) != 32)
         return false;
     for (int i = 0; i < 16; i++) {
-        unsigned value;
-        if (sscanf(text + 2 * i, "%2x", &value) != 1)
+        char pair[] = {text[2 * i], text[2 * i + 1], '\0'}, *end;
+        id[i] = (uint8_t)strtoull(pair, &end, 16);
+        if (*end != '\0')
             return false;
-        id[i] = (uint8_t)value;
     }
     return true;
 }
@@ -83,38 +97,42 @@ static void read_naming(void)
 {
     const char *output = secure_getenv("HEAPKEEPER_OUTPUT"), *directory = secure_getenv("HEAPKEEPER_CAPTURE_DIR");
     const char *run = secure_getenv("HEAPKEEPER_RUN"), *first = secure_getenv("HEAPKEEPER_CAPTURE");
-    if (output != NULL && strlen(output) < sizeof(naming.output))
-        strcpy(naming.output, output);
-    if (directory != NULL && strlen(directory) < sizeof(naming.directory))
-        strcpy(naming.directory, directory);
-    if (first != NULL && strlen(first) < sizeof(naming.main))
-        strcpy(naming.main, first);
+    char children[LONGEST_PATH + CHILDREN_NAME] = "";
+    naming.output = keep(output, LONGEST_PATH);
+    naming.directory = keep(directory, LONGEST_PATH);
+    naming.main = keep(first, LONGEST_PATH);
     naming.keep_nothing = strcmp(naming.output, "/dev/null") == 0;
     const char *slash = strrchr(naming.output, '/');
     if (run == NULL || naming.keep_nothing)
         return;
     if (slash != NULL)
-        snprintf(naming.children, sizeof(naming.children), "%.*s/%.32s.children", (int)(slash - naming.output),
-                 naming.output, run);
+        snprintf(children, sizeof(children), "%.*s/%.32s.children", (int)(slash - naming.output), naming.output, run);
     else if (naming.directory[0] != '\0')
-        snprintf(naming.children, sizeof(naming.children), "%s/%.32s.children", naming.directory, run);
+        snprintf(children, sizeof(children), "%s/%.32s.children", naming.directory, run);
+    naming.children = keep(children, sizeof(children));
 }
 
 /* The file that the command made for us, if it did and nobody has used it. */
 static bool take_handed_file(struct hk_record_options *options)
 {
     const char *path = secure_getenv("HEAPKEEPER_CAPTURE"), *id = secure_getenv("HEAPKEEPER_CAPTURE_ID");
-    unsigned long long device, inode;
-    int pid;
+    unsigned long long number[3] = {0}; /* device, inode, process; strtoull, as sscanf is 64 KiB more of the C library */
     struct stat status;
-    if (path == NULL || id == NULL || sscanf(id, "%llu:%llu:%d", &device, &inode, &pid) != 3 || pid != getpid())
+    for (int i = 0; i < 3; i++) {
+        char *end;
+        number[i] = id != NULL ? strtoull(id, &end, 10) : 0;
+        if (id == NULL || end == id || *end != (i < 2 ? ':' : '\0'))
+            return false;
+        id = end + 1;
+    }
+    if (path == NULL || number[2] != (unsigned long long)getpid())
         return false;
-    if (lstat(path, &status) != 0 || status.st_dev != device || status.st_ino != inode || status.st_size != 0)
+    if (lstat(path, &status) != 0 || status.st_dev != number[0] || status.st_ino != number[1] || status.st_size != 0)
         return false;
     options->path = path;
     options->path_is_new = false;
-    options->device = device;
-    options->inode = inode;
+    options->device = number[0];
+    options->inode = number[1];
     return true;
 }
 
@@ -277,6 +295,7 @@ __attribute__((constructor)) static void preload(void)
         hk_preload_watch_forks();
     while (dlerror() != NULL)
         ; /* what we did not find is not the program's error */
+    hk_os_rest_code(); /* most of it was for the start */
     errno = saved;
 }
 
