@@ -168,7 +168,7 @@ def judge(seconds, version):
         good &= met
         print("%-7s exact, %s: %.2f, goal %s %.2f" % ("met" if met else "MISSED", what, value, sign, goal))
     if not marks and "deep" in ours.rows:
-        print("        exact, 600 frames: %.1f; before 3.13 a stack is walked whole" % ours.median("deep"))
+        print("        exact, 600 frames: %.1f; before 3.13 it grows with the depth" % ours.median("deep"))
     return good
 
 
