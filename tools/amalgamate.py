@@ -11,8 +11,8 @@ The recorder, the hosts (CPython, malloc) and the reader are not in it. So a pro
 `heapkeeper run` in detail; otherwise it is the same code, in the order in which the build names it.
 
 How. Headers are put where they are first included, and are not included again. The files of a room know nothing of each
-other's static names, and some use the same: one that two files have is given the file's name in each (`report` of
-debug.c becomes `report_in_debug`). A macro ends with its file. Members of structures keep their names: a name behind `.` or `->`
+other's static names, and some use the same: one that two files have is given the room's and the file's name in each (`report` of
+debug.c becomes `report_in_heap_debug`). A macro ends with its file. Members of structures keep their names: a name behind `.` or `->`
 is left alone, and so is one that is declared inside of a structure's braces."""
 
 import os
@@ -156,7 +156,7 @@ class Amalgam:
                 owners.setdefault(name, set()).add(path)
         parts = []
         for path, text in files.items():
-            stem = os.path.basename(path)[:-2]
+            stem = "_".join(path[:-2].split(os.sep)[-2:])  # room and file: two rooms may have a file of one name
             shared = {name for name in names[path] if len(owners[name]) > 1}
             body = renamed(INCLUDE.sub("", text), shared, stem)
             headers = "".join(self._header(name) for name in INCLUDE.findall(text))
