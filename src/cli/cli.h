@@ -6,6 +6,8 @@
 #ifndef HK_CLI_CLI_H
 #define HK_CLI_CLI_H
 
+struct hk_capture;
+
 #define HK_EXIT_FAILURE 1
 #define HK_EXIT_USAGE   2
 
@@ -13,11 +15,20 @@
 int hk_cli_run(int argc, char **argv); /* does not return when the program was started */
 int hk_cli_report(int argc, char **argv);
 int hk_cli_blocks(int argc, char **argv);
+int hk_cli_table(int argc, char **argv);
+int hk_cli_export(int argc, char **argv);
 
 /* "heapkeeper: " and one line on stderr; returns `status`. */
 int hk_cli_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Says which option getopt_long stumbled over; returns HK_EXIT_USAGE. */
 int hk_cli_bad_option(int argc, char **argv, int result);
+
+/* The index of `word` in `words`, a list that NULL ends; -1 if it is not one of them, then a line on stderr names them. */
+int hk_cli_choice(const char *command, const char *option, const char *word, const char *const *words);
+
+/* Opens what `target` names: a capture, the process with that number, or, if NULL, the newest run, of which it is the
+ * process that `heapkeeper report` shows. The caller closes it. NULL: a line on stderr has said why. */
+struct hk_capture *hk_cli_open(const char *target);
 
 #endif

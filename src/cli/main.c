@@ -17,7 +17,10 @@ static const char usage[] =
     "       heapkeeper report [OPTIONS] [CAPTURE]             where the memory went; the newest "
     "run without CAPTURE\n"
     "       heapkeeper blocks [OPTIONS] [CAPTURE|PID]         arenas, pools and blocks of the heap\n"
-    "       heapkeeper help [run|report|blocks]               options\n"
+    "       heapkeeper table [OPTIONS] [CAPTURE|PID]          a row for each line, function, file, module "
+    "or domain\n"
+    "       heapkeeper export --format FORMAT [CAPTURE|PID]   for flame graphs, speedscope, spreadsheets, programs\n"
+    "       heapkeeper help [run|report|blocks|table|export]  options\n"
     "       heapkeeper version\n";
 
 static const char run_usage[] =
@@ -82,6 +85,33 @@ static const char blocks_usage[] =
     "  --json              everything, for programs\n"
     "  --color WHEN        auto, always, never\n";
 
+static const char table_usage[] =
+    "usage: heapkeeper table [OPTIONS] [CAPTURE|PID]\n"
+    "\n"
+    "One row for each line of source, or each function, file, module or domain, with what it has live, had at the "
+    "peak\n"
+    "and allocated in total. What is not shown is summed up as \"others\". Without CAPTURE or PID: the newest run.\n"
+    "\n"
+    "  --by WORD           line (default), function, file, module, domain. Captures do not tell threads apart\n"
+    "  --sort WORD         live (default), peak, total, blocks: the largest come first\n"
+    "  --filter PATTERN    only rows whose name has PATTERN in it; * is any text, ? any byte\n"
+    "  --limit N           rows (default 20, with --json all); 0: all\n"
+    "  --json              for programs\n"
+    "  --color WHEN        auto, always, never\n";
+
+static const char export_usage[] =
+    "usage: heapkeeper export --format FORMAT [OPTIONS] [CAPTURE|PID]\n"
+    "\n"
+    "Writes the sites of a capture for other tools. Without CAPTURE or PID: the newest run.\n"
+    "\n"
+    "  --format FORMAT     collapsed   stacks for flame graphs: frames between semicolons, then bytes\n"
+    "                      speedscope  for https://www.speedscope.app\n"
+    "                      csv         a row a site\n"
+    "                      json        a line a site, an object each\n"
+    "  --of WORD           live (default), peak, total: the bytes of stacks, the order of rows\n"
+    "  -o, --output FILE   write to FILE and not to standard output\n"
+    "  -f, --force         write over an existing FILE\n";
+
 int hk_cli_fail(int status, const char *format, ...)
 {
     struct hk_terminal terminal;
@@ -118,6 +148,10 @@ static int help(int argc, char **argv)
         fputs(report_usage, stdout);
     else if (strcmp(about, "blocks") == 0)
         fputs(blocks_usage, stdout);
+    else if (strcmp(about, "table") == 0)
+        fputs(table_usage, stdout);
+    else if (strcmp(about, "export") == 0)
+        fputs(export_usage, stdout);
     else
         fputs(usage, stdout);
     return 0;
@@ -145,6 +179,10 @@ int main(int argc, char **argv)
         return hk_cli_report(argc - 1, argv + 1);
     if (strcmp(word, "blocks") == 0)
         return hk_cli_blocks(argc - 1, argv + 1);
+    if (strcmp(word, "table") == 0)
+        return hk_cli_table(argc - 1, argv + 1);
+    if (strcmp(word, "export") == 0)
+        return hk_cli_export(argc - 1, argv + 1);
     if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
         return help(argc - 1, argv + 1);
     if (strcmp(word, "version") == 0 || strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)

@@ -22,6 +22,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "view/where.h"
+
 #define MARGIN      10   /* columns of the headings */
 #define INDENT      3    /* columns in front of a row */
 #define WHERE       25   /* columns in front of a row's place */
@@ -101,31 +103,10 @@ static const char *directory_of_run(const struct page *p)
     return hk_capture_string(p->report->capture, p->report->capture->header.working_directory);
 }
 
-/* "shop.py:88 in remember_order", in `columns` if they are enough: first the path loses its
- * front. */
 static void place(const struct page *p, char *to, size_t size, const struct hk_source_frame *f,
                   size_t columns)
 {
-    char file[NAME], name[NAME], line[16] = "", through[140] = "";
-    const char *asked = f->through ? f->through : f->module && !*f->file ? f->module : NULL;
-    hk_text_clean(p->t, name, sizeof name, f->qualified_name);
-    if (asked && strncmp(f->function, asked, strlen(asked)) != 0) { /* else the name is "libshop.so.1+0x1234" */
-        char module[128];
-        snprintf(through, sizeof through, " [%s]", hk_text_clean(p->t, module, sizeof module, asked));
-    }
-    if (!*f->file) {
-        snprintf(to, size, "%s%s", name, through);
-        hk_text_keep_end(p->t, to, columns);
-        return;
-    }
-    if (f->line)
-        snprintf(line, sizeof line, ":%d", f->line);
-    size_t rest = hk_text_columns(name) + strlen(line) + hk_text_columns(through) + 4;
-    hk_text_clean(p->t, file, sizeof file, f->file);
-    hk_text_shorten_path(file, directory_of_run(p));
-    hk_text_keep_end(p->t, file, rest + 16 < columns ? columns - rest : 16);
-    snprintf(to, size, "%s%s in %s%s", file, line, name, through);
-    hk_text_keep_start(p->t, to, size, columns);
+    hk_where_text(p->t, directory_of_run(p), to, size, f, columns);
 }
 
 /* The import machinery stands between a module and what it imports, and says nothing; what the C library runs before

@@ -4,6 +4,7 @@
 
 #include "read/find.h"
 #include "read/sites.h"
+#include "view/json.h"
 #include "view/text.h"
 
 /* Everything is borrowed. */
@@ -20,6 +21,9 @@ void hk_report_text(const struct hk_report *report, const struct hk_terminal *te
 void hk_report_json(const struct hk_report *report, FILE *out);
 
 /* ---- shared by both ---- */
+
+/* The keys of a frame, into the object that is open. */
+void hk_report_json_frame(struct hk_json *json, const struct hk_source_frame *frame);
 
 /* The heap at the newest point, with sums made here and not taken from the file. */
 struct hk_heap_view {

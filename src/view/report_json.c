@@ -9,7 +9,7 @@
 #define FRAMES_MAX  (1u << 20) /* frames of the whole document; afterwards stacks are cut short */
 #define STACK_SHORT 8u
 
-static void put_frame(struct hk_json *j, const struct hk_source_frame *f)
+void hk_report_json_frame(struct hk_json *j, const struct hk_source_frame *f)
 {
     hk_json_string(j, "function", f->function);
     hk_json_string(j, "qualified_name", f->qualified_name);
@@ -50,7 +50,7 @@ static void put_stack(struct hk_json *j, const struct hk_sites *s, const struct 
     hk_json_array(j, "stack", true);
     for (size_t i = 0; i < count; i++) {
         hk_json_object(j, NULL, true);
-        put_frame(j, &frames[i]);
+        hk_report_json_frame(j, &frames[i]);
         hk_json_end_object(j);
     }
     hk_json_end_array(j);
@@ -83,7 +83,7 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
         const struct hk_site *site = &s->sites[order[i]];
         struct hk_source_frame where = hk_sites_where(s, site), native;
         hk_json_object(j, NULL, true);
-        put_frame(j, &where);
+        hk_report_json_frame(j, &where);
         hk_json_string(j, "domain", hk_domain_name(site->domain));
         hk_json_unsigned(j, "live_bytes", site->live_bytes);
         hk_json_unsigned(j, "live_blocks", site->live_blocks);
@@ -102,7 +102,7 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
         put_kib(j, "born_in", site->born_in, s->capture->mark_count);
         if (where.through && hk_sites_native(s, site, &native)) {
             hk_json_object(j, "native", true);
-            put_frame(j, &native);
+            hk_report_json_frame(j, &native);
             hk_json_end_object(j);
         }
         put_stack(j, s, site, &frames_left);
@@ -135,7 +135,7 @@ static void put_lines(struct hk_json *j, const struct hk_sites *s)
     for (size_t i = 0; i < s->line_count; i++) {
         const struct hk_line *line = &s->lines[order[i]];
         hk_json_object(j, NULL, true);
-        put_frame(j, &line->frame);
+        hk_report_json_frame(j, &line->frame);
         hk_json_unsigned(j, "live_bytes", line->live_bytes);
         hk_json_unsigned(j, "live_blocks", line->live_blocks);
         hk_json_unsigned(j, "peak_bytes", line->peak_bytes);

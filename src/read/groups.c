@@ -1,0 +1,216 @@
+/* Groups are made of the merged lines, which already hold every site once; of domains, of the sites themselves.
+ *
+ * Each line is turned into what its group has in common (a frame without its line, a file alone, a module's name), and
+ * a hash table finds the group that has the same. */
+#include "read/groups.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct table {
+    struct hk_groups *groups;
+    uint32_t *slots; /* index of a group + 1 */
+    size_t size;     /* a power of two, more than twice the groups there can be */
+};
+
+const char *hk_group_word(enum hk_group_by by)
+{
+    static const char *const words[] = {"line", "function", "file", "module", "domain"};
+    return by < HK_GROUP_CHOICES ? words[by] : "unknown";
+}
+
+void hk_amounts_add(struct hk_amounts *sum, const struct hk_amounts *more)
+{
+    sum->live_bytes += more->live_bytes;
+    sum->live_blocks += more->live_blocks;
+    sum->peak_bytes += more->peak_bytes;
+    sum->peak_blocks += more->peak_blocks;
+    sum->total_bytes += more->total_bytes;
+    sum->total_blocks += more->total_blocks;
+    sum->samples += more->samples;
+}
+
+/* ---- names of modules ---- */
+
+/* Behind the last "-packages/" or "/lib/python3.X/"; NULL: the path has neither. */
+static const char *behind_library(const char *file)
+{
+    const char *found = NULL, *at = file;
+    while ((at = strstr(at, "-packages/")))
+        found = at += strlen("-packages/");
+    if (!found && (at = strstr(file, "/lib/python3")) && (at = strchr(at + 5, '/')))
+        found = at + 1;
+    return found;
+}
+
+static bool cut_end(char *text, const char *end)
+{
+    size_t length = strlen(text), cut = strlen(end);
+    if (length <= cut || strcmp(text + length - cut, end) != 0)
+        return false;
+    text[length - cut] = 0;
+    return true;
+}
+
+char *hk_module_name(const char *file, const char *directory)
+{
+    size_t length = strlen(directory);
+    const char *from = behind_library(file), *slash = strrchr(file, '/');
+    if (strncmp(file, "<frozen ", 8) == 0 && file[8] && file[strlen(file) - 1] == '>') {
+        char *name = hk_must_strdup(file + 8);
+        name[strlen(name) - 1] = 0;
+        return name;
+    }
+    if (!from && length > 1 && strncmp(file, directory, length) == 0 && file[length] == '/')
+        from = file + length + 1;
+    if (!from)
+        from = slash && slash[1] ? slash + 1 : file;
+    char *name = hk_must_strdup(from);
+    if (!cut_end(name, ".py"))
+        return name; /* "<string>", or no module that a name could be made of */
+    cut_end(name, "/__init__");
+    for (char *at = name; *at; at++)
+        if (*at == '/')
+            *at = '.';
+    return name;
+}
+
+/* ---- what a line's group has in common ---- */
+
+static const char *code_of(const struct hk_source_frame *f)
+{
+    return f->through ? f->through : f->module;
+}
+
+static struct hk_group common(const struct hk_sites *s, const struct hk_line *line, enum hk_group_by by)
+{
+    const struct hk_source_frame *f = &line->frame;
+    struct hk_group g = {.frame = {"", "", "", 0, NULL, 0, NULL}};
+    const char *directory = hk_capture_string(s->capture, s->capture->header.working_directory), *code = code_of(f);
+    if (by == HK_BY_LINE || by == HK_BY_FUNCTION) {
+        g.frame = *f;
+        g.frame.address = 0;
+        if (by == HK_BY_FUNCTION)
+            g.frame.line = 0;
+    } else if (by == HK_BY_FILE) {
+        g.frame.file = f->file;
+        if (!*f->file)
+            g.name = hk_must_strdup(code && *code ? code : f->function);
+    } else if (code && *code) {
+        g.frame.module = code;
+        g.name = hk_must_strdup(code);
+    } else {
+        g.name = *f->file ? hk_module_name(f->file, directory) : hk_must_strdup(f->function);
+    }
+    return g;
+}
+
+static struct hk_amounts amounts_of(const struct hk_line *line)
+{
+    return (struct hk_amounts){line->live_bytes,  line->live_blocks,  line->peak_bytes,   line->peak_blocks,
+                               line->total_bytes, line->total_blocks, line->samples_total};
+}
+
+/* ---- the table ---- */
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static bool same(const struct hk_group *a, const struct hk_group *b)
+{
+    const struct hk_source_frame *x = &a->frame, *y = &b->frame;
+    return x->line == y->line && same_text(a->name, b->name) &&
+           same_text(x->function, y->function) && same_text(x->qualified_name, y->qualified_name) &&
+           same_text(x->file, y->file) && same_text(x->module, y->module) && same_text(x->through, y->through);
+}
+
+static uint64_t hash_text(uint64_t hash, const char *text)
+{
+    for (; text && *text; text++)
+        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
+    return (hash ^ 0xff) * 0x100000001b3u;
+}
+
+static uint64_t hash_of(const struct hk_group *g)
+{
+    uint64_t hash = 0xcbf29ce484222325u ^ (uint32_t)g->frame.line;
+    hash = hash_text(hash_text(hash, g->name), g->frame.qualified_name);
+    hash = hash_text(hash_text(hash, g->frame.file), g->frame.module);
+    return hash ^ hash >> 29;
+}
+
+/* Takes over the name. */
+static struct hk_group *find_or_add(struct table *t, struct hk_group *wanted)
+{
+    struct hk_groups *all = t->groups;
+    size_t at = hash_of(wanted) & (t->size - 1);
+    for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
+        struct hk_group *known = &all->groups[t->slots[at] - 1];
+        if (same(known, wanted)) {
+            free(wanted->name);
+            return known;
+        }
+    }
+    all->groups[all->count] = *wanted;
+    t->slots[at] = (uint32_t)++all->count;
+    return &all->groups[all->count - 1];
+}
+
+static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk_group_by by)
+{
+    struct table t = {.groups = all, .size = 64};
+    while (t.size < s->line_count * 2)
+        t.size *= 2;
+    t.slots = hk_must_calloc(t.size, sizeof *t.slots);
+    all->groups = hk_must_calloc(s->line_count, sizeof *all->groups);
+    for (size_t i = 0; i < s->line_count; i++) {
+        struct hk_amounts amounts = amounts_of(&s->lines[i]);
+        struct hk_group wanted = common(s, &s->lines[i], by), *g = find_or_add(&t, &wanted);
+        hk_amounts_add(&g->amounts, &amounts);
+        g->site_count += s->lines[i].site_count;
+    }
+    free(t.slots);
+}
+
+static void group_domains(struct hk_groups *all, const struct hk_sites *s)
+{
+    uint32_t index[4] = {0}; /* of a group + 1 */
+    all->groups = hk_must_calloc(4, sizeof *all->groups);
+    for (size_t i = 0; i < s->site_count; i++) {
+        const struct hk_site *site = &s->sites[i];
+        unsigned domain = site->domain & 3;
+        if (!index[domain]) {
+            struct hk_group *g = &all->groups[all->count];
+            g->frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL};
+            g->name = hk_must_strdup(hk_domain_name(domain));
+            index[domain] = (uint32_t)++all->count;
+        }
+        struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
+                                     site->total_bytes, site->total_blocks, site->samples_total};
+        hk_amounts_add(&all->groups[index[domain] - 1].amounts, &amounts);
+        all->groups[index[domain] - 1].site_count++;
+    }
+}
+
+struct hk_groups *hk_groups_make(const struct hk_sites *s, enum hk_group_by by)
+{
+    struct hk_groups *all = hk_must_calloc(1, sizeof *all);
+    if (by == HK_BY_DOMAIN)
+        group_domains(all, s);
+    else
+        group_lines(all, s, by);
+    for (size_t i = 0; i < all->count; i++)
+        hk_amounts_add(&all->totals, &all->groups[i].amounts);
+    return all;
+}
+
+void hk_groups_free(struct hk_groups *all)
+{
+    for (size_t i = 0; all && i < all->count; i++)
+        free(all->groups[i].name);
+    if (all)
+        free(all->groups);
+    free(all);
+}

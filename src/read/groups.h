@@ -1,0 +1,54 @@
+/* Sums over the sites of a capture: by line, function, file, module or domain.
+ *
+ * Every site is in exactly one group, so the groups of any choice add up to the same totals. Captures do not hold the
+ * thread that asked (the field is reserved), so there is no such choice.
+ *
+ * Not thread-safe; not to be called inside a measured program.
+ */
+#ifndef HK_READ_GROUPS_H
+#define HK_READ_GROUPS_H
+
+#include "read/sites.h"
+
+enum hk_group_by {
+    HK_BY_LINE,     /* as the report's lists have it */
+    HK_BY_FUNCTION, /* all lines of one */
+    HK_BY_FILE,     /* of code without a file its module; of no code "(other)" and the like */
+    HK_BY_MODULE,   /* of Python by its path; what machine code asked for belongs to its library or program */
+    HK_BY_DOMAIN,
+    HK_GROUP_CHOICES
+};
+
+/* Bytes, and numbers of blocks and of samples. In a sampled capture these are estimates. */
+struct hk_amounts {
+    uint64_t live_bytes, live_blocks, peak_bytes, peak_blocks, total_bytes, total_blocks, samples;
+};
+
+struct hk_group {
+    struct hk_source_frame frame; /* what the group has in common; "", 0 and NULL for the rest */
+    char *name;                   /* of a module or a domain; NULL: the frame says it */
+    struct hk_amounts amounts;
+    uint32_t site_count;
+};
+
+struct hk_groups {
+    struct hk_group *groups; /* in the order in which the capture names them first */
+    size_t count;
+    struct hk_amounts totals;
+};
+
+/* The word of a choice: "line", ... */
+const char *hk_group_word(enum hk_group_by by);
+
+/* `sites` is borrowed until hk_groups_free. Never fails. */
+struct hk_groups *hk_groups_make(const struct hk_sites *sites, enum hk_group_by by);
+void hk_groups_free(struct hk_groups *groups);
+
+void hk_amounts_add(struct hk_amounts *sum, const struct hk_amounts *more);
+
+/* The dotted name of the Python module in `file`: of a path in site-packages or the standard library from there on, of
+ * one beneath `directory` from there on, else the name of the file alone; of "<frozen NAME>" the name. Allocated; the
+ * caller frees it. */
+char *hk_module_name(const char *file, const char *directory);
+
+#endif

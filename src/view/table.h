@@ -1,0 +1,31 @@
+/* heapkeeper table: a row a group, as text for a person and as JSON for a program. */
+#ifndef HK_VIEW_TABLE_H
+#define HK_VIEW_TABLE_H
+
+#include "read/groups.h"
+#include "view/text.h"
+
+enum hk_sort { HK_SORT_LIVE, HK_SORT_PEAK, HK_SORT_TOTAL, HK_SORT_BLOCKS, HK_SORT_CHOICES };
+
+/* Everything is borrowed. */
+struct hk_table_view {
+    const struct hk_capture *capture;
+    const struct hk_sites *sites;
+    enum hk_group_by by;
+    enum hk_sort sort;  /* largest first */
+    const char *filter; /* rows whose name has it somewhere; * and ? stand for any text, any byte. NULL: all */
+    size_t limit;       /* rows; 0: all */
+};
+
+void hk_table_text(const struct hk_table_view *view, const struct hk_terminal *terminal);
+
+/* Keys are stable: names are never changed or removed within a major version, only added. */
+void hk_table_json(const struct hk_table_view *view, FILE *out);
+
+/* The word of a choice: "live", "peak", "total", "blocks". */
+const char *hk_sort_word(enum hk_sort sort);
+
+/* True if `pattern`, in which * stands for any bytes and ? for one, is found in `text`. */
+bool hk_pattern_found(const char *pattern, const char *text);
+
+#endif
