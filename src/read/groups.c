@@ -194,6 +194,20 @@ static void group_domains(struct hk_groups *all, const struct hk_sites *s)
     }
 }
 
+/* "(other)" of a record whose tables never filled, and the like. */
+static void drop_empty(struct hk_groups *all)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < all->count; i++) {
+        const struct hk_amounts *a = &all->groups[i].amounts;
+        if (a->live_blocks | a->peak_blocks | a->total_blocks | a->live_bytes | a->peak_bytes | a->total_bytes)
+            all->groups[kept++] = all->groups[i];
+        else
+            free(all->groups[i].name);
+    }
+    all->count = kept;
+}
+
 struct hk_groups *hk_groups_make(const struct hk_sites *s, enum hk_group_by by)
 {
     struct hk_groups *all = hk_must_calloc(1, sizeof *all);
@@ -201,6 +215,7 @@ struct hk_groups *hk_groups_make(const struct hk_sites *s, enum hk_group_by by)
         group_domains(all, s);
     else
         group_lines(all, s, by);
+    drop_empty(all);
     for (size_t i = 0; i < all->count; i++)
         hk_amounts_add(&all->totals, &all->groups[i].amounts);
     return all;

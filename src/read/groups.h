@@ -32,7 +32,7 @@ struct hk_group {
 };
 
 struct hk_groups {
-    struct hk_group *groups; /* in the order in which the capture names them first */
+    struct hk_group *groups; /* in the order in which the capture names them first; none is all zeros */
     size_t count;
     struct hk_amounts totals;
 };

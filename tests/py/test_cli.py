@@ -67,7 +67,8 @@ def test_without_words_the_usage_is_shown_and_nothing_done():
 
 
 def test_help_and_version_are_on_stdout():
-    for words in (["help"], ["--help"], ["-h"], ["help", "run"], ["run", "--help"], ["report", "--help"]):
+    for words in (["help"], ["--help"], ["-h"], ["help", "run"], ["run", "--help"], ["report", "--help"], ["table", "--help"],
+                  ["help", "export"]):
         done = heapkeeper(*words)
         assert (done.status, done.err) == (0, b"") and b"usage: heapkeeper" in done.out
     for words in (["version"], ["--version"], ["-V"]):
@@ -101,6 +102,20 @@ def test_help_and_version_are_on_stdout():
     (["report", "--pid", "x"], "needs a process id"),
     (["report", "--top", "x"], "needs a number"),
     (["report", "--color", "maybe"], "auto, always or never"),
+    (["table", "--frob"], "unknown option --frob"),
+    (["table", "a", "b"], "one capture or process at a time"),
+    (["table", "--by"], "needs a value"),
+    (["table", "--by", "colour"], "--by is line, function, file, module or domain, not"),
+    (["table", "--by", "thread"], "do not tell threads apart"),
+    (["table", "--sort", "size"], "--sort is live, peak, total or blocks, not"),
+    (["table", "--limit", "-1"], "needs a number"),
+    (["table", "--limit", "x"], "needs a number"),
+    (["table", "--color", "maybe"], "auto, always or never"),
+    (["export"], "--format is needed: collapsed, speedscope, csv or json"),
+    (["export", "--format", "xml"], "--format is collapsed, speedscope, csv or json, not"),
+    (["export", "--format", "csv", "--of", "blocks"], "--of is live, peak or total, not"),
+    (["export", "--format", "csv", "a", "b"], "one capture or process at a time"),
+    (["export", "--format", "csv", "--frob"], "unknown option --frob"),
 ])
 def test_wrong_words_are_refused_in_one_line_with_status_2(words, pattern):
     refused(2, pattern, *words)
