@@ -23,6 +23,10 @@ PROGRAM = """
         return [bytes(1000) for _ in range(n)]
     def large(n):
         return bytearray(n)
+    def two_lines(n):
+        first = bytearray(n)
+        second = bytearray(2 * n)
+        return first, second
     def passing(n):
         for _ in range(n):
             bytes(300)
@@ -31,6 +35,7 @@ PROGRAM = """
     del peak
     passing(5000)
     other = large(1 << 20)
+    pair = two_lines(50000)
 """
 
 
@@ -85,7 +90,7 @@ def mixed(tmp_path):
 def evil(tmp_path):
     """Names that would break each format if they got through, and words that look like ours."""
     c = cw.shop()
-    for name in (b"a\nb", b"a;b", b'a"b', b"a,b", b"\xff\xfe", b"back\\slash", b"=cmd()", b"ends 12", b"\x1b[2J\x9b31m",
+    for name in (b"a\nb", b"a;b", b'a"b', b"a,b", b"\xff\xfe", b"back\\slash", b"\\x3b", b"=cmd()", b"ends 12", b"\x1b[2J\x9b31m",
                  b"\xe2\x80\xae", b"(other) 7", b"...", b" ", b"%s%n", b"\x00"[:0] + b"caf\xc3\xa9"):
         inner = c.code(name, file=b"/tmp/" + name + b".py", qualified_name=name)
         outer = c.code(name, file=b"", qualified_name=name)
@@ -123,6 +128,9 @@ def test_rows_of_every_grouping_add_up_to_the_reports_totals(exact, report, by):
 
 
 def test_function_has_what_its_lines_have(exact):
+    lines = [row for row in table(exact)["rows"] if row["function"] == "two_lines"]
+    function, = [row for row in table(exact, "--by", "function")["rows"] if row["function"] == "two_lines"]
+    assert len(lines) >= 2 and sums(lines) == plain(function) and 150000 <= function["live_bytes"] < 151000
     lines = [row for row in table(exact)["rows"] if row["function"] == "large"]
     function, = [row for row in table(exact, "--by", "function")["rows"] if row["function"] == "large"]
     assert sums(lines) == plain(function)
@@ -158,7 +166,7 @@ def test_limit_and_filter_move_rows_to_the_others_and_the_sums_stay(exact):
 
 @pytest.mark.parametrize("pattern, wanted", [
     ("passing", {"passing"}), ("pas*g", {"passing"}), ("p?ssing", {"passing"}), ("*passing*", {"passing"}),
-    ("in large", {"large"}), ("<string>:* in large", {"large"}), ("PASSING", set()), ("passing?", set()), ("pas?g", set()),
+    ("in large", {"large"}), ("in larg", {"large"}), ("<string>:* in large", {"large"}), ("PASSING", set()), ("passing?", set()), ("pas?g", set()),
 ])
 def test_filter_finds_text_and_takes_stars_and_question_marks(exact, pattern, wanted):
     assert {row["function"] for row in table(exact, "--filter", pattern, "--by", "line")["rows"]} == wanted
@@ -184,6 +192,18 @@ def test_memory_of_a_library_is_its_modules_and_files_are_by_line(mixed):
     assert "(native code)" in modules, "what was asked for outside any frame"
     through = [row for row in table(mixed)["rows"] if row.get("through")]
     assert [row["total_bytes"] for row in through] == [70 << 20]
+
+
+def test_libraries_that_one_line_calls_have_rows_of_their_own(tmp_path):
+    c = cw.database()
+    node = c.stack((c.code("main"), 140), (c.code("fill"), 12))
+    c.site(c.node(node, c.module("/srv/lib/libz.so.1", base=0x7f2000000000), 0x6000), domain=cw.NATIVE, total_bytes=5 << 20,
+           live_bytes=1 << 20)
+    path = c.write(tmp_path / "x.hkc")
+    for by in "line", "function":
+        rows = {row["through"]: row["total_bytes"] for row in table(path, "--by", by)["rows"] if row.get("through")}
+        assert rows == {"libsqlite3.so.0": 70 << 20, "libz.so.1": 5 << 20}
+    assert len([row for row in table(path, "--by", "file")["rows"] if row["file"] == "/srv/shop/shop.py"]) == 1
 
 
 def test_what_cannot_be_told_apart_is_not_among_the_choices(exact):
@@ -339,7 +359,7 @@ def test_hostile_names_keep_every_format_well_formed(tmp_path):
     assert sum(weight for _, weight in stacks) == live
     assert all(len(stack) == 2 for stack, weight in stacks if weight == 1 << 20), "no name became two frames"
     names = {unescaped(frame) for stack, weight in stacks if weight == 1 << 20 for frame in stack}
-    for name in (b"a\nb", b"a;b", b'a"b', b"\xff\xfe", b"back\\slash", b"ends 12", b"\x1b[2J\x9b31m", b"\xe2\x80\xae"):
+    for name in (b"a\nb", b"a;b", b'a"b', b"\xff\xfe", b"back\\slash", b"\\x3b", b"ends 12", b"\x1b[2J\x9b31m", b"\xe2\x80\xae"):
         assert name + b" (?)" in names, name
 
     profile = check_speedscope(json.loads(export(path, "speedscope").decode("utf-8")))
