@@ -95,7 +95,7 @@ def test_parents_record_is_the_same_with_and_without_a_child(heapkeeper):
         named = {point["name"]: point["allocated_bytes"] for point in report["timeline"] if point["name"]}
         assert named == {"start": start, "end": end}
         values[way] = end - start
-    assert abs(values["fork"] - values["alone"]) < 4096  # os.fork and os.wait themselves
+    assert abs(values["fork"] - values["alone"]) < 65536  # os.fork and os.wait themselves; the child's work is 90 MB
 
 
 AT_ONCE = {
