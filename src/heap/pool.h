@@ -496,14 +496,8 @@ static inline __attribute__((always_inline)) void *hk_malloc_unlocked(hk_heap *h
     return block;
 }
 
-static inline __attribute__((always_inline)) void hk_free_unlocked(hk_heap *heap, void *block)
+static inline __attribute__((always_inline)) void hk_pool_free(hk_heap *heap, struct hk_pool *pool, void *block)
 {
-    uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
-    if (__builtin_expect(distance >= hk_region.span, 0)) {
-        hk_free_slow(heap, block);
-        return;
-    }
-    struct hk_pool *pool = &hk_region.pools[distance >> HK_POOL_SHIFT];
     void *next = pool->free;
     /* NULL: the pool or its carved part was full, or it is under a lock. Looked at before the block is written to. */
     if (__builtin_expect(next == NULL, 0)) {
@@ -514,6 +508,16 @@ static inline __attribute__((always_inline)) void hk_free_unlocked(hk_heap *heap
     pool->free = block;
     if (__builtin_expect(hk_take_one(&pool->used), 0))
         hk_pool_emptied(pool);
+}
+
+static inline __attribute__((always_inline)) void hk_free_unlocked(hk_heap *heap, void *block)
+{
+    uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
+    if (__builtin_expect(distance >= hk_region.span, 0)) {
+        hk_free_slow(heap, block);
+        return;
+    }
+    hk_pool_free(heap, &hk_region.pools[distance >> HK_POOL_SHIFT], block);
 }
 
 #endif

@@ -111,16 +111,7 @@ static inline bool is_plain(const hk_object *object)
 /* As hk_free_unlocked, for a block that lies in the region. */
 static inline __attribute__((always_inline)) void block_free(hk_heap *heap, void *block, char *base, struct hk_pool *pools)
 {
-    struct hk_pool *pool = &pools[(size_t)((char *)block - base) >> HK_POOL_SHIFT];
-    void *next = pool->free;
-    if (__builtin_expect(next == NULL, 0)) {
-        hk_free_slow(heap, block);
-        return;
-    }
-    *(void **)block = next;
-    pool->free = block;
-    if (__builtin_expect(hk_take_one(&pool->used), 0))
-        hk_pool_emptied(pool);
+    hk_pool_free(heap, &pools[(size_t)((char *)block - base) >> HK_POOL_SHIFT], block);
 }
 
 /* Something dies that is not plain: somebody else's code may run. */

@@ -390,14 +390,7 @@ static void put_json_line(struct export *e, const struct hk_site *site)
     struct hk_source_frame where = hk_sites_where(e->sites, site);
     hk_json_start(j, e->out);
     hk_json_object(j, NULL, true);
-    hk_report_json_frame(j, &where);
-    hk_json_string(j, "domain", hk_domain_name(site->domain));
-    hk_json_unsigned(j, "live_bytes", site->live_bytes);
-    hk_json_unsigned(j, "live_blocks", site->live_blocks);
-    hk_json_unsigned(j, "peak_bytes", site->peak_bytes);
-    hk_json_unsigned(j, "peak_blocks", site->peak_blocks);
-    hk_json_unsigned(j, "total_bytes", site->total_bytes);
-    hk_json_unsigned(j, "total_blocks", site->total_blocks);
+    hk_report_json_site(j, &where, site);
     hk_json_unsigned(j, "samples", site->samples_total);
     hk_json_array(j, "stack", true);
     for (size_t i = 0; i < e->count; i++) {

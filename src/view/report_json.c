@@ -23,6 +23,18 @@ void hk_report_json_frame(struct hk_json *j, const struct hk_source_frame *f)
         hk_json_string(j, "through", f->through);
 }
 
+void hk_report_json_site(struct hk_json *j, const struct hk_source_frame *where, const struct hk_site *site)
+{
+    hk_report_json_frame(j, where);
+    hk_json_string(j, "domain", hk_domain_name(site->domain));
+    hk_json_unsigned(j, "live_bytes", site->live_bytes);
+    hk_json_unsigned(j, "live_blocks", site->live_blocks);
+    hk_json_unsigned(j, "peak_bytes", site->peak_bytes);
+    hk_json_unsigned(j, "peak_blocks", site->peak_blocks);
+    hk_json_unsigned(j, "total_bytes", site->total_bytes);
+    hk_json_unsigned(j, "total_blocks", site->total_blocks);
+}
+
 static void put_growth(struct hk_json *j, const struct hk_growth *g)
 {
     hk_json_bool(j, "growing", g->growing);
@@ -83,14 +95,7 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
         const struct hk_site *site = &s->sites[order[i]];
         struct hk_source_frame where = hk_sites_where(s, site), native;
         hk_json_object(j, NULL, true);
-        hk_report_json_frame(j, &where);
-        hk_json_string(j, "domain", hk_domain_name(site->domain));
-        hk_json_unsigned(j, "live_bytes", site->live_bytes);
-        hk_json_unsigned(j, "live_blocks", site->live_blocks);
-        hk_json_unsigned(j, "peak_bytes", site->peak_bytes);
-        hk_json_unsigned(j, "peak_blocks", site->peak_blocks);
-        hk_json_unsigned(j, "total_bytes", site->total_bytes);
-        hk_json_unsigned(j, "total_blocks", site->total_blocks);
+        hk_report_json_site(j, &where, site);
         hk_json_unsigned(j, "inherited_bytes", site->inherited_bytes);
         hk_json_unsigned(j, "samples", site->samples_total);
         hk_json_unsigned(j, "samples_live", site->samples_live);
