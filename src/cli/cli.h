@@ -6,7 +6,11 @@
 #ifndef HK_CLI_CLI_H
 #define HK_CLI_CLI_H
 
+#include <stdbool.h>
+#include <stddef.h>
+
 struct hk_capture;
+struct hk_terminal;
 
 #define HK_EXIT_FAILURE 1
 #define HK_EXIT_USAGE   2
@@ -17,6 +21,7 @@ int hk_cli_report(int argc, char **argv);
 int hk_cli_blocks(int argc, char **argv);
 int hk_cli_table(int argc, char **argv);
 int hk_cli_export(int argc, char **argv);
+int hk_cli_diff(int argc, char **argv);
 
 /* "heapkeeper: " and one line on stderr; returns `status`. */
 int hk_cli_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -26,6 +31,17 @@ int hk_cli_bad_option(int argc, char **argv, int result);
 
 /* The index of `word` in `words`, a list that NULL ends; -1 if it is not one of them, then a line on stderr names them. */
 int hk_cli_choice(const char *command, const char *option, const char *word, const char *const *words);
+
+extern const char *const hk_cli_colour_words[]; /* of --color */
+
+/* Standard output, with --color's word (NULL: not given). */
+void hk_cli_terminal(struct hk_terminal *terminal, const char *colour);
+
+/* A number in decimal digits and nothing else; false: it is none. */
+bool hk_cli_number(const char *text, size_t *number);
+
+/* Flushes standard output; the exit status, having said that "the WHAT could not be written" if it could not. */
+int hk_cli_written(const char *what);
 
 /* Opens what `target` names: a capture, the process with that number, or, if NULL, the newest run, of which it is the
  * process that `heapkeeper report` shows. The caller closes it. NULL: a line on stderr has said why. */

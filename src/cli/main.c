@@ -20,7 +20,8 @@ static const char usage[] =
     "       heapkeeper table [OPTIONS] [CAPTURE|PID]          a row for each line, function, file, module "
     "or domain\n"
     "       heapkeeper export --format FORMAT [CAPTURE|PID]   for flame graphs, speedscope, spreadsheets, programs\n"
-    "       heapkeeper help [run|report|blocks|table|export]  options\n"
+    "       heapkeeper diff [OPTIONS] BEFORE AFTER            what rose and what fell; also between two moments of one\n"
+    "       heapkeeper help [COMMAND]                         options\n"
     "       heapkeeper version\n";
 
 static const char run_usage[] =
@@ -112,6 +113,22 @@ static const char export_usage[] =
     "  -o, --output FILE   write to FILE and not to standard output\n"
     "  -f, --force         write over an existing FILE\n";
 
+static const char diff_usage[] =
+    "usage: heapkeeper diff [OPTIONS] BEFORE AFTER\n"
+    "       heapkeeper diff [OPTIONS] --from MOMENT [--to MOMENT] [CAPTURE|PID]\n"
+    "\n"
+    "What rose and what fell between two captures (or processes), or two moments of one (without CAPTURE: the newest run).\n"
+    "Rows add up to the difference of the totals.\n"
+    "\n"
+    "  --from MOMENT       start (default), end, a share of the time (30%), a time since the start (@2.5, 300ms, 5min);\n"
+    "  --to MOMENT         (default end) of some sixteen that a capture keeps the nearest is taken\n"
+    "  --by WORD           line (default), function, file, module, domain\n"
+    "  --sort WORD         live (default), peak, total, blocks: the largest changes of it come first\n"
+    "  --filter PATTERN    only rows whose name has PATTERN in it; * is any text, ? any byte\n"
+    "  --limit N           rows (default 20, with --json all); 0: all that changed\n"
+    "  --json              for programs\n"
+    "  --color WHEN        auto, always, never\n";
+
 int hk_cli_fail(int status, const char *format, ...)
 {
     struct hk_terminal terminal;
@@ -139,21 +156,23 @@ int hk_cli_bad_option(int argc, char **argv, int result)
                        is_long || !optopt ? word : letter, argv[0]);
 }
 
+/* The subcommands; those that help tells options of. */
+static const struct {
+    const char *word, *usage;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"run", run_usage, hk_cli_run},          {"report", report_usage, hk_cli_report}, {"blocks", blocks_usage, hk_cli_blocks},
+    {"table", table_usage, hk_cli_table},    {"export", export_usage, hk_cli_export}, {"diff", diff_usage, hk_cli_diff},
+};
+#define COMMANDS (sizeof commands / sizeof commands[0])
+
 static int help(int argc, char **argv)
 {
-    const char *about = argc > 1 ? argv[1] : "";
-    if (strcmp(about, "run") == 0)
-        fputs(run_usage, stdout);
-    else if (strcmp(about, "report") == 0)
-        fputs(report_usage, stdout);
-    else if (strcmp(about, "blocks") == 0)
-        fputs(blocks_usage, stdout);
-    else if (strcmp(about, "table") == 0)
-        fputs(table_usage, stdout);
-    else if (strcmp(about, "export") == 0)
-        fputs(export_usage, stdout);
-    else
-        fputs(usage, stdout);
+    const char *text = usage;
+    for (size_t i = 0; argc > 1 && i < COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].word) == 0)
+            text = commands[i].usage;
+    fputs(text, stdout);
     return 0;
 }
 
@@ -173,16 +192,9 @@ int main(int argc, char **argv)
     const char *word = argv[1];
     if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0))
         return help(2, argv);
-    if (strcmp(word, "run") == 0)
-        return hk_cli_run(argc - 1, argv + 1);
-    if (strcmp(word, "report") == 0)
-        return hk_cli_report(argc - 1, argv + 1);
-    if (strcmp(word, "blocks") == 0)
-        return hk_cli_blocks(argc - 1, argv + 1);
-    if (strcmp(word, "table") == 0)
-        return hk_cli_table(argc - 1, argv + 1);
-    if (strcmp(word, "export") == 0)
-        return hk_cli_export(argc - 1, argv + 1);
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (strcmp(word, commands[i].word) == 0)
+            return commands[i].run(argc - 1, argv + 1);
     if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
         return help(argc - 1, argv + 1);
     if (strcmp(word, "version") == 0 || strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)

@@ -11,6 +11,7 @@
 
 #include "read/attach.h"
 #include "read/find.h"
+#include "view/text.h"
 
 int hk_cli_choice(const char *command, const char *option, const char *word, const char *const *words)
 {
@@ -25,6 +26,30 @@ int hk_cli_choice(const char *command, const char *option, const char *word, con
     }
     hk_cli_fail(HK_EXIT_USAGE, "%s: %s is %s, not \"%s\"", command, option, list, word);
     return -1;
+}
+
+const char *const hk_cli_colour_words[] = {"auto", "always", "never", NULL};
+
+void hk_cli_terminal(struct hk_terminal *terminal, const char *colour)
+{
+    hk_terminal_for(terminal, stdout);
+    if (colour && strcmp(colour, "auto") != 0)
+        terminal->colour = strcmp(colour, "always") == 0;
+}
+
+bool hk_cli_number(const char *text, size_t *number)
+{
+    char *end;
+    errno = 0;
+    *number = strtoul(text, &end, 10);
+    return *text >= '0' && *text <= '9' && !*end && errno == 0;
+}
+
+int hk_cli_written(const char *what)
+{
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return hk_cli_fail(HK_EXIT_FAILURE, "the %s could not be written: %s", what, strerror(errno));
+    return 0;
 }
 
 /* A number that is no file's name is a process. */

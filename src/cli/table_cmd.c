@@ -1,7 +1,6 @@
 /* heapkeeper table: finds the capture, groups its sites, shows them. */
 #include "cli/cli.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,16 +18,6 @@ struct options {
 
 static const char *const by_words[] = {"line", "function", "file", "module", "domain", NULL};
 static const char *const sort_words[] = {"live", "peak", "total", "blocks", NULL};
-static const char *const colour_words[] = {"auto", "always", "never", NULL};
-
-static bool parse_limit(struct options *o, const char *text)
-{
-    char *end;
-    errno = 0;
-    o->limit = strtoul(text, &end, 10);
-    o->limited = true;
-    return *text >= '0' && *text <= '9' && !*end && errno == 0;
-}
 
 static int parse_option(struct options *o, int option)
 {
@@ -47,11 +36,13 @@ static int parse_option(struct options *o, int option)
         o->filter = optarg;
         return 0;
     case 'n':
-        return parse_limit(o, optarg) ? 0
-                                      : hk_cli_fail(HK_EXIT_USAGE, "table: --limit needs a number of rows, not \"%s\"", optarg);
+        o->limited = true;
+        return hk_cli_number(optarg, &o->limit)
+                   ? 0
+                   : hk_cli_fail(HK_EXIT_USAGE, "table: --limit needs a number of rows, not \"%s\"", optarg);
     default:
         o->colour = optarg;
-        return hk_cli_choice("table", "--color", optarg, colour_words) < 0 ? HK_EXIT_USAGE : 0;
+        return hk_cli_choice("table", "--color", optarg, hk_cli_colour_words) < 0 ? HK_EXIT_USAGE : 0;
     }
 }
 
@@ -91,16 +82,12 @@ int hk_cli_table(int argc, char **argv)
     struct hk_sites *sites = hk_sites_read(capture);
     struct hk_table_view view = {capture,  sites,  (enum hk_group_by)o.by, (enum hk_sort)o.sort,
                                  o.filter, o.json && !o.limited ? 0 : o.limit};
-    hk_terminal_for(&terminal, stdout);
-    if (o.colour && strcmp(o.colour, "auto") != 0)
-        terminal.colour = strcmp(o.colour, "always") == 0;
+    hk_cli_terminal(&terminal, o.colour);
     if (o.json)
         hk_table_json(&view, stdout);
     else
         hk_table_text(&view, &terminal);
     hk_sites_free(sites);
     hk_capture_close(capture);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return hk_cli_fail(HK_EXIT_FAILURE, "the table could not be written: %s", strerror(errno));
-    return 0;
+    return hk_cli_written("table");
 }

@@ -118,7 +118,7 @@ static bool same_text(const char *a, const char *b)
     return a == b || (a && b && strcmp(a, b) == 0);
 }
 
-static bool same(const struct hk_group *a, const struct hk_group *b)
+bool hk_group_same(const struct hk_group *a, const struct hk_group *b)
 {
     const struct hk_source_frame *x = &a->frame, *y = &b->frame;
     return x->line == y->line && same_text(a->name, b->name) &&
@@ -133,7 +133,7 @@ static uint64_t hash_text(uint64_t hash, const char *text)
     return (hash ^ 0xff) * 0x100000001b3u;
 }
 
-static uint64_t hash_of(const struct hk_group *g)
+uint64_t hk_group_hash(const struct hk_group *g)
 {
     uint64_t hash = 0xcbf29ce484222325u ^ (uint32_t)g->frame.line;
     hash = hash_text(hash_text(hash, g->name), g->frame.qualified_name);
@@ -145,10 +145,10 @@ static uint64_t hash_of(const struct hk_group *g)
 static struct hk_group *find_or_add(struct table *t, struct hk_group *wanted)
 {
     struct hk_groups *all = t->groups;
-    size_t at = hash_of(wanted) & (t->size - 1);
+    size_t at = hk_group_hash(wanted) & (t->size - 1);
     for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
         struct hk_group *known = &all->groups[t->slots[at] - 1];
-        if (same(known, wanted)) {
+        if (hk_group_same(known, wanted)) {
             free(wanted->name);
             return known;
         }
@@ -156,6 +156,14 @@ static struct hk_group *find_or_add(struct table *t, struct hk_group *wanted)
     all->groups[all->count] = *wanted;
     t->slots[at] = (uint32_t)++all->count;
     return &all->groups[all->count - 1];
+}
+
+static void add_marks(struct hk_group *g, const uint64_t *at_mark, const uint64_t *born_in)
+{
+    for (unsigned i = 0; i < HK_MARKS; i++) {
+        g->at_mark[i] += at_mark[i];
+        g->born_in[i] += born_in[i];
+    }
 }
 
 static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk_group_by by)
@@ -169,6 +177,7 @@ static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk
         struct hk_amounts amounts = amounts_of(&s->lines[i]);
         struct hk_group wanted = common(s, &s->lines[i], by), *g = find_or_add(&t, &wanted);
         hk_amounts_add(&g->amounts, &amounts);
+        add_marks(g, s->lines[i].at_mark, s->lines[i].born_in);
         g->site_count += s->lines[i].site_count;
     }
     free(t.slots);
@@ -182,15 +191,16 @@ static void group_domains(struct hk_groups *all, const struct hk_sites *s)
         const struct hk_site *site = &s->sites[i];
         unsigned domain = site->domain & 3;
         if (!index[domain]) {
-            struct hk_group *g = &all->groups[all->count];
-            g->frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL};
-            g->name = hk_must_strdup(hk_domain_name(domain));
+            all->groups[all->count].frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL};
+            all->groups[all->count].name = hk_must_strdup(hk_domain_name(domain));
             index[domain] = (uint32_t)++all->count;
         }
         struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
                                      site->total_bytes, site->total_blocks, site->samples_total};
-        hk_amounts_add(&all->groups[index[domain] - 1].amounts, &amounts);
-        all->groups[index[domain] - 1].site_count++;
+        struct hk_group *g = &all->groups[index[domain] - 1];
+        hk_amounts_add(&g->amounts, &amounts);
+        add_marks(g, site->at_mark, site->born_in);
+        g->site_count++;
     }
 }
 

@@ -28,6 +28,7 @@ struct hk_group {
     struct hk_source_frame frame; /* what the group has in common; "", 0 and NULL for the rest */
     char *name;                   /* of a module or a domain; NULL: the frame says it */
     struct hk_amounts amounts;
+    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS]; /* KiB, as those of sites */
     uint32_t site_count;
 };
 
@@ -43,6 +44,10 @@ const char *hk_group_word(enum hk_group_by by);
 /* `sites` is borrowed until hk_groups_free. Never fails. */
 struct hk_groups *hk_groups_make(const struct hk_sites *sites, enum hk_group_by by);
 void hk_groups_free(struct hk_groups *groups);
+
+/* True for groups of the same name, also of two captures; the hash is equal then. Groups of one choice only. */
+bool hk_group_same(const struct hk_group *a, const struct hk_group *b);
+uint64_t hk_group_hash(const struct hk_group *group);
 
 void hk_amounts_add(struct hk_amounts *sum, const struct hk_amounts *more);
 

@@ -17,19 +17,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "view/head.h"
 #include "view/json.h"
 #include "view/report.h"
+#include "view/rows.h"
 #include "view/where.h"
 
-#define NAME        1100 /* bytes of a row's name */
-#define NAME_LEAST  24   /* columns, or the blocks are left out */
-#define NO_TERMINAL 400  /* columns of a name where there is no terminal to say */
+#define NAME       1100 /* bytes of a row's name */
+#define NAME_LEAST 24   /* columns, or the blocks are left out */
 
 enum column { LIVE, ERROR, SHARE, LIVE_BLOCKS, PEAK, PEAK_BLOCKS, TOTAL, TOTAL_BLOCKS, COLUMNS };
-
-struct row {
-    char cells[COLUMNS][40];
-};
 
 /* Which groups to show, in order, and the sum of the others. */
 struct choice {
@@ -72,8 +69,7 @@ bool hk_pattern_found(const char *pattern, const char *text)
     return !*at;
 }
 
-/* What a row is called, in full. The caller frees it. */
-static char *full_name(const struct hk_group *g)
+char *hk_group_name(const struct hk_group *g)
 {
     const struct hk_source_frame *f = &g->frame;
     const char *code = f->through ? f->through : f->module;
@@ -121,7 +117,7 @@ static struct choice choose(const struct hk_table_view *v)
     qsort(order, c.groups->count, sizeof *order, by_amount);
     for (size_t i = 0; i < c.groups->count; i++) {
         const struct hk_group *g = &c.groups->groups[order[i]];
-        char *name = v->filter ? full_name(g) : NULL;
+        char *name = v->filter ? hk_group_name(g) : NULL;
         if ((!v->limit || c.shown < v->limit) && (!name || hk_pattern_found(v->filter, name))) {
             order[c.shown++] = order[i];
         } else {
@@ -142,143 +138,90 @@ static void let_go(struct choice *c)
 
 /* ---- text ---- */
 
-static void fill(const struct hk_table_view *v, const struct hk_terminal *t, const struct hk_amounts *a,
-                 const struct hk_amounts *totals, struct row *r)
+void hk_group_text(const struct hk_terminal *t, const struct hk_capture *capture, const struct hk_group *g, char *to, size_t size,
+                   size_t columns)
 {
-    double value = (double)amount(a, v->sort), error = 0;
-    hk_text_bytes(r->cells[LIVE], (double)a->live_bytes);
-    hk_text_count(r->cells[LIVE_BLOCKS], a->live_blocks);
-    hk_text_bytes(r->cells[PEAK], (double)a->peak_bytes);
-    hk_text_count(r->cells[PEAK_BLOCKS], a->peak_blocks);
-    hk_text_bytes(r->cells[TOTAL], (double)a->total_bytes);
-    hk_text_count(r->cells[TOTAL_BLOCKS], a->total_blocks);
-    hk_text_percent(r->cells[SHARE], value, (double)amount(totals, v->sort));
-    /* One standard error of a sampled sum of bytes; blocks are known as well as their bytes. */
-    double bytes = v->sort == HK_SORT_BLOCKS ? (double)a->live_bytes : value;
-    if (bytes > 0)
-        error = 100 * sqrt(hk_sites_mean(v->sites, a->total_bytes, a->samples) / bytes);
-    r->cells[ERROR][0] = 0;
-    if (error >= 0.5)
-        snprintf(r->cells[ERROR], sizeof r->cells[ERROR], "%s%.0f%%", t->utf8 ? "±" : "+-", error > 100 ? 100 : error);
-}
-
-static void name_of(const struct hk_table_view *v, const struct hk_terminal *t, const struct hk_group *g, char *to,
-                    size_t columns)
-{
-    const char *directory = hk_capture_string(v->capture, v->capture->header.working_directory);
+    const char *directory = hk_capture_string(capture, capture->header.working_directory);
     if (!g->name && *g->frame.qualified_name) {
-        hk_where_text(t, directory, to, NAME, &g->frame, columns);
+        hk_where_text(t, directory, to, size, &g->frame, columns);
         return;
     }
-    hk_text_clean(t, to, NAME, g->name ? g->name : g->frame.file);
+    hk_text_clean(t, to, size, g->name ? g->name : g->frame.file);
     if (!g->name)
         hk_text_shorten_path(to, directory);
     hk_text_keep_end(t, to, columns);
 }
 
+static void fill(const struct hk_table_view *v, const struct hk_terminal *t, const struct hk_amounts *a,
+                 const struct hk_amounts *totals, char (*cells)[HK_CELL])
+{
+    double value = (double)amount(a, v->sort), error = 0;
+    hk_text_bytes(cells[LIVE], (double)a->live_bytes);
+    hk_text_count(cells[LIVE_BLOCKS], a->live_blocks);
+    hk_text_bytes(cells[PEAK], (double)a->peak_bytes);
+    hk_text_count(cells[PEAK_BLOCKS], a->peak_blocks);
+    hk_text_bytes(cells[TOTAL], (double)a->total_bytes);
+    hk_text_count(cells[TOTAL_BLOCKS], a->total_blocks);
+    hk_text_percent(cells[SHARE], value, (double)amount(totals, v->sort));
+    /* One standard error of a sampled sum of bytes; blocks are known as well as their bytes. */
+    double bytes = v->sort == HK_SORT_BLOCKS ? (double)a->live_bytes : value;
+    if (bytes > 0)
+        error = 100 * sqrt(hk_sites_mean(v->sites, a->total_bytes, a->samples) / bytes);
+    if (error >= 0.5)
+        snprintf(cells[ERROR], HK_CELL, "%s%.0f%%", t->utf8 ? "±" : "+-", error > 100 ? 100 : error);
+}
+
 static void put_head(const struct hk_table_view *v, const struct hk_terminal *t)
 {
-    const struct hk_capture *c = v->capture;
-    char program[256], name[512], version[32], a[32], b[32];
-    const char *dot = t->utf8 ? " · " : " - ";
-    hk_text_clean(t, name, sizeof name, hk_capture_program(c, program, sizeof program));
-    fprintf(t->out, "%s%s%s", hk_style(t, HK_BOLD), name, hk_style(t, HK_PLAIN));
-    if (c->header.python_version)
-        fprintf(t->out, "%sPython %s", dot, hk_python_version(c->header.python_version, version));
-    fprintf(t->out, "%spid %u%s%s\n", dot, c->header.pid, dot, hk_life_name(c->life));
-    if (c->header.mode == HK_MODE_EXACT)
-        fputs("every block was recorded", t->out);
-    else if (c->header.mode == HK_MODE_SAMPLE)
-        fprintf(t->out, "estimates from %s samples, one per %s", hk_text_count(a, c->now.samples),
-                hk_text_bytes(b, (double)c->header.sample_bytes));
-    else
-        fputs("recording was off", t->out);
-    fprintf(t->out, "%sby %s, largest %s first", dot, hk_group_word(v->by), hk_sort_word(v->sort));
+    char filter[512];
+    hk_head_text(t, v->capture);
+    hk_head_mode(t, v->capture);
+    fprintf(t->out, "%sby %s, largest %s first", hk_dot(t), hk_group_word(v->by), hk_sort_word(v->sort));
     if (v->filter)
-        fprintf(t->out, "%swith \"%s\"", dot, hk_text_clean(t, name, sizeof name, v->filter));
+        fprintf(t->out, "%swith \"%s\"", hk_dot(t), hk_text_clean(t, filter, sizeof filter, v->filter));
     fputs("\n\n", t->out);
 }
 
-struct layout {
-    unsigned widths[COLUMNS];
-    bool left_out[COLUMNS];
-    size_t name_columns;
-};
-
-static struct layout lay_out(const struct hk_table_view *v, const struct hk_terminal *t, const struct row *rows,
-                             size_t count)
-{
-    struct layout l = {.name_columns = NO_TERMINAL};
-    unsigned taken = 0, blocks = 0;
-    for (int c = 0; c < COLUMNS; c++) {
-        for (size_t i = 0; i < count; i++) {
-            unsigned columns = (unsigned)hk_text_columns(rows[i].cells[c]);
-            l.widths[c] = columns > l.widths[c] ? columns : l.widths[c];
-        }
-        l.left_out[c] = c == ERROR && v->capture->header.mode != HK_MODE_SAMPLE;
-        taken += l.left_out[c] ? 0 : l.widths[c] + 2;
-        if (c == PEAK_BLOCKS || c == TOTAL_BLOCKS || (c == LIVE_BLOCKS && v->sort != HK_SORT_BLOCKS))
-            blocks += l.widths[c] + 2;
-    }
-    if (!t->width)
-        return l;
-    if (t->width < taken + 2 + NAME_LEAST) {
-        l.left_out[PEAK_BLOCKS] = l.left_out[TOTAL_BLOCKS] = true;
-        l.left_out[LIVE_BLOCKS] = v->sort != HK_SORT_BLOCKS;
-        taken -= blocks;
-    }
-    l.name_columns = t->width > taken + 2 + 10 ? t->width - taken - 2 : 10;
-    return l;
-}
-
-static void put_row(const struct hk_terminal *t, const struct layout *l, const struct row *r, const char *name,
-                    enum hk_style style)
-{
-    fputs(hk_style(t, style), t->out);
-    for (int c = 0; c < COLUMNS; c++) {
-        if (!l->left_out[c])
-            fprintf(t->out, "  %*s%s", (int)(l->widths[c] - hk_text_columns(r->cells[c])), "", r->cells[c]);
-    }
-    fprintf(t->out, "  %s%s\n", name, style == HK_PLAIN ? "" : hk_style(t, HK_PLAIN));
-}
-
 static void put_rows(const struct hk_table_view *v, const struct hk_terminal *t, const struct choice *c,
-                     const struct row *rows)
+                     const struct hk_rows *rows)
 {
-    struct layout l = lay_out(v, t, rows, c->shown + 3);
     char name[NAME], count[32], what[64];
-    put_row(t, &l, &rows[0], hk_group_word(v->by), HK_BOLD);
+    hk_rows_put(rows, t, 0, hk_group_word(v->by), HK_BOLD);
     for (size_t i = 0; i < c->shown; i++) {
-        name_of(v, t, &c->groups->groups[c->order[i]], name, l.name_columns);
-        put_row(t, &l, &rows[i + 1], name, HK_PLAIN);
+        hk_group_text(t, v->capture, &c->groups->groups[c->order[i]], name, sizeof name, rows->name_columns);
+        hk_rows_put(rows, t, i + 1, name, HK_PLAIN);
     }
     if (c->other_count) {
         snprintf(what, sizeof what, "%s other%s", hk_text_count(count, c->other_count), c->other_count == 1 ? "" : "s");
-        put_row(t, &l, &rows[c->shown + 1], what, HK_DIM);
+        hk_rows_put(rows, t, c->shown + 2, what, HK_DIM);
     }
-    put_row(t, &l, &rows[c->shown + 2], "total", HK_BOLD);
+    hk_rows_put(rows, t, c->shown + 1, "total", HK_BOLD);
 }
 
 void hk_table_text(const struct hk_table_view *v, const struct hk_terminal *t)
 {
-    static const struct row heads = {{"live", "", "share", "blocks", "peak", "blocks", "total", "blocks"}};
+    static const char heads[COLUMNS][HK_CELL] = {"live", "", "share", "blocks", "peak", "blocks", "total", "blocks"};
+    struct hk_rows rows = {.columns = COLUMNS};
     struct choice c = choose(v);
-    struct row *rows = hk_must_calloc(c.shown + 3, sizeof *rows);
-    rows[0] = heads;
+    memcpy(hk_rows_add(&rows), heads, sizeof heads);
     for (size_t i = 0; i < c.shown; i++)
-        fill(v, t, &c.groups->groups[c.order[i]].amounts, &c.groups->totals, &rows[i + 1]);
+        fill(v, t, &c.groups->groups[c.order[i]].amounts, &c.groups->totals, hk_rows_add(&rows));
+    fill(v, t, &c.groups->totals, &c.groups->totals, hk_rows_add(&rows));
     if (c.other_count) /* else it takes no room */
-        fill(v, t, &c.others, &c.groups->totals, &rows[c.shown + 1]);
-    fill(v, t, &c.groups->totals, &c.groups->totals, &rows[c.shown + 2]);
+        fill(v, t, &c.others, &c.groups->totals, hk_rows_add(&rows));
+    rows.left_out[ERROR] = v->capture->header.mode != HK_MODE_SAMPLE;
+    rows.optional[PEAK_BLOCKS] = rows.optional[TOTAL_BLOCKS] = true;
+    rows.optional[LIVE_BLOCKS] = v->sort != HK_SORT_BLOCKS;
+    hk_rows_lay_out(&rows, t, NAME_LEAST);
     put_head(v, t);
-    put_rows(v, t, &c, rows);
-    free(rows);
+    put_rows(v, t, &c, &rows);
+    hk_rows_free(&rows);
     let_go(&c);
 }
 
 /* ---- JSON ---- */
 
-static void put_amounts(struct hk_json *j, const struct hk_amounts *a)
+void hk_amounts_json(struct hk_json *j, const struct hk_amounts *a)
 {
     hk_json_unsigned(j, "live_bytes", a->live_bytes);
     hk_json_unsigned(j, "live_blocks", a->live_blocks);
@@ -289,41 +232,38 @@ static void put_amounts(struct hk_json *j, const struct hk_amounts *a)
     hk_json_unsigned(j, "samples", a->samples);
 }
 
-static void put_group(struct hk_json *j, const struct hk_table_view *v, const struct hk_group *g)
+void hk_group_json(struct hk_json *j, enum hk_group_by by, const struct hk_group *g)
 {
-    char *name = full_name(g);
-    hk_json_object(j, NULL, true);
+    char *name = hk_group_name(g);
     hk_json_string(j, "name", name);
-    if (v->by == HK_BY_LINE || v->by == HK_BY_FUNCTION) {
+    if (by == HK_BY_LINE || by == HK_BY_FUNCTION) {
         hk_json_string(j, "function", g->frame.function);
         hk_json_string(j, "qualified_name", g->frame.qualified_name);
     }
-    if (v->by != HK_BY_DOMAIN && v->by != HK_BY_MODULE)
+    if (by != HK_BY_DOMAIN && by != HK_BY_MODULE)
         hk_json_string(j, "file", g->frame.file);
-    if (v->by == HK_BY_LINE)
+    if (by == HK_BY_LINE)
         hk_json_signed(j, "line", g->frame.line);
-    if (g->frame.module && v->by != HK_BY_MODULE)
+    if (g->frame.module && by != HK_BY_MODULE)
         hk_json_string(j, "module", g->frame.module);
     if (g->frame.through)
         hk_json_string(j, "through", g->frame.through);
-    put_amounts(j, &g->amounts);
+    free(name);
+}
+
+static void put_group(struct hk_json *j, const struct hk_table_view *v, const struct hk_group *g)
+{
+    hk_json_object(j, NULL, true);
+    hk_group_json(j, v->by, g);
+    hk_amounts_json(j, &g->amounts);
     hk_json_unsigned(j, "sites", g->site_count);
     hk_json_end_object(j);
-    free(name);
 }
 
 static void put_facts(struct hk_json *j, const struct hk_table_view *v)
 {
-    const struct hk_capture *c = v->capture;
-    char program[256], version[32];
     hk_json_string(j, "format", "heapkeeper-table-1");
-    hk_json_string(j, "capture", c->path);
-    hk_json_string(j, "state", hk_state_word(c->life));
-    hk_json_string(j, "program", hk_capture_program(c, program, sizeof program));
-    hk_json_unsigned(j, "pid", c->header.pid);
-    hk_json_string(j, "python", hk_python_version(c->header.python_version, version));
-    hk_json_string(j, "mode", hk_mode_word(c->header.mode));
-    hk_json_unsigned(j, "sample_bytes", c->header.mode == HK_MODE_SAMPLE ? c->header.sample_bytes : 0);
+    hk_head_json(j, v->capture);
     hk_json_string(j, "by", hk_group_word(v->by));
     hk_json_string(j, "sort", hk_sort_word(v->sort));
     if (v->filter)
@@ -347,11 +287,11 @@ void hk_table_json(const struct hk_table_view *v, FILE *out)
     hk_json_object(j, NULL, false);
     put_facts(j, v);
     hk_json_object(j, "totals", true);
-    put_amounts(j, &c.groups->totals);
+    hk_amounts_json(j, &c.groups->totals);
     hk_json_unsigned(j, "rows", c.groups->count);
     hk_json_end_object(j);
     hk_json_object(j, "others", true);
-    put_amounts(j, &c.others);
+    hk_amounts_json(j, &c.others);
     hk_json_unsigned(j, "rows", c.other_count);
     hk_json_end_object(j);
     hk_json_array(j, "rows", false);

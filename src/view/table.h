@@ -3,6 +3,7 @@
 #define HK_VIEW_TABLE_H
 
 #include "read/groups.h"
+#include "view/json.h"
 #include "view/text.h"
 
 enum hk_sort { HK_SORT_LIVE, HK_SORT_PEAK, HK_SORT_TOTAL, HK_SORT_BLOCKS, HK_SORT_CHOICES };
@@ -27,5 +28,18 @@ const char *hk_sort_word(enum hk_sort sort);
 
 /* True if `pattern`, in which * stands for any bytes and ? for one, is found in `text`. */
 bool hk_pattern_found(const char *pattern, const char *text);
+
+/* ---- shared with other views of groups ---- */
+
+/* What a group is called, in full; the caller frees it. */
+char *hk_group_name(const struct hk_group *group);
+
+/* The same, clean and in `columns`, paths as the report has them. `to` holds `size` bytes. */
+void hk_group_text(const struct hk_terminal *terminal, const struct hk_capture *capture, const struct hk_group *group, char *to,
+                   size_t size, size_t columns);
+
+/* Their keys, into the object that is open. */
+void hk_amounts_json(struct hk_json *json, const struct hk_amounts *amounts);
+void hk_group_json(struct hk_json *json, enum hk_group_by by, const struct hk_group *group);
 
 #endif

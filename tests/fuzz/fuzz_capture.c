@@ -1,4 +1,4 @@
-/* Feeds bytes to the capture reader, both reports, the tables and the exports, as if they were a file.
+/* Feeds bytes to the capture reader, both reports, the tables, the exports and the other views, as if they were a file.
  *
  * With clang's libFuzzer (`make FUZZ=1`) the bytes are invented; compiled without it, this is a
  * plain program that replays the files and directories it is given, so that the corpus is a
@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "view/diff.h"
 #include "view/export.h"
 #include "view/report.h"
 #include "view/table.h"
@@ -16,6 +17,29 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static FILE *sink;
+
+static void show_diffs(const struct hk_capture *capture, const struct hk_sites *sites, const struct hk_terminal *t)
+{
+    struct hk_moment moments[HK_MOMENTS_MAX];
+    size_t count = hk_moments(capture, moments);
+    struct hk_groups *groups = hk_groups_make(sites, HK_BY_FUNCTION);
+    struct hk_diff_view view = {.before = capture, .after = capture, .by = HK_BY_FUNCTION, .limit = 3};
+    for (size_t i = 0; i < count; i++) {
+        struct hk_diff *diff = hk_diff_moments(sites, groups, &moments[i], &moments[count - 1]);
+        view.from = &moments[i];
+        view.to = &moments[count - 1];
+        view.diff = diff;
+        hk_diff_text(&view, t);
+        hk_diff_json(&view, sink);
+        hk_diff_free(diff);
+    }
+    struct hk_diff *diff = hk_diff_captures(sites, groups, sites, groups);
+    view = (struct hk_diff_view){.before = capture, .after = capture, .diff = diff, .by = HK_BY_FUNCTION, .filter = "*a?"};
+    hk_diff_text(&view, t);
+    hk_diff_json(&view, sink);
+    hk_diff_free(diff);
+    hk_groups_free(groups);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -40,6 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     for (int format = 0; format < HK_EXPORT_FORMATS; format++)
         hk_export(capture, sites, (enum hk_export_format)format, HK_EXPORT_TOTAL, sink);
+    show_diffs(capture, sites, &narrow);
     hk_sites_free(sites);
     hk_capture_close(capture);
     return 0;

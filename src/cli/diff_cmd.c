@@ -1,0 +1,159 @@
+/* heapkeeper diff: two captures, or two moments of one, side by side. */
+#include "cli/cli.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "view/diff.h"
+
+#define ROWS 20 /* of a text, unless asked for more */
+
+struct options {
+    bool json, limited;
+    int by, sort;
+    size_t limit;
+    const char *filter, *colour, *from, *to, *targets[2];
+};
+
+static const char *const by_words[] = {"line", "function", "file", "module", "domain", NULL};
+static const char *const sort_words[] = {"live", "peak", "total", "blocks", NULL};
+
+static int parse_option(struct options *o, int option)
+{
+    switch (option) {
+    case 'j':
+        o->json = true;
+        return 0;
+    case 'b':
+        return (o->by = hk_cli_choice("diff", "--by", optarg, by_words)) < 0 ? HK_EXIT_USAGE : 0;
+    case 's':
+        return (o->sort = hk_cli_choice("diff", "--sort", optarg, sort_words)) < 0 ? HK_EXIT_USAGE : 0;
+    case 'F':
+        o->filter = optarg;
+        return 0;
+    case 'n':
+        o->limited = true;
+        return hk_cli_number(optarg, &o->limit)
+                   ? 0
+                   : hk_cli_fail(HK_EXIT_USAGE, "diff: --limit needs a number of rows, not \"%s\"", optarg);
+    case 'f':
+        o->from = optarg;
+        return 0;
+    case 't':
+        o->to = optarg;
+        return 0;
+    default:
+        o->colour = optarg;
+        return hk_cli_choice("diff", "--color", optarg, hk_cli_colour_words) < 0 ? HK_EXIT_USAGE : 0;
+    }
+}
+
+static int parse(int argc, char **argv, struct options *o)
+{
+    static const struct option known[] = {
+        {"json", no_argument, NULL, 'j'},         {"by", required_argument, NULL, 'b'},
+        {"sort", required_argument, NULL, 's'},   {"filter", required_argument, NULL, 'F'},
+        {"limit", required_argument, NULL, 'n'},  {"from", required_argument, NULL, 'f'},
+        {"to", required_argument, NULL, 't'},     {"color", required_argument, NULL, 'c'},
+        {"colour", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+    };
+    int option, status;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":jn:", known, NULL)) != -1) {
+        if (option == '?' || option == ':')
+            return hk_cli_bad_option(argc, argv, option);
+        if ((status = parse_option(o, option)) != 0)
+            return status;
+    }
+    int words = argc - optind;
+    bool moments = o->from || o->to;
+    if (words > 2)
+        return hk_cli_fail(HK_EXIT_USAGE, "diff: two captures at most, not \"%s\" too", argv[optind + 2]);
+    if (words == 2 && moments)
+        return hk_cli_fail(HK_EXIT_USAGE, "diff: --from and --to are moments of one capture; \"%s\" is a second one", argv[optind + 1]);
+    if (words < 2 && !moments)
+        return hk_cli_fail(HK_EXIT_USAGE, "diff: needs two captures, or one and its moments: --from 30%% --to end");
+    if (moments && o->sort != HK_SORT_LIVE)
+        return hk_cli_fail(HK_EXIT_USAGE, "diff: of a moment only what was live is known, not %s", sort_words[o->sort]);
+    o->targets[0] = words > 0 ? argv[optind] : NULL;
+    o->targets[1] = words > 1 ? argv[optind + 1] : NULL;
+    return 0;
+}
+
+static int show(const struct options *o, struct hk_diff_view *v)
+{
+    struct hk_terminal terminal;
+    hk_cli_terminal(&terminal, o->colour);
+    if (o->json)
+        hk_diff_json(v, stdout);
+    else
+        hk_diff_text(v, &terminal);
+    return hk_cli_written("difference");
+}
+
+static int show_captures(const struct options *o, struct hk_diff_view *v)
+{
+    struct hk_capture *before = hk_cli_open(o->targets[0]), *after = before ? hk_cli_open(o->targets[1]) : NULL;
+    int status = HK_EXIT_FAILURE;
+    if (after) {
+        struct hk_sites *sites[] = {hk_sites_read(before), hk_sites_read(after)};
+        struct hk_groups *groups[] = {hk_groups_make(sites[0], v->by), hk_groups_make(sites[1], v->by)};
+        struct hk_diff *diff = hk_diff_captures(sites[0], groups[0], sites[1], groups[1]);
+        v->before = before;
+        v->after = after;
+        v->diff = diff;
+        status = show(o, v);
+        hk_diff_free(diff);
+        for (int i = 0; i < 2; i++) {
+            hk_groups_free(groups[i]);
+            hk_sites_free(sites[i]);
+        }
+    }
+    hk_capture_close(before);
+    hk_capture_close(after);
+    return status;
+}
+
+static int show_moments(const struct options *o, struct hk_diff_view *v)
+{
+    struct hk_moment from, to;
+    struct hk_error error;
+    struct hk_capture *capture = hk_cli_open(o->targets[0]);
+    int status = HK_EXIT_FAILURE;
+    if (!capture)
+        return status;
+    if (!hk_moment_find(capture, o->from ? o->from : "start", &from, &error) ||
+        !hk_moment_find(capture, o->to ? o->to : "end", &to, &error)) {
+        status = hk_cli_fail(HK_EXIT_USAGE, "diff: %s", error.text);
+    } else if (from.time_ns > to.time_ns) {
+        status = hk_cli_fail(HK_EXIT_USAGE, "diff: --from %s is later than --to %s", o->from, o->to ? o->to : "end");
+    } else {
+        struct hk_sites *sites = hk_sites_read(capture);
+        struct hk_groups *groups = hk_groups_make(sites, v->by);
+        struct hk_diff *diff = hk_diff_moments(sites, groups, &from, &to);
+        v->before = v->after = capture;
+        v->from = &from;
+        v->to = &to;
+        v->diff = diff;
+        status = show(o, v);
+        hk_diff_free(diff);
+        hk_groups_free(groups);
+        hk_sites_free(sites);
+    }
+    hk_capture_close(capture);
+    return status;
+}
+
+int hk_cli_diff(int argc, char **argv)
+{
+    struct options o = {.limit = ROWS};
+    int status = parse(argc, argv, &o);
+    if (status)
+        return status;
+    struct hk_diff_view view = {.by = (enum hk_group_by)o.by,
+                                .sort = (enum hk_sort)o.sort,
+                                .filter = o.filter,
+                                .limit = o.json && !o.limited ? 0 : o.limit};
+    return o.from || o.to ? show_moments(&o, &view) : show_captures(&o, &view);
+}
