@@ -22,6 +22,29 @@ void hk_large_expect(void)
     hk_libc.free(hk_libc.malloc(EXPECTED));
 }
 
+/* A table that doubles leaves each of its sizes once and asks for none of them again; what it leaves lies between blocks that live,
+ * where the C allocator keeps the pages. So a freed block gives its pages back, unless one of about its size has been freed
+ * before: a size that comes back, as a buffer for each file does, keeps them. (A dict of 30 000 rows: 1.0 MiB of 24 less.) */
+enum { GIVEN_BACK = 128 << 10 };
+
+static bool size_is_new(size_t usable)
+{
+    static uint64_t seen; /* a bit for each quarter of an octave */
+    unsigned octave = 63 - (unsigned)__builtin_clzll(usable), quarter = usable >> (octave - 2) & 3;
+    unsigned place = (octave - 17) * 4 + quarter;
+    if (place > 63 || (__atomic_load_n(&seen, __ATOMIC_RELAXED) >> place & 1) != 0)
+        return false;
+    __atomic_fetch_or(&seen, UINT64_C(1) << place, __ATOMIC_RELAXED);
+    return true;
+}
+
+static void give_pages_back(void *block, size_t usable)
+{
+    uintptr_t page = hk_os_page_size(), start = ((uintptr_t)block + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)block + usable) & ~(page - 1);
+    hk_os_discard((void *)start, end - start);
+}
+
 static bool is_foreign(size_t usable)
 {
     return usable <= HK_BLOCK_MAX && !__atomic_load_n(&small_ones_exist, __ATOMIC_RELAXED);
@@ -71,6 +94,8 @@ void hk_large_free(hk_heap *heap, void *block)
     } else {
         hk_large_forget(block);
         hk_large_count(heap, usable, -1);
+        if (usable >= GIVEN_BACK && size_is_new(usable))
+            give_pages_back(block, usable);
     }
     hk_libc.free(block);
 }
