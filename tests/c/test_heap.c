@@ -705,6 +705,33 @@ static void test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow(
     sibling_end(heap);
 }
 
+/* The pages of a block between two others that is freed now; -1: it had a mapping of its own, or is where no one knows. */
+static int pages_left_of(hk_heap *heap, size_t size)
+{
+    size_t page = hk_os_page_size();
+    char *block = hk_malloc(heap, size), *end = hk_malloc(heap, 100000);
+    char *start = (char *)(((uintptr_t)block + page - 1) & ~(page - 1));
+    memset(block, 1, size);
+    bool within = block < (char *)sbrk(0) && end > block && end < (char *)sbrk(0);
+    hk_free(heap, block);
+    int left = within ? (int)resident_pages(start, size - 2 * page) : -1;
+    hk_free(heap, end);
+    return left;
+}
+
+static void test_a_large_block_keeps_its_pages_only_when_its_size_comes_back(void **state)
+{
+    enum { SIZE_OF_IT = 900 << 10 };
+    hk_large_expect(); /* or such blocks have mappings of their own */
+    int first = pages_left_of(*state, SIZE_OF_IT);
+    if (first < 0) /* a sanitizer's malloc, or valgrind's */
+        skip();
+    assert_int_equal(first, 0);
+    assert_true(pages_left_of(*state, SIZE_OF_IT) > SIZE_OF_IT / 4096 / 2);
+    assert_true(pages_left_of(*state, SIZE_OF_IT + 5000) > SIZE_OF_IT / 4096 / 2); /* nearly the same */
+    assert_int_equal(pages_left_of(*state, SIZE_OF_IT * 3 / 2), 0);
+}
+
 static void test_version_is_three_numbers(void **state)
 {
     int major, minor, patch, end = 0;
@@ -722,6 +749,7 @@ int main(void)
         cmocka_unit_test(test_size_classes_rise_and_the_last_is_the_largest_block),
         HOST(test_a_heap_that_grows_takes_the_memory_of_its_siblings_empty_pools),
         HOST(test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow),
+        HOST(test_a_large_block_keeps_its_pages_only_when_its_size_comes_back),
         BOTH(test_each_size_comes_from_the_smallest_class_that_holds_it),
         BOTH(test_blocks_of_each_class_fill_their_pools_and_keep_apart),
         BOTH(test_every_size_up_to_20000_is_aligned_and_can_be_written_to_its_end),
