@@ -21,6 +21,7 @@ static const char usage[] =
     "or domain\n"
     "       heapkeeper export --format FORMAT [CAPTURE|PID]   for flame graphs, speedscope, spreadsheets, programs\n"
     "       heapkeeper diff [OPTIONS] BEFORE AFTER            what rose and what fell; also between two moments of one\n"
+    "       heapkeeper lines [OPTIONS] FILE [CAPTURE|PID]     the source of a file, with what each line allocated\n"
     "       heapkeeper help [COMMAND]                         options\n"
     "       heapkeeper version\n";
 
@@ -129,6 +130,17 @@ static const char diff_usage[] =
     "  --json              for programs\n"
     "  --color WHEN        auto, always, never\n";
 
+static const char lines_usage[] =
+    "usage: heapkeeper lines [OPTIONS] FILE [CAPTURE|PID]\n"
+    "\n"
+    "The source of one file, each line with what it has live, had at the peak and allocated. FILE is a path or the end of\n"
+    "one: shop.py, web/views.py. Without CAPTURE or PID: the newest run.\n"
+    "\n"
+    "  --all               every line, not only those that allocated and some around them\n"
+    "  --context N         how many of these (default 2)\n"
+    "  --json              for programs\n"
+    "  --color WHEN        auto, always, never\n";
+
 int hk_cli_fail(int status, const char *format, ...)
 {
     struct hk_terminal terminal;
@@ -163,6 +175,7 @@ static const struct {
 } commands[] = {
     {"run", run_usage, hk_cli_run},          {"report", report_usage, hk_cli_report}, {"blocks", blocks_usage, hk_cli_blocks},
     {"table", table_usage, hk_cli_table},    {"export", export_usage, hk_cli_export}, {"diff", diff_usage, hk_cli_diff},
+    {"lines", lines_usage, hk_cli_lines},
 };
 #define COMMANDS (sizeof commands / sizeof commands[0])
 

@@ -11,6 +11,7 @@
 
 #include "view/diff.h"
 #include "view/export.h"
+#include "view/lines.h"
 #include "view/report.h"
 #include "view/table.h"
 
@@ -41,6 +42,18 @@ static void show_diffs(const struct hk_capture *capture, const struct hk_sites *
     hk_groups_free(groups);
 }
 
+static void show_lines(const struct hk_capture *capture, const struct hk_sites *sites, const struct hk_terminal *t)
+{
+    const char **paths;
+    size_t count = hk_source_all(sites, &paths);
+    for (size_t i = 0; i < count && i < 3; i++) {
+        struct hk_lines_view view = {capture, sites, paths[i], i == 1, 2};
+        hk_lines_text(&view, t);
+        hk_lines_json(&view, sink);
+    }
+    free(paths);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct hk_error error;
@@ -65,6 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int format = 0; format < HK_EXPORT_FORMATS; format++)
         hk_export(capture, sites, (enum hk_export_format)format, HK_EXPORT_TOTAL, sink);
     show_diffs(capture, sites, &narrow);
+    show_lines(capture, sites, &narrow);
     hk_sites_free(sites);
     hk_capture_close(capture);
     return 0;
