@@ -19,6 +19,28 @@ HK_API bool hk_recording(void);
  * hook: yes. */
 HK_API uint64_t hk_mark(const char *name);
 
+/* A collection of cycles that has ended, by whatever collector the program has. A runtime's (gc.h) are told by themselves. */
+typedef enum {
+    HK_COLLECTION_OTHER,
+    HK_COLLECTION_YOUNG,    /* many young objects */
+    HK_COLLECTION_GROWTH,   /* the heap had grown */
+    HK_COLLECTION_EXPLICIT, /* the program asked for it */
+    HK_COLLECTION_STEPS,    /* a round of steps, between which the program ran */
+} hk_collection_cause;
+
+typedef struct {
+    size_t size;         /* sizeof(hk_collection), set by the caller */
+    uint32_t generation; /* 0 is the youngest; 3 and above are one */
+    hk_collection_cause cause;
+    uint64_t nanoseconds;         /* that it took */
+    uint64_t longest_nanoseconds; /* for which the program stood still at a stretch; 0: all of them */
+    uint64_t examined, freed;     /* objects */
+    uint64_t uncollectable;       /* objects found unreachable that were not freed */
+} hk_collection;
+
+/* Puts a collection that ends now on the timeline. hook: yes. */
+HK_API void hk_note_collection(const hk_collection *collection);
+
 #ifdef __cplusplus
 }
 #endif

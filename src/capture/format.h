@@ -10,6 +10,7 @@
  *                   | marks                    |  the instants at which sites keep their live bytes
  *                   | timeline                 |  points over time, thinned by two when full
  *                   | events                   |  what happened: fork, allocator replaced, ...
+ *                   | collections              |  of cycles, by the program's collector
  *                   | modules                  |  native modules: where they lay, and their build ids
  *                   | codes                    |  one entry per code object and per native module seen
  *                   | nodes                    |  the call tree: (parent, code, instruction offset)
@@ -42,7 +43,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 2
+#define HK_CAPTURE_MINOR 3
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
@@ -61,6 +62,7 @@ enum hk_section_kind {
     HK_SECTION_MAP_B = 10,   /* two, written in turn: one is whole at every instant */
     HK_SECTION_COUNTERS = 11,    /* since 1.2, of exact captures: struct hk_capture_counters, and with the same index */
     HK_SECTION_EXACT_SITES = 12, /* struct hk_capture_exact_site; there is no section of sites then */
+    HK_SECTION_COLLECTIONS = 13, /* since 1.3: struct hk_capture_collection */
     HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
 };
 
@@ -210,7 +212,7 @@ struct hk_capture_status {
     uint64_t recorded_total_bytes;
     uint64_t recorded_domain_total_bytes[4]; /* sum over all sites of a domain, "(other)" included */
     uint64_t peak_rss_bytes; /* as the kernel counted it; at points that read it and at exit */
-    uint64_t timeline_sequence; /* odd while the timeline is being thinned */
+    uint64_t timeline_sequence; /* odd while the timeline or the collections are being thinned */
     uint64_t marks_generation;  /* how often the marks were thinned by two */
     uint64_t foreign_frees;     /* blocks freed that neither we nor the C allocator through us gave */
     uint64_t libc_frees;        /* our blocks freed by a libc name (free, realloc) */
@@ -350,6 +352,31 @@ struct hk_capture_event {
     uint64_t value;
 };
 
+/* A collection of cycles that has ended; or, when the section has been full, several of one generation and cause that followed each
+ * other, as a sum. So sums over all entries are exact, however many there were, and so is the longest pause with its time. Entries
+ * are in the order of `time_ns`; those of one generation and cause do not overlap. */
+enum hk_capture_cause {
+    HK_CAUSE_OTHER = 0,
+    HK_CAUSE_YOUNG = 1,    /* as many objects more were made than died as the threshold says */
+    HK_CAUSE_GROWTH = 2,   /* the heap had grown */
+    HK_CAUSE_EXPLICIT = 3, /* the program asked for it */
+    HK_CAUSE_STEPS = 4,    /* a round of a collector that works in steps, between which the program runs */
+};
+#define HK_CAPTURE_CAUSES 5
+#define HK_CAPTURE_GENERATIONS 4
+
+struct hk_capture_collection {
+    uint64_t time_ns, last_ns; /* when the first of them ended, and the last */
+    uint64_t duration_ns;      /* of all */
+    uint64_t longest_ns;       /* for which the program stood still at a stretch; of steps: the longest step */
+    uint64_t longest_at_ns;    /* when that ended */
+    uint64_t examined, freed;  /* objects */
+    uint64_t uncollectable;    /* found unreachable, and not freed: saved by a finalizer, or kept on request */
+    uint32_t count;
+    uint8_t generation, cause;
+    uint16_t reserved;
+};
+
 /* The map of the heap: every pool at one moment, and its sums per size class. It is written with the points that are
  * appended to the timeline, every tenth of a second at least while the program allocates, and at the end; alternately
  * into two sections, so that the older is whole while the newer is being written. A reader takes the one with the
@@ -481,6 +508,7 @@ _Static_assert(sizeof(struct hk_capture_node) == 16, "nodes stay small");
 _Static_assert(sizeof(struct hk_capture_site) == 256, "sites stay small");
 _Static_assert(sizeof(struct hk_capture_counters) == 64, "a line of the cache");
 _Static_assert(sizeof(struct hk_capture_exact_site) == 96, "with its counters 160 bytes");
+_Static_assert(sizeof(struct hk_capture_collection) == 72, "nothing between");
 _Static_assert(sizeof(struct hk_capture_child) == 128, "readers step by this");
 _Static_assert(sizeof(struct hk_capture_map_pool) == 8, "one for each pool");
 _Static_assert(sizeof(struct hk_capture_map) % 8 == 0, "arrays follow it");

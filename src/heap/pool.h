@@ -35,6 +35,7 @@
 #include "base/os.h"
 #include "heap/geometry.h"
 #include "heapkeeper/heap.h"
+#include "heapkeeper/record.h"
 
 #define HK_CURRENT 0x80000000u
 #define HK_HEAP_LIVE 0x70616568u
@@ -190,6 +191,7 @@ struct hk_heap_recorder {
     void (*foreign)(void); /* a block was freed or reallocated that came from nobody here */
     void (*pool_reopened)(void); /* a full pool got its first free block: the sign of a program being torn down */
     void (*tick)(hk_heap *heap, uint64_t allocated_bytes); /* of all heaps; what protects `heap` is held */
+    void (*collection)(const hk_collection *collection); /* of cycles: it has ended just now */
 };
 extern struct hk_heap_recorder hk_recorder;
 

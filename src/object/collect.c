@@ -192,7 +192,13 @@ static int64_t collect(hk_runtime *runtime, int generation, const struct hk_gc_p
     return (int64_t)found->white;
 }
 
-int64_t hk_gc_collect(hk_runtime *runtime, int generation)
+void hk_collect_tell(const hk_collection *collection)
+{
+    if (hk_recorder.collection != NULL)
+        hk_recorder.collection(collection);
+}
+
+static int64_t collect_because(hk_runtime *runtime, int generation, hk_collection_cause cause)
 {
     if (runtime->collecting || runtime->ending)
         return 0;
@@ -228,9 +234,22 @@ int64_t hk_gc_collect(hk_runtime *runtime, int generation)
     stats->nanoseconds += took;
     if (took > stats->longest_nanoseconds)
         stats->longest_nanoseconds = took;
+    hk_collect_tell(&(hk_collection){
+        .generation = (uint32_t)generation,
+        .cause = cause,
+        .nanoseconds = took,
+        .examined = about.candidates,
+        .freed = freed,
+        .uncollectable = found > 0 ? (uint64_t)found - freed : 0,
+    });
     call_back(runtime, false, generation, found > 0 ? (uint64_t)found : 0);
     runtime->collecting = false;
     return found;
+}
+
+int64_t hk_gc_collect(hk_runtime *runtime, int generation)
+{
+    return collect_because(runtime, generation, HK_COLLECTION_EXPLICIT);
 }
 
 void hk_collect_automatic(hk_runtime *runtime)
@@ -238,7 +257,8 @@ void hk_collect_automatic(hk_runtime *runtime)
     if (!runtime->enabled || runtime->collecting || runtime->ending)
         return;
     int generation = hk_plan_generation(&runtime->plan, hk_collect_other_bytes(runtime));
-    if (generation != HK_PLAN_NOTHING && hk_gc_collect(runtime, generation) < 0)
+    hk_collection_cause cause = generation == 2 ? HK_COLLECTION_GROWTH : HK_COLLECTION_YOUNG;
+    if (generation != HK_PLAN_NOTHING && collect_because(runtime, generation, cause) < 0)
         runtime->plan.made = 0; /* no memory for it: not again at every object */
 }
 
@@ -256,6 +276,7 @@ void hk_collect_end_runtime(hk_runtime *runtime)
     hk_gc_pools_free(&runtime->middle);
     hk_gc_pools_free(&runtime->looked_at);
     hk_gc_step_give_up(&runtime->step);
+    hk_step_tell(runtime);
     runtime->log_lost = true;
 }
 

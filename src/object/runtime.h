@@ -117,6 +117,7 @@ struct hk_runtime {
     struct hk_gc_step step; /* the round that is under way */
     uint64_t step_estimate; /* of live bytes, at its start */
     hk_gc_step_stats step_stats;
+    hk_collection round; /* what its steps have done, for the recorder */
 };
 
 /* By the number of a type. plain: none of its functions is called when an object dies, nor is that kept for reuse. */
@@ -214,10 +215,12 @@ void hk_dead_live_on(struct hk_gc_array *all); /* none of them is dead after all
 void hk_dead_bury(hk_runtime *runtime, const struct hk_gc_pools *pools, struct hk_dead *dead);
 
 /* step.c */
+void hk_step_tell(hk_runtime *runtime); /* the recorder: of what was done since it was told last */
 void hk_step_trim(hk_runtime *runtime); /* gives back what its tables take, unless a round is under way */
 
 /* collect.c */
 void hk_collect_automatic(hk_runtime *runtime);
+void hk_collect_tell(const hk_collection *collection); /* the recorder, if there is one */
 void hk_collect_made(hk_runtime *runtime, hk_object *object); /* it is one of generation 0, whichever pool it lies in */
 void hk_collect_untrack(hk_runtime *runtime); /* blocks that are allocated and no objects: they were noted with the rest of their pools */
 bool hk_collect_pools(const hk_runtime *runtime, struct hk_gc_pools *pools); /* adds all with objects in them; false: no memory */

@@ -49,6 +49,8 @@ static bool bury(hk_runtime *runtime, const struct hk_gc_array *batch)
     hk_dead_bury(runtime, &runtime->looked_at, &dead);
     hk_plan_freed(&runtime->plan, freed);
     runtime->step_stats.freed += freed;
+    runtime->round.freed += freed;
+    runtime->round.uncollectable += batch->count - freed;
     return true;
 }
 
@@ -87,6 +89,12 @@ static void round_begin(hk_runtime *runtime)
     step->failed = !hk_collect_pools(runtime, &step->pools);
 }
 
+static void give_up(hk_runtime *runtime)
+{
+    runtime->round.examined += runtime->step.candidates;
+    hk_gc_step_give_up(&runtime->step);
+}
+
 static void round_end(hk_runtime *runtime)
 {
     struct hk_gc_step *step = &runtime->step;
@@ -95,7 +103,7 @@ static void round_end(hk_runtime *runtime)
         runtime->plan.made = 0; /* there is nobody to compare it, and new objects would ask each time */
     hk_plan_learn_round(&runtime->plan, step->candidate_bytes, grown, hk_collect_other_bytes(runtime));
     runtime->step_stats.rounds++;
-    hk_gc_step_give_up(step);
+    give_up(runtime);
 }
 
 /* 1: the round has ended. 0: it is late. */
@@ -103,7 +111,7 @@ static int go_on(hk_runtime *runtime, uint64_t deadline)
 {
     struct hk_gc_step *step = &runtime->step;
     if (step->stop)
-        hk_gc_step_give_up(step);
+        give_up(runtime);
     if (step->phase == 0)
         round_begin(runtime);
     do {
@@ -123,7 +131,7 @@ static int go_on(hk_runtime *runtime, uint64_t deadline)
                 break;
             /* fall through */
         case HK_GC_STEP_FAILED:
-            hk_gc_step_give_up(step);
+            give_up(runtime);
             return -1;
         case HK_GC_STEP_END:
             round_end(runtime);
@@ -131,6 +139,16 @@ static int go_on(hk_runtime *runtime, uint64_t deadline)
         }
     } while (!step->stop && hk_os_clock_ns() < deadline);
     return 0;
+}
+
+void hk_step_tell(hk_runtime *runtime)
+{
+    if (runtime->round.nanoseconds == 0)
+        return;
+    runtime->round.generation = 2;
+    runtime->round.cause = HK_COLLECTION_STEPS;
+    hk_collect_tell(&runtime->round);
+    runtime->round = (hk_collection){0};
 }
 
 int hk_gc_step(hk_runtime *runtime, uint32_t microseconds)
@@ -147,6 +165,11 @@ int hk_gc_step(hk_runtime *runtime, uint32_t microseconds)
     stats->nanoseconds += took;
     if (took > stats->longest_nanoseconds)
         stats->longest_nanoseconds = took;
+    runtime->round.nanoseconds += took;
+    if (took > runtime->round.longest_nanoseconds)
+        runtime->round.longest_nanoseconds = took;
+    if (result != 0)
+        hk_step_tell(runtime);
     return result;
 }
 

@@ -28,6 +28,7 @@
 #define STRING_MAX       4096u       /* bytes of a name */
 #define COMMAND_LINE_MAX (64u << 10) /* bytes */
 #define TIMELINE_MAX     65536u      /* points that are looked at */
+#define COLLECTIONS_MAX  65536u
 
 static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_MARKS] = sizeof(struct hk_capture_mark),
@@ -42,6 +43,7 @@ static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_MAP_B] = 1,
     [HK_SECTION_COUNTERS] = sizeof(struct hk_capture_counters),
     [HK_SECTION_EXACT_SITES] = sizeof(struct hk_capture_exact_site),
+    [HK_SECTION_COLLECTIONS] = sizeof(struct hk_capture_collection),
 };
 
 static const char *const section_names[HK_SECTION_KINDS] = {
@@ -51,6 +53,7 @@ static const char *const section_names[HK_SECTION_KINDS] = {
     [HK_SECTION_STRINGS] = "strings", [HK_SECTION_SITES] = "sites",
     [HK_SECTION_MAP_A] = "map A",     [HK_SECTION_MAP_B] = "map B",
     [HK_SECTION_COUNTERS] = "counters", [HK_SECTION_EXACT_SITES] = "exact sites",
+    [HK_SECTION_COLLECTIONS] = "collections",
 };
 
 /* ---- errors and memory ---- */
@@ -269,6 +272,30 @@ static void collect_marks(struct hk_capture *c)
     }
 }
 
+/* What the writer's entries are: in the order of time, and of one generation and cause one after the other. A merging that was cut
+ * short leaves some that are in a sum already. */
+static void collect_collections(struct hk_capture *c)
+{
+    uint64_t last[HK_CAPTURE_GENERATIONS][HK_CAPTURE_CAUSES] = {{0}};
+    size_t count = c->tables[HK_SECTION_COLLECTIONS].count;
+    if (count > COLLECTIONS_MAX)
+        count = COLLECTIONS_MAX;
+    c->collections = hk_must_calloc(count, sizeof *c->collections);
+    for (size_t i = 0; i < count; i++) {
+        struct hk_capture_collection e;
+        hk_capture_entry(c, HK_SECTION_COLLECTIONS, i, &e, sizeof e);
+        bool good = e.count > 0 && e.generation < HK_CAPTURE_GENERATIONS && e.cause < HK_CAPTURE_CAUSES && e.last_ns >= e.time_ns &&
+                    e.longest_ns <= e.duration_ns;
+        good = good && (c->collection_count == 0 || e.time_ns >= c->collections[c->collection_count - 1].time_ns);
+        if (!good || e.time_ns < last[e.generation][e.cause]) {
+            c->dropped++;
+            continue;
+        }
+        last[e.generation][e.cause] = e.last_ns + 1;
+        c->collections[c->collection_count++] = e;
+    }
+}
+
 static void find_life(struct hk_capture *c, bool ask_the_system)
 {
     const struct hk_capture_header *h = &c->header;
@@ -330,6 +357,7 @@ static struct hk_capture *check(uint8_t *bytes, size_t size, const char *path, e
     }
     collect_points(c);
     collect_marks(c);
+    collect_collections(c);
     find_life(c, ask);
     return c;
 fail:
@@ -511,6 +539,7 @@ void hk_capture_close(struct hk_capture *c)
     if (!c)
         return;
     free(c->points);
+    free(c->collections);
     free(c->bytes);
     free(c->path);
     free(c);

@@ -64,6 +64,8 @@ struct hk_capture {
     size_t point_count;
     struct hk_capture_mark marks[HK_MARKS];
     unsigned mark_count;
+    struct hk_capture_collection *collections; /* of cycles, in time order; generation and cause are known ones */
+    size_t collection_count;
 
     enum hk_life life;
     bool from_memory; /* of no file: nothing is asked of this system about it */

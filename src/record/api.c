@@ -1,6 +1,8 @@
 /* The public face: heapkeeper/record.h. */
 #include "heapkeeper/record.h"
 
+#include <string.h>
+
 #include "record/record.h"
 
 bool hk_recording(void)
@@ -11,4 +13,11 @@ bool hk_recording(void)
 uint64_t hk_mark(const char *name)
 {
     return hk_record_point(name);
+}
+
+void hk_note_collection(const hk_collection *told)
+{
+    hk_collection collection = {0};
+    memcpy(&collection, told, told->size < sizeof collection ? told->size : sizeof collection);
+    hk_record_collection(&collection);
 }

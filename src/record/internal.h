@@ -12,6 +12,7 @@
  *   exact.c     the same of exact recording, where the host counts every block (exact.h)
  *   draw.c      random distances, weights of samples, automatic mean distance
  *   timeline.c  points, marks, requests
+ *   collections.c  collections of cycles, merged when there are many
  *   heapmap.c   the map of the heap's pools
  *   fork.c      a child leaves its parent's file and makes its own
  *   fold.c      a small child's capture becomes one record

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "capture/format.h"
+#include "heapkeeper/record.h"
 
 struct hk_frame {
     const void *code;
@@ -121,6 +122,9 @@ uint32_t hk_record_table_size(void);
 void hk_record_tick(uint64_t allocated_bytes);
 /* A full point now; name may be NULL. Returns its allocated_bytes, or 0. */
 uint64_t hk_record_point(const char *name);
+
+/* A collection of cycles has ended just now. */
+void hk_record_collection(const hk_collection *collection);
 
 /* A native module was unloaded, or may have been: another may come to lie at its addresses. One
  * store; the map is read again when the next return address is looked up. */

@@ -8,6 +8,7 @@
  *      GROWING     what keeps growing, apart from what is merely large
  *      LARGEST     at the end; at the peak, if that is another list
  *      HEAP        arenas, pools, blocks; the classes that sum to what is mapped
+ *      GC          collections of cycles, if any collector told of some
  *      OUTSIDE     what else the process has
  *      RECORDER    what watching cost
  *      NOTES       what kept us out or blind
@@ -565,6 +566,27 @@ static void put_heap(const struct page *p)
     }
 }
 
+static void put_gc(const struct page *p)
+{
+    struct hk_gc_view v = hk_gc_view(p->report->capture);
+    const uint64_t *by = v.by_generation;
+    char count[32], time[32], share[32], longest[32], at[32], examined[32], freed[32], kept[32];
+    if (v.collections == 0)
+        return;
+    heading(p, "GC", HK_BOLD);
+    say(p, "%s collection%s (%llu young, %llu middle, %llu full)%s%s (%s of the run)%slongest %s, after %s (%s)%sfreed %s of %s objects",
+        hk_text_count(count, v.collections), v.collections == 1 ? "" : "s", (unsigned long long)by[0], (unsigned long long)by[1],
+        (unsigned long long)(by[2] + by[3]), p->dot, hk_text_duration(time, v.duration_ns),
+        hk_text_percent(share, (double)v.duration_ns, (double)p->report->capture->duration_ns), p->dot,
+        hk_text_duration(longest, v.longest_ns), hk_text_duration(at, v.longest_at_ns), hk_cause_word(v.longest_cause), p->dot,
+        hk_text_count(freed, v.freed), hk_text_count(examined, v.examined));
+    if (v.uncollectable) {
+        margin(p);
+        say(p, "%s object%s found unreachable and kept: saved by finalizers, or on request", hk_text_count(kept, v.uncollectable),
+            v.uncollectable == 1 ? "" : "s");
+    }
+}
+
 static void put_outside(const struct page *p)
 {
     struct hk_heap_view v = hk_heap_view(p->report->capture);
@@ -630,6 +652,7 @@ void hk_report_text(const struct hk_report *r, const struct hk_terminal *t)
         if (!fell && peak_is_another_list(p))
             put_largest(p, BY_PEAK);
         put_heap(p);
+        put_gc(p);
         put_outside(p);
         put_recorder(p);
     }

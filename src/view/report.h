@@ -43,6 +43,15 @@ struct hk_heap_view {
 };
 struct hk_heap_view hk_heap_view(const struct hk_capture *capture);
 
+/* The collections of cycles, summed. */
+struct hk_gc_view {
+    uint64_t collections, by_generation[HK_CAPTURE_GENERATIONS];
+    uint64_t duration_ns, longest_ns, longest_at_ns;
+    uint64_t examined, freed, uncollectable;
+    unsigned longest_generation, longest_cause; /* of the longest */
+};
+struct hk_gc_view hk_gc_view(const struct hk_capture *capture);
+
 /* Sentences on what kept us out, made us blind or less than exact; newly allocated, to be freed by
  * the caller with hk_notes_free. */
 struct hk_notes {
@@ -61,5 +70,6 @@ const char *hk_mode_word(uint32_t mode);      /* none sample exact */
 /* unknown ours ours_under_hook replaced not_python refused */
 const char *hk_watch_word(uint32_t watch);
 const char *hk_stacks_word(uint32_t stacks); /* untested good off */
+const char *hk_cause_word(unsigned cause);   /* other young growth explicit steps */
 
 #endif

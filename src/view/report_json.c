@@ -284,6 +284,38 @@ static void put_timeline(struct hk_json *j, const struct hk_capture *c)
     hk_json_end_array(j);
 }
 
+static void put_collections(struct hk_json *j, const struct hk_capture *c)
+{
+    struct hk_gc_view v = hk_gc_view(c);
+    hk_json_object(j, "gc", false);
+    hk_json_unsigned(j, "collections", v.collections);
+    hk_json_unsigned(j, "duration_ns", v.duration_ns);
+    hk_json_unsigned(j, "longest_ns", v.longest_ns);
+    hk_json_unsigned(j, "longest_at_ns", v.longest_at_ns);
+    hk_json_unsigned(j, "examined", v.examined);
+    hk_json_unsigned(j, "freed", v.freed);
+    hk_json_unsigned(j, "uncollectable", v.uncollectable);
+    hk_json_end_object(j);
+    hk_json_array(j, "collections", false);
+    for (size_t i = 0; i < c->collection_count; i++) {
+        const struct hk_capture_collection *e = &c->collections[i];
+        hk_json_object(j, NULL, true);
+        hk_json_unsigned(j, "time_ns", e->time_ns);
+        hk_json_unsigned(j, "last_ns", e->last_ns);
+        hk_json_unsigned(j, "count", e->count);
+        hk_json_unsigned(j, "generation", e->generation);
+        hk_json_string(j, "cause", hk_cause_word(e->cause));
+        hk_json_unsigned(j, "duration_ns", e->duration_ns);
+        hk_json_unsigned(j, "longest_ns", e->longest_ns);
+        hk_json_unsigned(j, "longest_at_ns", e->longest_at_ns);
+        hk_json_unsigned(j, "examined", e->examined);
+        hk_json_unsigned(j, "freed", e->freed);
+        hk_json_unsigned(j, "uncollectable", e->uncollectable);
+        hk_json_end_object(j);
+    }
+    hk_json_end_array(j);
+}
+
 static void put_recorder(struct hk_json *j, const struct hk_report *r)
 {
     const struct hk_capture *c = r->capture;
@@ -404,5 +436,6 @@ void hk_report_json(const struct hk_report *r, FILE *out)
     put_lines(j, r->sites);
     put_sites(j, r->sites);
     put_timeline(j, c);
+    put_collections(j, c);
     hk_json_end_object(j);
 }

@@ -307,3 +307,30 @@ void hk_notes_free(struct hk_notes *n)
     free(n->texts);
     *n = (struct hk_notes){NULL, 0};
 }
+
+const char *hk_cause_word(unsigned cause)
+{
+    static const char *const words[HK_CAPTURE_CAUSES] = {"other", "young", "growth", "explicit", "steps"};
+    return words[cause < HK_CAPTURE_CAUSES ? cause : HK_CAUSE_OTHER];
+}
+
+struct hk_gc_view hk_gc_view(const struct hk_capture *c)
+{
+    struct hk_gc_view v = {0};
+    for (size_t i = 0; i < c->collection_count; i++) {
+        const struct hk_capture_collection *e = &c->collections[i];
+        v.collections += e->count;
+        v.by_generation[e->generation] += e->count;
+        v.duration_ns += e->duration_ns;
+        v.examined += e->examined;
+        v.freed += e->freed;
+        v.uncollectable += e->uncollectable;
+        if (e->longest_ns > v.longest_ns) {
+            v.longest_ns = e->longest_ns;
+            v.longest_at_ns = e->longest_at_ns;
+            v.longest_generation = e->generation;
+            v.longest_cause = e->cause;
+        }
+    }
+    return v;
+}

@@ -163,6 +163,7 @@ struct capture {
     const struct hk_capture_node *nodes;
     const char *strings;
     const struct hk_capture_site *sites;
+    const struct hk_capture_collection *collections;
     uint64_t count[HK_SECTION_KINDS];
 };
 
@@ -207,6 +208,7 @@ static inline struct capture capture_read(const char *path)
     c.nodes = capture_section(&c, HK_SECTION_NODES, sizeof *c.nodes);
     c.strings = capture_section(&c, HK_SECTION_STRINGS, 1);
     c.sites = capture_section(&c, HK_SECTION_SITES, sizeof *c.sites);
+    c.collections = capture_section(&c, HK_SECTION_COLLECTIONS, sizeof *c.collections);
     uint64_t strings = c.count[HK_SECTION_STRINGS];
     assert_true(strings > 0 && c.strings[0] == '\0' && c.strings[strings - 1] == '\0');
     for (uint64_t i = 1; i < c.count[HK_SECTION_CODES]; i++) {

@@ -394,6 +394,76 @@ static void test_a_full_timeline_is_thinned_and_keeps_named_points(void **state)
     capture_free(&c);
 }
 
+static uint64_t told_of(const struct capture *c, unsigned generation, unsigned cause)
+{
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < c->count[HK_SECTION_COLLECTIONS]; i++)
+        if (c->collections[i].generation == generation && c->collections[i].cause == cause)
+            count += c->collections[i].count;
+    return count;
+}
+
+static void test_collections_are_merged_when_there_are_many_and_their_sums_stay_exact(void **state)
+{
+    enum { YOUNG = 50000, EVERY = 1000 };
+    helper_start(HK_MODE_SAMPLE, 4096, 0);
+    hk_collection young = {sizeof(hk_collection), 0, HK_COLLECTION_YOUNG, 10, 0, 3, 2, 1};
+    hk_collection full = {sizeof(hk_collection), 2, HK_COLLECTION_GROWTH, 1000, 0, 100, 50, 0};
+    for (int i = 0; i < YOUNG; i++) {
+        young.nanoseconds = i == YOUNG / 3 ? 500 : 10;
+        hk_note_collection(&young);
+        if (i % EVERY == 0)
+            hk_note_collection(&full);
+    }
+    struct capture c = capture_read(helper_path);
+    uint64_t entries = c.count[HK_SECTION_COLLECTIONS], full_entries = 0;
+    uint64_t duration = 0, examined = 0, freed = 0, uncollectable = 0, longest_young = 0;
+    assert_true(entries <= hk_rec.section[HK_SECTION_COLLECTIONS].capacity);
+    assert_int_equal(told_of(&c, 0, HK_CAUSE_YOUNG), YOUNG);
+    assert_int_equal(told_of(&c, 2, HK_CAUSE_GROWTH), YOUNG / EVERY);
+    for (uint64_t i = 0; i < entries; i++) {
+        const struct hk_capture_collection *e = &c.collections[i];
+        assert_true(i == 0 || e->time_ns >= c.collections[i - 1].time_ns);
+        assert_true(e->last_ns >= e->time_ns && e->longest_at_ns >= e->time_ns && e->longest_at_ns <= e->last_ns);
+        duration += e->duration_ns;
+        examined += e->examined;
+        freed += e->freed;
+        uncollectable += e->uncollectable;
+        full_entries += e->generation == 2;
+        if (e->generation == 0 && e->longest_ns > longest_young)
+            longest_young = e->longest_ns;
+    }
+    assert_int_equal(duration, YOUNG * 10 + 490 + YOUNG / EVERY * 1000);
+    assert_int_equal(examined, YOUNG * 3 + YOUNG / EVERY * 100);
+    assert_int_equal(freed, YOUNG * 2 + YOUNG / EVERY * 50);
+    assert_int_equal(uncollectable, YOUNG);
+    assert_int_equal(longest_young, 500);
+    assert_int_equal(full_entries, told_of(&c, 2, HK_CAUSE_GROWTH)); /* the many are merged before the few are */
+    assert_int_equal(c.status->timeline_sequence % 2, 0);
+    assert_int_equal(hk_record_check(), 0);
+    capture_free(&c);
+}
+
+static void test_collections_of_every_generation_and_cause_fit_the_smallest_capture(void **state)
+{
+    uint64_t told = 0;
+    helper_start(HK_MODE_NONE, 0, 1);
+    for (unsigned i = 0; i < 200; i++)
+        for (unsigned generation = 0; generation < 6; generation++)
+            for (unsigned cause = 0; cause < 7; cause++, told++)
+                hk_note_collection(&(hk_collection){sizeof(hk_collection), generation, (hk_collection_cause)cause, 5, 9, 1, 0, 0});
+    struct capture c = capture_read(helper_path);
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < c.count[HK_SECTION_COLLECTIONS]; i++) {
+        count += c.collections[i].count;
+        assert_true(c.collections[i].generation < HK_CAPTURE_GENERATIONS && c.collections[i].cause < HK_CAPTURE_CAUSES);
+        assert_int_equal(c.collections[i].longest_ns, 5);
+    }
+    assert_int_equal(count, told);
+    assert_int_equal(hk_record_check(), 0);
+    capture_free(&c);
+}
+
 static int trims;
 
 static int32_t count_trim(void)
@@ -570,6 +640,8 @@ int main(void)
         cmocka_unit_test(test_automatic_mean_stays_in_its_bounds_and_the_header_has_the_coarsest),
         cmocka_unit_test(test_points_carry_the_heaps_figures),
         cmocka_unit_test(test_a_full_timeline_is_thinned_and_keeps_named_points),
+        cmocka_unit_test(test_collections_are_merged_when_there_are_many_and_their_sums_stay_exact),
+        cmocka_unit_test(test_collections_of_every_generation_and_cause_fit_the_smallest_capture),
         cmocka_unit_test(test_requests_are_done_at_the_next_tick),
         cmocka_unit_test(test_exit_cuts_the_file_and_says_so),
         cmocka_unit_test(test_a_handed_over_file_is_taken_only_if_it_is_that_file),

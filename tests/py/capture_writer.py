@@ -15,6 +15,8 @@ NONE, SAMPLE, EXACT = range(3)
 RAW, MEM, OBJECT, NATIVE = range(4)
 OTHER, CUT, JIT, BLIND = 1, 2, 4, 8
 NATIVE_CODE = 2
+COLLECTIONS = 13
+YOUNG, GROWTH, EXPLICIT, STEPS = range(1, 5)
 MIB = 1 << 20
 
 STATUS_OFFSET = 8192
@@ -38,6 +40,7 @@ CODE = struct.Struct("=IIIIIiII")
 MODULE = struct.Struct("=QQQII32sQQQ")
 NODE = struct.Struct("=IIiI")
 SITE = struct.Struct("=IBBH 8Q II HHI 16I 16I 5Q")
+COLLECTION = struct.Struct("=8QIBBH")
 CHILD = struct.Struct("=II5Q80s")
 assert SITE.size == 256 and NODE.size == 16 and CHILD.size == 128
 
@@ -118,6 +121,7 @@ class Capture:
         self.now = None
         self.marks = []
         self.events = []
+        self.collections = []
         self.modules = []
         self.status = dict.fromkeys(STATUS_TAIL_FIELDS, 0)
         self.section_changes = {}
@@ -170,6 +174,13 @@ class Capture:
     def event(self, time_ns, kind, text="", value=0):
         self.events.append(EVENT.pack(time_ns, kind, self.string(text) if text else 0, value))
 
+    def collection(self, time_ns, generation=0, cause=YOUNG, count=1, duration_ns=0, longest_ns=None, examined=0, freed=0,
+                   uncollectable=0, last_ns=None, longest_at_ns=None):
+        longest = duration_ns if longest_ns is None else longest_ns
+        self.collections.append(COLLECTION.pack(
+            time_ns, last_ns or time_ns, duration_ns, longest, longest_at_ns or time_ns, examined, freed, uncollectable, count,
+            generation, cause, 0))
+
     def sections(self):
         return {
             MARKS: (MARK.size, [MARK.pack(*m) for m in self.marks], 16),
@@ -180,6 +191,7 @@ class Capture:
             NODES: (NODE.size, self.nodes, len(self.nodes) + 10),
             STRINGS: (1, [bytes(self.strings)], len(self.strings) + 100),
             SITES: (SITE.size, [s.pack() for s in self.sites], len(self.sites) + 10),
+            **({COLLECTIONS: (COLLECTION.size, self.collections, len(self.collections) + 10)} if self.collections else {}),
         }
 
     def bytes(self, spare=True):
@@ -342,6 +354,14 @@ def corpus():
         old.points = []
         old.header["python_version"] = 3 << 24 | minor << 16 | 0xf0
         yield f"python3{minor}", old.bytes(spare=False)
+    collected = server(spans=4)
+    collected.header["minor"] = 3
+    collected.collection(1_000_000, count=200, last_ns=9_000_000, duration_ns=5_000_000, longest_ns=80_000, examined=400_000)
+    collected.collection(2_000_000, 2, GROWTH, duration_ns=12_000_000, examined=1 << 20, freed=5, uncollectable=2)
+    collected.collection(3_000_000, 2, STEPS, count=0)
+    collected.collection(1, 255, 255, count=1 << 31, duration_ns=(1 << 64) - 1, examined=(1 << 64) - 1, freed=1 << 63)
+    collected.collection(1 << 63, 3, EXPLICIT, count=(1 << 32) - 1, duration_ns=(1 << 64) - 1, last_ns=(1 << 64) - 1)
+    yield "collections", collected.bytes(spare=False)
     hostile = shop(spans=4)
     hostile.points = [point(sequence=3, time_ns=1)]
     hostile.nodes += [NODE.pack(0xffffffff, 0xffffffff, -5, 0), NODE.pack(2, 1, 0x7fffffff, 9)]

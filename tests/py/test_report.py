@@ -493,6 +493,43 @@ def test_unknown_sections_are_skipped(tmp_path):
     assert json_of(save(tmp_path, data))["state"] == "ended"
 
 
+def collected():
+    c = cw.shop()
+    c.header["minor"] = 3
+    c.collection(10 ** 9, count=300, last_ns=2 * 10 ** 9, duration_ns=30_000_000, longest_ns=200_000, examined=600_000, freed=1_000)
+    c.collection(3 * 10 ** 9, 2, cw.GROWTH, duration_ns=12_000_000, examined=50_000, freed=20_000, uncollectable=3)
+    c.collection(4 * 10 ** 9, 1, duration_ns=1_000_000, examined=500)
+    return c
+
+
+def test_collections_are_summed_in_one_line_and_listed_for_programs(tmp_path):
+    path = collected().write(tmp_path / "x.hkc")
+    text = text_of(path)
+    assert ("GC        302 collections (300 young, 1 middle, 1 full) · 43 ms (0.3% of the run) · longest 12 ms, after 3.00 s (growth) · "
+            "freed 21 000 of 650 500 objects") in re.sub(r"\n +", " ", text)
+    assert "3 objects found unreachable and kept" in re.sub(r"\n +", " ", text)
+    d = json_of(path)
+    assert d["gc"] == {"collections": 302, "duration_ns": 43_000_000, "longest_ns": 12_000_000, "longest_at_ns": 3 * 10 ** 9,
+                       "examined": 650_500, "freed": 21_000, "uncollectable": 3}
+    assert [(e["cause"], e["generation"], e["count"]) for e in d["collections"]] == [("young", 0, 300), ("growth", 2, 1), ("young", 1, 1)]
+    assert d["collections"][0]["last_ns"] == 2 * 10 ** 9 and d["collections"][1]["freed"] == 20_000
+
+
+def test_capture_without_collections_says_nothing_of_them(shop):
+    assert "GC  " not in text_of(shop)
+    assert json_of(shop)["collections"] == []
+
+
+def test_collections_that_are_in_a_sum_already_or_make_no_sense_are_dropped(tmp_path):
+    c = collected()
+    c.collections.insert(1, cw.COLLECTION.pack(15 * 10 ** 8, 15 * 10 ** 8, 5, 5, 15 * 10 ** 8, 7, 7, 7, 1, 0, cw.YOUNG, 0))  # in the first
+    for generation, cause, count, time in ((9, cw.YOUNG, 1, 5), (0, 99, 1, 5), (0, cw.EXPLICIT, 0, 5), (0, cw.EXPLICIT, 1, 3)):
+        c.collection(time * 10 ** 9, generation, cause, count, examined=1 << 60)
+    d = json_of(c.write(tmp_path / "x.hkc"))
+    assert d["gc"]["collections"] == 302 and d["gc"]["examined"] == 650_500
+    assert d["recorder"]["dropped_records"] == 5
+
+
 def test_torn_points_are_dropped_and_counted(tmp_path):
     c = cw.shop()
     c.header.update(state=cw.RUNNING, pid=1 << 30)

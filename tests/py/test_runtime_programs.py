@@ -129,3 +129,81 @@ def test_program_on_the_runtime_runs_the_same_in_every_way(program, tmp_path, op
     stock = execute([program, "2", "keep"])
     done = execute([COMMAND, "run", *options, "-o", "/dev/null", program, "2", "keep"])
     assert (done.status, done.out) == (stock.status, stock.out), done.err.decode()
+
+
+COLLECTING = r"""
+    #include <heapkeeper/gc.h>
+    #include <heapkeeper/record.h>
+    #include <heapkeeper/values.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+
+    static bool churn(hk_runtime *runtime, int cycles)
+    {
+        for (int i = 0; i < cycles; i++) {
+            hk_object *list = hk_list(runtime);
+            if (list == NULL || !hk_list_append(runtime, list, list))
+                return false;
+            hk_decref(runtime, list);
+        }
+        return true;
+    }
+
+    int main(int argc, char **argv)
+    {
+        hk_runtime *runtime = hk_runtime_create(NULL);
+        if (runtime == NULL || !churn(runtime, atoi(argv[1])))
+            return 1;
+        hk_gc_collect(runtime, 1);
+        hk_gc_collect(runtime, 2);
+        hk_gc_disable(runtime);
+        if (!churn(runtime, 50000))
+            return 1;
+        while (hk_gc_step(runtime, 200) == 0)
+            ;
+        hk_gc_stats stats[3];
+        for (int i = 0; i < 3; i++) {
+            hk_gc_get_stats(runtime, i, &stats[i]);
+            printf("%d %d %d\n", (int)stats[i].collections, (int)stats[i].candidates, (int)stats[i].collected);
+        }
+        hk_gc_step_stats steps = {.size = sizeof(steps)};
+        hk_gc_get_step_stats(runtime, &steps);
+        printf("%d %d %d\n", (int)steps.rounds, (int)steps.checked, (int)steps.freed);
+        hk_collection own = {sizeof(own), 1, HK_COLLECTION_OTHER, 3000000, 1000000, 7, 5, 2};
+        hk_note_collection(&own);
+        hk_runtime_destroy(runtime);
+        return 0;
+    }
+"""
+
+
+def test_collections_of_a_runtime_are_on_the_timeline_with_their_causes(compile_c, tmp_path):
+    if build_is_usable():
+        pytest.skip(build_is_usable())
+    done, report = record(compile_c(COLLECTING, *FLAGS), tmp_path, "200000")
+    expected = [tuple(map(int, line.split())) for line in done.out.decode().splitlines()]
+    sums = {}
+    for entry in report["collections"]:
+        of = sums.setdefault((entry["generation"], entry["cause"]), [0, 0, 0])
+        for i, key in enumerate(("count", "examined", "freed")):
+            of[i] += entry[key]
+        assert 0 < entry["longest_ns"] <= entry["duration_ns"] and entry["time_ns"] <= entry["longest_at_ns"] <= entry["last_ns"]
+    own = [entry for entry in report["collections"] if entry["cause"] == "other"]
+    assert [(e["generation"], e["duration_ns"], e["longest_ns"], e["uncollectable"]) for e in own] == [(1, 3000000, 1000000, 2)]
+    del sums[1, "other"]
+    assert sums[0, "young"][0] > 10  # the threshold is reached again and again
+    assert sums[1, "explicit"][0] == 1 and sums[2, "explicit"][0] == 1
+    assert sums[2, "steps"][0] == 1 and sums[2, "steps"][2] == expected[3][2] == 50000
+    for generation in range(3):
+        both = [sums[key] for key in sums if key[0] == generation and key[1] != "steps"]
+        assert tuple(map(sum, zip(*both))) == expected[generation]
+    times = [entry["time_ns"] for entry in report["collections"]]
+    assert times == sorted(times)
+    assert report["gc"]["collections"] == sum(entry["count"] for entry in report["collections"])
+
+
+def test_programs_whose_record_is_off_tell_of_no_collection(compile_c, tmp_path):
+    if build_is_usable():
+        pytest.skip(build_is_usable())
+    done = execute([compile_c(COLLECTING, *FLAGS), "20000"])
+    assert (done.status, done.err) == (0, b"")

@@ -246,6 +246,7 @@ static void attach_exact(void)
         .pool_reopened = hk_cpython_freeze_if_finalizing,
         .foreign = count_foreign,
         .tick = recorder_tick,
+        .collection = hk_record_collection,
     };
     hk_cpython_set_tables();
 }
@@ -284,6 +285,7 @@ void hk_cpython_attach_recorder(bool samples)
         .table_size = hk_record_table_size,
         .foreign = count_foreign,
         .tick = recorder_tick,
+        .collection = hk_record_collection,
     };
 }
 

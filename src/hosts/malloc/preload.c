@@ -169,6 +169,7 @@ static void attach(bool samples)
             .table_size = hk_record_table_size,
             .foreign = NULL, /* blocks from before we served */
             .tick = tick,
+            .collection = hk_record_collection,
         };
     }
     if (why != NULL)
