@@ -590,13 +590,7 @@ void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
         return block;
     }
     void *block = malloc_entered(heap, total);
-    if (block == NULL)
-        return NULL;
-    if (total > 64)
-        return memset(block, 0, total);
-    for (uint64_t *word = block, *end = word + (total + 7) / 8; word < end; word++)
-        *word = 0; /* sooner done than called */
-    return block;
+    return block != NULL ? hk_block_clear(block, total) : NULL;
 }
 
 /* Aligned blocks come from a class whose size is a multiple of the alignment: pools are aligned to theirs. */

@@ -32,6 +32,8 @@
 #ifndef HK_HEAP_POOL_H
 #define HK_HEAP_POOL_H
 
+#include <string.h>
+
 #include "base/os.h"
 #include "heap/geometry.h"
 #include "heapkeeper/heap.h"
@@ -495,6 +497,16 @@ static inline __attribute__((always_inline)) void *hk_malloc_unlocked(hk_heap *h
     if (__builtin_expect((heap->budget -= (int64_t)size) < 0, 0))
         return hk_malloc_expired(heap, size);
     pool->free = *(void **)block;
+    return block;
+}
+
+/* Clears a new block, which may be written to the next multiple of 8. */
+static inline void *hk_block_clear(void *block, size_t size)
+{
+    if (size > 64)
+        return memset(block, 0, size);
+    for (uint64_t *word = block, *end = word + (size + 7) / 8; word < end; word++)
+        *word = 0; /* sooner done than called */
     return block;
 }
 

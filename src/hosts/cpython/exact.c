@@ -313,8 +313,15 @@ static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_he
 
 static inline __attribute__((always_inline)) void *main_calloc(int domain, hk_heap *heap, size_t count, size_t size, int way)
 {
+    size_t bytes;
+    if (__builtin_expect(__builtin_mul_overflow(count, size, &bytes), 0))
+        return NULL;
+    if (__builtin_expect(bytes <= HK_SMALL_MAX, 1)) {
+        void *block = main_malloc(domain, heap, bytes, way);
+        return __builtin_expect(block != NULL, 1) ? hk_block_clear(block, bytes) : NULL;
+    }
     void *block = hk_calloc_unlocked(heap, count, size);
-    return __builtin_expect(block != NULL, 1) ? born(domain, block, count * size, way) : NULL;
+    return __builtin_expect(block != NULL, 1) ? born(domain, block, bytes, way) : NULL;
 }
 
 /* What is not the usual: a large block, one of a heap that locks itself, a code object, the end of the program. */

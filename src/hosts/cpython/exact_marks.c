@@ -9,7 +9,9 @@
  *
  *      walk     from the innermost frame outwards to a mark, or to the end
  *      marks    are placed where so many frames had none (HK_LONG): in the fifth frame, whose callers hardly change
- *               soon, and in every eighth from there to the next mark. So a walk is short also when the stack has shrunk
+ *               soon, and in every eighth from there to the next mark. So a walk is short also when the stack has shrunk.
+ *               And now and then, where walks pass more than a frame or two (HK_FAR), in the innermost: a loop that
+ *               allocates has a short walk however it was called
  *      a mark   lies in a table, by its frame's address, and says whose it is. A copy of the frame (of one that has ended,
  *               for a traceback) has the pointer too, but another address
  *
@@ -29,6 +31,9 @@
 
 #define FIRST_MARK  4
 #define NEXT_MARK   8
+#define NEAR_FRAMES 3 /* which of them may have a mark gets one, when patience is over */
+#define PATIENCE    64
+#define MOST_PATIENCE 4096 /* where nothing can be mended */
 
 #define LAYOUT_GLOBALS 24 /* of frames; beside HK_WAY_LOCALS */
 #define CODE_FLAGS 48     /* of code objects; cpython/code.h */
@@ -72,6 +77,7 @@ void hk_exact_marks_init(const hk_py_layout *layout)
     marks.table = hk_os_map(HK_MARKS_BYTES);
     if (marks.table != NULL)
         hk_exact_stacks.unmarked = HK_LONG;
+    hk_exact_stacks.patience = PATIENCE;
     hk_exact_stacks.generation = 1;
 }
 
@@ -152,11 +158,10 @@ static void place(uintptr_t frame, uint64_t power, uint64_t rest)
     memcpy((char *)frame + HK_WAY_LOCALS, &mark, sizeof mark);
 }
 
-/* In the `count` frames from `frame` outwards, of which none has one; `total` is the key of the whole stack, and what
- * follows them adds to a key by `power`. */
-static void place_some(uintptr_t frame, uint64_t count, uint64_t key, uint64_t power, uint64_t total)
+/* In the `count` frames from `frame` outwards: in the first after `wait` others that may have one, and in every `next` from there
+ * on; `total` is the key of the whole stack, and what follows them adds to a key by `power`. */
+static void place_some(uintptr_t frame, uint64_t count, uint64_t key, uint64_t power, uint64_t total, int wait, int next)
 {
-    int wait = FIRST_MARK;
     for (uint64_t i = 0; i < count; i++)
         power *= HK_KEY_BASE;
     for (; count > 0; count--, frame = previous_of(frame)) {
@@ -164,9 +169,28 @@ static void place_some(uintptr_t frame, uint64_t count, uint64_t key, uint64_t p
         power *= marks.inverse;
         if (--wait < 0 && may_have_mark(frame)) {
             place(frame, power, total - key * power);
-            wait = NEXT_MARK - 1;
+            wait = next - 1;
         }
     }
+}
+
+/* The same in the innermost frames only. */
+static void place_near(uintptr_t frame, uint64_t count, uint64_t key, uint64_t power, uint64_t total)
+{
+    static uint32_t patience = PATIENCE;
+    bool is_new = false;
+    for (uint64_t i = 0; i < count; i++)
+        power *= HK_KEY_BASE;
+    for (uint64_t i = 0; i < count && i < NEAR_FRAMES; i++, frame = previous_of(frame)) {
+        key = step(key, frame);
+        power *= marks.inverse;
+        if (mark_of(frame) == NULL && may_have_mark(frame)) {
+            place(frame, power, total - key * power);
+            is_new = true;
+        }
+    }
+    patience = is_new ? PATIENCE : patience < MOST_PATIENCE ? 2 * patience : patience;
+    hk_exact_stacks.patience = patience;
 }
 
 uint64_t hk_exact_key_deep(const void *state, uint64_t start)
@@ -182,7 +206,15 @@ uint64_t hk_exact_key_deep(const void *state, uint64_t start)
         key = key * mark->power + mark->rest;
         hk_exact_stacks.shortened++;
     }
-    if (count >= HK_LONG && marks.table != NULL && is_proven(state))
-        place_some(innermost(state), count, start, mark != NULL ? mark->power : 1, key);
+    uint64_t power = mark != NULL ? mark->power : 1;
+    bool is_over = hk_exact_stacks.patience == 0 || (count > HK_FAR && --hk_exact_stacks.patience == 0);
+    if (is_over)
+        hk_exact_stacks.patience = MOST_PATIENCE;
+    if ((count >= HK_LONG || is_over) && marks.table != NULL && is_proven(state)) {
+        if (count >= HK_LONG)
+            place_some(innermost(state), count, start, power, key, FIRST_MARK, NEXT_MARK);
+        if (is_over)
+            place_near(innermost(state), count, start, power, key);
+    }
     return hk_exact_jit(state, key, HK_WAY_3_13);
 }

@@ -51,6 +51,7 @@ struct hk_frame_mark {
     uint64_t unused[2];
 };
 #define HK_LONG 16 /* frames; a stack that is longer is worth a mark, or to be compared with the last one */
+#define HK_FAR 2 /* frames before one with a mark; a walk that passes so many costs patience */
 #define HK_MARK_BITS 12 /* marks: 2^12, by the frame's address */
 #define HK_MARKS_BYTES (sizeof(struct hk_frame_mark) << HK_MARK_BITS)
 #define HK_MARKS_NONE ((uintptr_t)1 << 62) /* no pointer is near */
@@ -68,6 +69,7 @@ struct hk_exact_stacks {
     uint64_t generation; /* of marks */
     uint64_t shortened;  /* so many stacks were not walked to their end, of those that hk_exact_site_main was asked for */
     uint32_t unmarked;   /* so many frames are walked on the usual way, if there is no mark */
+    uint32_t patience;   /* so many far walks from now on hk_exact_site_main is to place marks near by */
     intptr_t thread_frame, cframe_current, frame_previous, frame_instruction, frame_code;
     intptr_t thread_executor; /* -1: none */
 
@@ -164,10 +166,11 @@ static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *s
     return hk_exact_jit(state, key, way);
 }
 
-/* The same, unless the stack is long, and no mark is near: then false, and hk_exact_site_main finds the key. Main lane only. */
+/* The same, unless the stack is long, and no mark is near, or it is time for marks nearer by: then false, and hk_exact_site_main
+ * finds the key. Main lane only. */
 static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *state, uint64_t *start, int way)
 {
-    const struct hk_exact_stacks *s = &hk_exact_stacks;
+    struct hk_exact_stacks *s = &hk_exact_stacks;
     const uintptr_t marks = s->marks;
     const intptr_t previous = hk_exact_previous(way);
     uint64_t key = *start;
@@ -185,6 +188,8 @@ static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *
         if (__builtin_expect(--left == 0, 0))
             return false;
     }
+    if (way == HK_WAY_3_13 && s->unmarked - left >= HK_FAR && __builtin_expect(--s->patience == 0, 0))
+        return false;
     *start = hk_exact_jit(state, key, way);
     return true;
 }
