@@ -422,14 +422,29 @@ static void current_relieve(hk_heap *heap, struct hk_pool *pool)
     current_begin(heap, other, other->used + 1);
 }
 
+/* A pool of few blocks, FULL until now, becomes current at once where the current one has no free block either: under random
+ * replacement the next malloc is a fast one then. */
+static bool current_replace(hk_heap *heap, struct hk_pool *pool)
+{
+    struct hk_pool *old = heap->current[pool->size_class];
+    if (old->size_class != pool->size_class || *hk_pool_list(heap, old) != NULL ||
+        old->carved < (uint32_t)old->capacity * old->block_size)
+        return false;
+    current_end(heap, old);
+    current_begin(heap, pool, pool->capacity);
+    return true;
+}
+
 /* The first block of a FULL pool is freed: the pool waits for more, or is opened. */
 static void full_begin_to_open(hk_heap *heap, struct hk_pool *pool)
 {
-    uint32_t enough = pool->capacity / 16 < 16 ? pool->capacity / 16 : 16;
+    uint32_t part = heap->mode == HK_LOCK_MEMBER ? 8 : 16; /* memory matters more to a program under a host's lock */
+    uint32_t enough = pool->capacity / part < 16 ? pool->capacity / part : 16;
     if (heap->mode != HK_LOCK_MEMBER && hk_recorder.pool_reopened != NULL)
         hk_recorder.pool_reopened(); /* before anything changes */
     if (enough <= 1 || hk_heap_is_tight(heap)) {
-        partial_push(heap, pool);
+        if (!current_replace(heap, pool))
+            partial_push(heap, pool);
         return;
     }
     pool->held = pool->capacity - enough;
@@ -703,7 +718,15 @@ static __attribute__((noinline)) void *malloc_slowly(hk_heap *heap, size_t size)
 {
     if (heap == NULL)
         return malloc_again(heap, size);
-    void *block = heap->mode == HK_LOCK_HOST ? hk_malloc_slow(heap, size) : malloc_entering(heap, size);
+    void *block = NULL;
+    if (heap == hk_local.mine.facade) {
+        hk_heap *member = hk_local.mine.member;
+        block = hk_member_malloc_medium(member, size);
+        if (block == NULL)
+            block = hk_malloc_slow(member, size);
+    } else {
+        block = heap->mode == HK_LOCK_HOST ? hk_malloc_slow(heap, size) : malloc_entering(heap, size);
+    }
     return block != NULL ? block : malloc_again(heap, size);
 }
 

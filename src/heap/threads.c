@@ -341,12 +341,15 @@ void hk_threads_settle(hk_heap *heap)
 
 void *hk_member_malloc_slow(hk_heap *member, size_t size)
 {
+    void *block = hk_member_malloc_medium(member, size);
+    if (block != NULL)
+        return block;
     if (member != &hk_no_member)
         return hk_malloc_slow(member, size);
     if (hk_process_heap == NULL)
         return NULL;
     member = hk_threads_enter(hk_process_heap);
-    void *block = hk_malloc_slow(member, size);
+    block = hk_malloc_slow(member, size);
     hk_threads_leave(member);
     return block;
 }
@@ -354,6 +357,12 @@ void *hk_member_malloc_slow(hk_heap *member, size_t size)
 void hk_member_free_slow(hk_heap *member, void *block)
 {
     hk_heap *owner = hk_region_has(block) ? hk_threads_owner(block) : NULL; /* NULL: no member */
+    if (owner == member && !member->is_entered) {
+        hk_member_enter(member);
+        hk_free_into(member, block);
+        hk_member_leave(member);
+        return;
+    }
     if (owner != NULL && member == &hk_no_member)
         member = hk_threads_member(hk_process_heap); /* NULL: the thread ends */
     if (owner != NULL && owner != member)

@@ -182,6 +182,21 @@ static inline __attribute__((always_inline)) void *hk_member_malloc_fast(hk_heap
     return block;
 }
 
+/* As the fast path, of a size over HK_SMALL_MAX: where the slow ones begin. NULL: they go on. */
+static inline void *hk_member_malloc_medium(hk_heap *member, size_t size)
+{
+    if (size <= HK_SMALL_MAX || size > HK_BLOCK_MAX)
+        return NULL;
+    struct hk_pool *pool = member->current[hk_class_of_64[(size + 63) / 64]];
+    void *block = pool->other_free;
+    if (block == NULL)
+        return NULL;
+    if ((member->budget -= (int64_t)size) < 0)
+        return hk_member_malloc_expired(member, size);
+    pool->other_free = *(void **)block;
+    return block;
+}
+
 static inline __attribute__((always_inline)) bool hk_member_free_fast(hk_heap *member, void *block)
 {
     uintptr_t distance = (uintptr_t)block - (uintptr_t)hk_region.base;
