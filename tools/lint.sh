@@ -45,6 +45,14 @@ done < <(git ls-files 'src/*.c' 'tests/*.c' 'examples/*.c')
 
 python3 -m compileall -q python tests examples tools bench || { say "a Python file does not compile"; status=1; }
 
+if command -v node >/dev/null 2>&1; then
+    for file in $(git ls-files '*.js'); do
+        node --check "$file" || { say "$file is no JavaScript"; status=1; }
+    done
+else
+    say "node is not installed: JavaScript not checked"
+fi
+
 if command -v shellcheck >/dev/null 2>&1; then
     shellcheck -S warning .ci/run $(git ls-files 'tools/*.sh') || status=1
 fi
@@ -56,7 +64,7 @@ if git grep -nIE "$leftovers" -- . ':!tools/lint.sh'; then
     say "leftovers: a machine's path or a registry's host (above)"
     status=1
 fi
-if git grep -nIE '[[:blank:]]+$' -- '*.c' '*.h' '*.py' '*.sh' '*.build' Makefile; then
+if git grep -nIE '[[:blank:]]+$' -- '*.c' '*.h' '*.py' '*.sh' '*.build' '*.js' '*.css' '*.html' Makefile; then
     say "trailing blanks (above)"
     status=1
 fi

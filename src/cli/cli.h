@@ -23,6 +23,7 @@ int hk_cli_table(int argc, char **argv);
 int hk_cli_export(int argc, char **argv);
 int hk_cli_diff(int argc, char **argv);
 int hk_cli_lines(int argc, char **argv);
+int hk_cli_flame(int argc, char **argv);
 
 /* "heapkeeper: " and one line on stderr; returns `status`. */
 int hk_cli_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));

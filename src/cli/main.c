@@ -22,6 +22,7 @@ static const char usage[] =
     "       heapkeeper export --format FORMAT [CAPTURE|PID]   for flame graphs, speedscope, spreadsheets, programs\n"
     "       heapkeeper diff [OPTIONS] BEFORE AFTER            what rose and what fell; also between two moments of one\n"
     "       heapkeeper lines [OPTIONS] FILE [CAPTURE|PID]     the source of a file, with what each line allocated\n"
+    "       heapkeeper flame [OPTIONS] [CAPTURE|PID]          the stacks as a picture: one HTML file\n"
     "       heapkeeper help [COMMAND]                         options\n"
     "       heapkeeper version\n";
 
@@ -141,6 +142,17 @@ static const char lines_usage[] =
     "  --json              for programs\n"
     "  --color WHEN        auto, always, never\n";
 
+static const char flame_usage[] =
+    "usage: heapkeeper flame [OPTIONS] [CAPTURE|PID]\n"
+    "\n"
+    "Makes one HTML file that shows the stacks of a capture as nested boxes, as wide as the memory asked for in them: live at\n"
+    "the end, at the peak, in total, and at moments of the run. It needs nothing but a browser. Without CAPTURE or PID: the\n"
+    "newest run.\n"
+    "\n"
+    "  -o, --output FILE   write to FILE (default: PROGRAM-PID.flame.html, here); - is standard output\n"
+    "  -f, --force         write over an existing FILE\n"
+    "  --json              the tree, for programs; on standard output, unless -o\n";
+
 int hk_cli_fail(int status, const char *format, ...)
 {
     struct hk_terminal terminal;
@@ -175,7 +187,7 @@ static const struct {
 } commands[] = {
     {"run", run_usage, hk_cli_run},          {"report", report_usage, hk_cli_report}, {"blocks", blocks_usage, hk_cli_blocks},
     {"table", table_usage, hk_cli_table},    {"export", export_usage, hk_cli_export}, {"diff", diff_usage, hk_cli_diff},
-    {"lines", lines_usage, hk_cli_lines},
+    {"lines", lines_usage, hk_cli_lines},    {"flame", flame_usage, hk_cli_flame},
 };
 #define COMMANDS (sizeof commands / sizeof commands[0])
 

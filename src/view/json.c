@@ -17,8 +17,9 @@ static void indent(struct hk_json *j)
         fputs("  ", j->out);
 }
 
-static void put_string(FILE *out, const char *text)
+static void put_string(const struct hk_json *j, const char *text)
 {
+    FILE *out = j->out;
     fputc('"', out);
     while (*text) {
         uint32_t point;
@@ -30,7 +31,7 @@ static void put_string(FILE *out, const char *text)
         }
         if (point == '"' || point == '\\')
             fprintf(out, "\\%c", (char)point);
-        else if (hk_is_control(point))
+        else if (hk_is_control(point) || (point == '<' && j->in_html))
             fprintf(out, "\\u%04x", point);
         else
             fwrite(text, 1, length, out);
@@ -48,7 +49,7 @@ static void before(struct hk_json *j, const char *key)
         indent(j);
     j->has_items[j->depth] = true;
     if (key) {
-        put_string(j->out, key);
+        put_string(j, key);
         fputs(": ", j->out);
     }
 }
@@ -104,7 +105,7 @@ void hk_json_end_array(struct hk_json *j)
 void hk_json_string(struct hk_json *j, const char *key, const char *value)
 {
     before(j, key);
-    put_string(j->out, value);
+    put_string(j, value);
 }
 
 void hk_json_unsigned(struct hk_json *j, const char *key, uint64_t value)

@@ -14,6 +14,7 @@
 
 struct hk_json {
     FILE *out;
+    bool in_html; /* for a script element of a page: "<" is escaped, so that no name can end it. Set after hk_json_start */
     unsigned depth;
     bool has_items[HK_JSON_DEPTH];
     bool flat[HK_JSON_DEPTH]; /* on one line */

@@ -12,6 +12,7 @@
 #include "view/diff.h"
 #include "view/export.h"
 #include "view/lines.h"
+#include "view/flame.h"
 #include "view/report.h"
 #include "view/table.h"
 
@@ -79,6 +80,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         hk_export(capture, sites, (enum hk_export_format)format, HK_EXPORT_TOTAL, sink);
     show_diffs(capture, sites, &narrow);
     show_lines(capture, sites, &narrow);
+    struct hk_call_tree *tree = hk_call_tree_make(sites);
+    struct hk_flame flame = {capture, sites, tree};
+    hk_flame_html(&flame, sink);
+    hk_flame_json(&flame, sink);
+    hk_call_tree_free(tree);
     hk_sites_free(sites);
     hk_capture_close(capture);
     return 0;

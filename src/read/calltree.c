@@ -1,0 +1,245 @@
+/* Two passes over the capture's nodes. The first, from the last to the first, marks those that lie on the way from a site to
+ * the outermost frame: a node's caller has a lower index. The second, from the first to the last, gives each of these its node of
+ * the tree, which is a child of that of its caller; a table finds the child for a frame.
+ *
+ * A capture's node can be on whole stacks and on such that were cut: those are beneath another root, "...", and the passes are
+ * made for each.
+ *
+ * Names are compared by their first NAME_MAX bytes: a hostile capture has 64 MiB of strings that end in one another.
+ */
+#include "read/calltree.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "read/resolve.h"
+
+#define NAME_MAX_BYTES 4096
+#define INLINED_MAX    64 /* functions that the compiler put into one another */
+
+/* Hash table of indices + 1, at most half full. */
+struct index_table {
+    uint32_t *slots;
+    size_t size;
+};
+
+struct builder {
+    const struct hk_sites *sites;
+    struct hk_call_tree *tree;
+    size_t frame_capacity, node_capacity, leaf_capacity;
+    struct index_table frames, children;
+    uint32_t *place; /* by node of the capture: its node of the tree; 0: not asked for */
+};
+
+/* ---- frames ---- */
+
+static uint64_t hash_text(uint64_t hash, const char *text)
+{
+    for (size_t i = 0; text && text[i] && i < NAME_MAX_BYTES; i++)
+        hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3u;
+    return (hash ^ 0xff) * 0x100000001b3u;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && strncmp(a, b, NAME_MAX_BYTES) == 0);
+}
+
+static bool same_frame(const struct hk_source_frame *a, const struct hk_source_frame *b)
+{
+    return a->line == b->line && same_text(a->qualified_name, b->qualified_name) && same_text(a->function, b->function) &&
+           same_text(a->file, b->file) && same_text(a->module, b->module);
+}
+
+static size_t frame_slot(const struct builder *b, const struct hk_source_frame *f)
+{
+    uint64_t hash = hash_text(hash_text(0xcbf29ce484222325u ^ (uint32_t)f->line, f->qualified_name), f->file);
+    hash = hash_text(hash, f->module);
+    size_t at = (hash ^ hash >> 29) & (b->frames.size - 1);
+    while (b->frames.slots[at] && !same_frame(&b->tree->frames[b->frames.slots[at] - 1], f))
+        at = (at + 1) & (b->frames.size - 1);
+    return at;
+}
+
+static void widen_frames(struct builder *b)
+{
+    struct hk_call_tree *t = b->tree;
+    free(b->frames.slots);
+    b->frames.size = b->frames.size ? b->frames.size * 2 : 1024;
+    b->frames.slots = hk_must_calloc(b->frames.size, sizeof *b->frames.slots);
+    t->frames = hk_must_realloc(t->frames, b->frames.size / 2, sizeof *t->frames);
+    for (size_t i = 0; i < t->frame_count; i++)
+        b->frames.slots[frame_slot(b, &t->frames[i])] = (uint32_t)i + 1;
+}
+
+static uint32_t frame_index(struct builder *b, const struct hk_source_frame *f)
+{
+    struct hk_call_tree *t = b->tree;
+    if (t->frame_count + 1 > b->frames.size / 2)
+        widen_frames(b);
+    size_t at = frame_slot(b, f);
+    if (!b->frames.slots[at]) {
+        t->frames[t->frame_count++] = *f;
+        b->frames.slots[at] = (uint32_t)t->frame_count;
+    }
+    return b->frames.slots[at] - 1;
+}
+
+/* ---- nodes ---- */
+
+static size_t child_slot(const struct builder *b, uint32_t parent, uint32_t frame)
+{
+    uint64_t hash = ((uint64_t)parent << 32 | frame) * 0x9e3779b97f4a7c15u;
+    size_t at = (size_t)(hash >> 24) & (b->children.size - 1);
+    for (; b->children.slots[at]; at = (at + 1) & (b->children.size - 1)) {
+        const struct hk_tree_node *node = &b->tree->nodes[b->children.slots[at] - 1];
+        if (node->parent == parent && node->frame == frame)
+            break;
+    }
+    return at;
+}
+
+static void widen_nodes(struct builder *b)
+{
+    struct hk_call_tree *t = b->tree;
+    free(b->children.slots);
+    b->children.size = b->children.size ? b->children.size * 2 : 4096;
+    b->children.slots = hk_must_calloc(b->children.size, sizeof *b->children.slots);
+    t->nodes = hk_must_realloc(t->nodes, b->children.size / 2, sizeof *t->nodes);
+    for (size_t i = 1; i < t->node_count; i++)
+        b->children.slots[child_slot(b, t->nodes[i].parent, t->nodes[i].frame)] = (uint32_t)i + 1;
+}
+
+static uint32_t child(struct builder *b, uint32_t parent, const struct hk_source_frame *f)
+{
+    struct hk_call_tree *t = b->tree;
+    uint32_t frame = frame_index(b, f);
+    if (t->node_count + 1 > b->children.size / 2)
+        widen_nodes(b);
+    size_t at = child_slot(b, parent, frame);
+    if (!b->children.slots[at]) {
+        t->nodes[t->node_count++] = (struct hk_tree_node){.parent = parent, .frame = frame};
+        b->children.slots[at] = (uint32_t)t->node_count;
+    }
+    return b->children.slots[at] - 1;
+}
+
+static void make_root(struct builder *b)
+{
+    frame_index(b, &(struct hk_source_frame){"", "", "", 0, NULL, 0, NULL});
+    widen_nodes(b);
+    b->tree->nodes[b->tree->node_count++] = (struct hk_tree_node){0, 0, 0};
+}
+
+/* ---- stacks ---- */
+
+/* The capture's node whose stack a site has; 0: none. */
+static uint32_t stack_of(const struct builder *b, const struct hk_site *site)
+{
+    return site->flags & HK_SITE_OTHER ? 0 : hk_resolver_shown(b->sites->resolver, site->node);
+}
+
+static bool is_cut(const struct hk_site *site)
+{
+    return site->flags & HK_SITE_CUT;
+}
+
+static void place_node(struct builder *b, uint32_t node, uint32_t root)
+{
+    struct hk_source_frame frames[INLINED_MAX];
+    uint32_t caller = hk_resolver_parent(b->sites->resolver, node), at = caller ? b->place[caller] : root;
+    for (size_t i = hk_resolver_frames(b->sites->resolver, node, frames, INLINED_MAX); i-- > 0;)
+        at = child(b, at, &frames[i]); /* they come innermost first */
+    b->place[node] = at;
+}
+
+static void add_leaf(struct builder *b, uint32_t node, const struct hk_site *site)
+{
+    struct hk_call_tree *t = b->tree;
+    if (!t->nodes[node].leaf) {
+        if (t->leaf_count == b->leaf_capacity) {
+            b->leaf_capacity = b->leaf_capacity ? b->leaf_capacity * 2 : 1024;
+            t->leaves = hk_must_realloc(t->leaves, b->leaf_capacity, sizeof *t->leaves);
+        }
+        t->leaves[t->leaf_count++] = (struct hk_tree_leaf){.node = node};
+        t->nodes[node].leaf = (uint32_t)t->leaf_count;
+    }
+    struct hk_tree_leaf *leaf = &t->leaves[t->nodes[node].leaf - 1];
+    struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
+                                 site->total_bytes, site->total_blocks, site->samples_total};
+    hk_amounts_add(&leaf->amounts, &amounts);
+    hk_amounts_add(&t->totals, &amounts);
+    for (unsigned i = 0; i < HK_MARKS; i++) {
+        leaf->at_mark[i] += site->at_mark[i];
+        t->at_mark[i] += site->at_mark[i];
+    }
+}
+
+/* The stacks that are whole, or those that are cut, beneath `root`. */
+static void add_stacks(struct builder *b, bool cut)
+{
+    const struct hk_sites *s = b->sites;
+    size_t count = s->capture->tables[HK_SECTION_NODES].count, wanted = 0;
+    memset(b->place, 0, count * sizeof *b->place);
+    for (size_t i = 0; i < s->site_count; i++) {
+        if (is_cut(&s->sites[i]) == cut) {
+            uint32_t node = stack_of(b, &s->sites[i]);
+            wanted++;
+            if (node)
+                b->place[node] = 1;
+        }
+    }
+    if (!wanted)
+        return;
+    for (size_t i = count; i-- > 1;) {
+        uint32_t caller = b->place[i] ? hk_resolver_parent(s->resolver, (uint32_t)i) : 0;
+        if (caller)
+            b->place[caller] = 1;
+    }
+    uint32_t root = cut ? child(b, 0, &(struct hk_source_frame){"...", "...", "", 0, NULL, 0, NULL}) : 0;
+    for (size_t i = 1; i < count; i++)
+        if (b->place[i])
+            place_node(b, (uint32_t)i, root);
+    for (size_t i = 0; i < s->site_count; i++) {
+        const struct hk_site *site = &s->sites[i];
+        if (is_cut(site) != cut)
+            continue;
+        uint32_t node = stack_of(b, site);
+        struct hk_source_frame word;
+        if (!node) {
+            word = hk_sites_where(s, site);
+            add_leaf(b, child(b, root, &word), site);
+        } else {
+            add_leaf(b, b->place[node], site);
+        }
+    }
+}
+
+struct hk_call_tree *hk_call_tree_make(const struct hk_sites *sites)
+{
+    struct builder builder = {.sites = sites, .tree = hk_must_calloc(1, sizeof *builder.tree)}, *b = &builder;
+    b->place = hk_must_calloc(sites->capture->tables[HK_SECTION_NODES].count, sizeof *b->place);
+    make_root(b);
+    add_stacks(b, false);
+    add_stacks(b, true);
+    free(b->place);
+    free(b->frames.slots);
+    free(b->children.slots);
+    return b->tree;
+}
+
+void hk_call_tree_free(struct hk_call_tree *tree)
+{
+    if (!tree)
+        return;
+    free(tree->frames);
+    free(tree->nodes);
+    free(tree->leaves);
+    free(tree);
+}
+
+void hk_call_tree_add_up(const struct hk_call_tree *tree, uint64_t *sums)
+{
+    for (size_t i = tree->node_count; i-- > 1;)
+        sums[tree->nodes[i].parent] += sums[i];
+}

@@ -1,0 +1,29 @@
+/* heapkeeper flame: the stacks of a capture as a picture of nested boxes, an interactive page, and as JSON.
+ *
+ * Both have everything that the picture can be switched to: bytes live at the end, at the peak, allocated in total, and live at
+ * each moment that sites keep (marks; src/capture/format.h).
+ */
+#ifndef HK_VIEW_FLAME_H
+#define HK_VIEW_FLAME_H
+
+#include <stdio.h>
+
+#include "read/calltree.h"
+
+/* Everything is borrowed. */
+struct hk_flame {
+    const struct hk_capture *capture;
+    const struct hk_sites *sites;
+    const struct hk_call_tree *tree;
+};
+
+/* The whole page. */
+void hk_flame_html(const struct hk_flame *flame, FILE *out);
+
+/* Its section and its data, for another page, which has hk_page_flame_css and hk_page_flame_js. */
+void hk_flame_section(const struct hk_flame *flame, FILE *out);
+
+/* Keys are stable: names are never changed or removed within a major version, only added. */
+void hk_flame_json(const struct hk_flame *flame, FILE *out);
+
+#endif
