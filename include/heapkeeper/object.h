@@ -115,7 +115,8 @@ HK_API void hk_runtime_check(hk_runtime *runtime);
  * if there are 65 535 types already. */
 HK_API hk_object *hk_new(hk_runtime *runtime, hk_type *type);
 /* The same with `count` items behind hk_type.size bytes. The type must keep the count itself, before anything
- * can traverse the object. */
+ * can traverse the object. Objects may be of any size; of those that are larger than 4 KiB, each whose type is not acyclic takes a
+ * multiple of 16 KiB. */
 HK_API hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count);
 
 /* Gives the type its number; the first hk_new does it otherwise. For types with static immortal objects. False: there are 65 535. */

@@ -154,7 +154,7 @@ uint64_t hk_collect_other_bytes(const hk_runtime *runtime)
 {
     uint64_t pools = (uint64_t)runtime->acyclic->used_pools + runtime->memory->used_pools;
     int64_t large = runtime->acyclic->large_bytes + runtime->memory->large_bytes;
-    return (pools << HK_POOL_SHIFT) + (uint64_t)large;
+    return (pools << HK_POOL_SHIFT) + (uint64_t)large + runtime->run_bytes;
 }
 
 void hk_collect_save(hk_runtime *runtime, struct hk_dead *dead)

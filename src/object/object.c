@@ -85,6 +85,7 @@ static void *memory_malloc(hk_runtime *runtime, hk_heap *heap, size_t size)
     struct hk_large *large = size > PTRDIFF_MAX ? NULL : hk_malloc(heap, size + sizeof(*large));
     if (large == NULL)
         return NULL;
+    hk_plan_large(&runtime->plan, size);
     large->is_object = heap == runtime->acyclic;
     large_link(runtime, large);
     return large + 1;
@@ -120,6 +121,7 @@ void *hk_memory_resize(hk_runtime *runtime, void *memory, size_t size)
             return NULL;
         struct hk_large *large = (struct hk_large *)memory - 1, *moved;
         large_unlink(large);
+        hk_plan_large(&runtime->plan, size);
         moved = hk_realloc(runtime->memory, large, size + sizeof(*large));
         large_link(runtime, moved != NULL ? moved : large);
         return moved != NULL ? moved + 1 : NULL;
@@ -175,6 +177,28 @@ static __attribute__((noinline)) hk_object *not_here(hk_heap *heap, void *elsewh
     return NULL;
 }
 
+/* An object that the collector looks at and that is larger than a block: a run of pools (heap/runs.c), so that the tables have a
+ * place for it. */
+static hk_object *large_cyclic(hk_runtime *runtime, size_t size, uint16_t *flags)
+{
+    hk_heap *heap = runtime->cyclic;
+    if (size > PTRDIFF_MAX)
+        return NULL;
+    hk_object *object = hk_run_malloc(heap, HK_POOL_SIZE, size);
+    if (object == NULL && hk_heap_reclaim(heap))
+        object = hk_run_malloc(heap, HK_POOL_SIZE, size);
+    uint64_t mean;
+    if (object != NULL && (heap->budget -= (int64_t)size) < 0 && hk_budget_expire(heap, &mean)) {
+        hk_recorder.allocation(object, size, mean, heap->domain);
+        *flags |= HK_SAMPLED;
+    }
+    if (object != NULL) {
+        hk_plan_large(&runtime->plan, size);
+        runtime->run_bytes += hk_pool_block_bytes(hk_pool_of(object));
+    }
+    return object;
+}
+
 static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_type *type, size_t size, bool zeroed)
 {
     if (type->number == 0 && !hk_type_ready(type))
@@ -186,8 +210,12 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
         hk_collect_automatic(runtime);
     uint16_t flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
     hk_object *object;
-    if (cyclic) {
-        object = size <= HK_BLOCK_MAX ? hk_malloc_unlocked(runtime->cyclic, size) : NULL;
+    if (cyclic && size > HK_BLOCK_MAX) {
+        if ((object = large_cyclic(runtime, size, &flags)) == NULL)
+            return NULL;
+        hk_collect_made(runtime, object);
+    } else if (cyclic) {
+        object = hk_malloc_unlocked(runtime->cyclic, size);
         if (!hk_region_has(object)) {
             object = not_here(runtime->cyclic, object, size, &flags);
             if (object == NULL)
@@ -297,19 +325,24 @@ void hk_object_untrack_dead(hk_runtime *runtime)
 size_t hk_object_memory(const hk_object *object)
 {
     const hk_type *type = hk_type_of(object);
-    const void *block = object->flags & HK_LARGE ? (const void *)((const struct hk_large *)object - 1) : object;
+    bool has_head = (object->flags & HK_LARGE) && !hk_region_has(object);
+    const void *block = has_head ? (const void *)((const struct hk_large *)object - 1) : object;
     size_t size = hk_usable_size(block);
     if (size == 0) /* the C allocator's; or static */
-        size = object->flags & HK_LARGE ? hk_libc.usable_size((void *)(uintptr_t)block) : type->size;
+        size = has_head ? hk_libc.usable_size((void *)(uintptr_t)block) : type->size;
     return size + (type->memory != NULL ? type->memory(object) : 0);
 }
 
 void hk_object_give_back(hk_runtime *runtime, hk_object *object, const hk_type *type)
 {
-    if (type->flags & HK_TYPE_ACYCLIC)
+    if (type->flags & HK_TYPE_ACYCLIC) {
         memory_free(runtime->acyclic, object);
-    else
-        hk_free_unlocked(runtime->cyclic, object);
+        return;
+    }
+    const struct hk_pool *pool = hk_pool_of(object);
+    if (pool->place == HK_PLACE_RUN)
+        runtime->run_bytes -= hk_pool_block_bytes(pool);
+    hk_free_unlocked(runtime->cyclic, object);
 }
 
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type)

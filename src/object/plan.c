@@ -23,9 +23,17 @@ uint64_t hk_plan_object_bytes(const struct hk_plan *plan)
     return bytes < 0 ? 0 : (uint64_t)bytes;
 }
 
+void hk_plan_large(struct hk_plan *plan, uint64_t bytes)
+{
+    plan->large_bytes += bytes;
+    if (plan->large_bytes >= HK_PLAN_LARGE && plan->young_limit != INT32_MAX && plan->young_limit > plan->made)
+        plan->young_limit = plan->made;
+}
+
 int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes)
 {
     uint64_t growth = plan->survived_bytes / 100 * plan->growth;
+    plan->large_bytes = 0;
     if (growth < HK_PLAN_FLOOR)
         growth = HK_PLAN_FLOOR;
     if (plan->growth != 0 && hk_plan_object_bytes(plan) + other_bytes > plan->survived_bytes + growth)

@@ -14,6 +14,9 @@
  * much more halves it, since its candidates should be in the cache still. Programs change: each full collection takes an
  * eighth off.
  *
+ * Large blocks. A few objects may be much memory: with each so many bytes in blocks that are larger than a pool's (LARGE), the next
+ * object looks whether the heap has grown, as if it were the threshold's.
+ *
  * Steps. Who collects in steps (step.c) wants no long pauses: what young collections would be long for is left to rounds. Until the next
  * full collection these start at the threshold, and there are none of the middle generation. */
 #ifndef HK_OBJECT_PLAN_H
@@ -26,6 +29,7 @@
 #define HK_PLAN_MIDDLE 10u
 #define HK_PLAN_GROWTH 75u  /* percent; CPython's rule for its oldest generation has 25 */
 #define HK_PLAN_FLOOR (1u << 21)
+#define HK_PLAN_LARGE (1u << 19)
 #define HK_PLAN_STRETCH 16u /* while there are no full collections, what is worthwhile stays below so many times the threshold */
 
 enum { HK_PLAN_NOTHING = -1 };
@@ -35,6 +39,7 @@ struct hk_plan {
     int32_t young_limit;   /* what made is compared with; INT32_MAX: never */
     uint32_t threshold[2]; /* as set */
     uint32_t worthwhile[2]; /* as many, or more */
+    uint64_t large_bytes;  /* allocated in large blocks since growth was looked at */
     uint32_t collections;  /* of generation 0 since the last of generation 1 */
     uint32_t growth;       /* percent; 0: no full collections */
     bool stepped;          /* rounds have come since the last full collection */
@@ -55,6 +60,8 @@ void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t thresh
 /* The young limit is reached: the generation to collect. HK_PLAN_NOTHING: none; the limit is another. other_bytes: live, beside the
  * objects that are tracked. */
 int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes);
+/* A large block was allocated. */
+void hk_plan_large(struct hk_plan *plan, uint64_t bytes);
 /* Of the objects that are tracked, about. */
 uint64_t hk_plan_object_bytes(const struct hk_plan *plan);
 /* One of steps begins. */

@@ -15,7 +15,8 @@
  *      plan.c      when to collect: a pure function of counters
  *
  * Three heaps under the caller's lock: objects that the collector looks at; acyclic objects; memory beside objects. What is
- * larger than a pool's blocks has a head of its own and is in a list, so that the end of a runtime frees it, too. */
+ * larger than a pool's blocks has a head of its own and is in a list, so that the end of a runtime frees it, too; but for objects that
+ * the collector looks at, which are runs of pools then. */
 #ifndef HK_OBJECT_RUNTIME_H
 #define HK_OBJECT_RUNTIME_H
 
@@ -88,6 +89,7 @@ struct hk_runtime {
     hk_heap *heaps[2]; /* by flags of the type: cyclic, acyclic */
     hk_heap *cyclic, *acyclic, *memory;
     struct hk_large large; /* head of the list */
+    uint64_t run_bytes;    /* of objects that are runs */
 
     uint32_t depth;   /* of releases */
     uint64_t pending; /* released at that depth and waiting; see object.c */

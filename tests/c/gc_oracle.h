@@ -86,6 +86,12 @@ static hk_type plain_type = {.name = "plain", .size = sizeof(struct thing), .poi
 static hk_type careful_type = {.name = "careful", .size = sizeof(struct thing), .pointers = 14, .traverse = thing_traverse,
                                .finalize = thing_finalize, .destroy = thing_destroy};
 
+/* The same with room behind it: some are larger than a block. */
+static hk_type roomy_type = {.name = "roomy", .size = sizeof(struct thing), .item_size = 1024, .pointers = 14,
+                             .traverse = thing_traverse, .destroy = thing_destroy};
+static hk_type roomy_careful_type = {.name = "careful, roomy", .size = sizeof(struct thing), .item_size = 1024, .pointers = 14,
+                                     .traverse = thing_traverse, .finalize = thing_finalize, .destroy = thing_destroy};
+
 static int below(int limit)
 {
     return (int)(random_next(&world.random) % (uint64_t)limit);
@@ -190,7 +196,11 @@ static void step_make(bool finalizers)
         return;
     int id = world.count++;
     bool careful = finalizers && below(4) == 0;
-    struct thing *thing = (struct thing *)hk_new(world.runtime, careful ? &careful_type : &plain_type);
+    struct thing *thing;
+    if (below(16) == 0)
+        thing = (struct thing *)hk_new_items(world.runtime, careful ? &roomy_careful_type : &roomy_type, (size_t)below(40));
+    else
+        thing = (struct thing *)hk_new(world.runtime, careful ? &careful_type : &plain_type);
     assert_non_null(thing);
     thing->id = id;
     world.images[id] = (struct image){.object = thing, .slots = {-1, -1, -1, -1}, .roots = 1,

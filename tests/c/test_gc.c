@@ -307,6 +307,118 @@ static void test_collection_writes_to_no_object_that_lives(void **state)
     hk_runtime_destroy(runtime);
 }
 
+/* --- larger than a block --- */
+
+struct table { /* with `count` items behind it */
+    hk_object head;
+    size_t count;
+    hk_object *items[];
+};
+
+static int tables_finalized;
+
+static void table_traverse(const hk_object *self, hk_traversal *traversal)
+{
+    const struct table *table = (const struct table *)self;
+    for (size_t i = 0; i < table->count; i++)
+        hk_visit(traversal, table->items[i]);
+}
+
+static void table_finalize(hk_runtime *runtime, hk_object *self)
+{
+    tables_finalized++;
+}
+
+static hk_type table_type = {.name = "table", .size = sizeof(struct table), .item_size = 8, .traverse = table_traverse};
+static hk_type last_words_type = {.name = "last words", .size = sizeof(struct table), .item_size = 8, .traverse = table_traverse,
+                                  .finalize = table_finalize};
+
+/* Refers to itself from every item. */
+static struct table *table_cycle(hk_runtime *runtime, hk_type *type, size_t count)
+{
+    struct table *table = (struct table *)hk_new_items(runtime, type, count);
+    assert_non_null(table);
+    for (size_t i = 0; i < count; i++)
+        assert_null(table->items[i]);
+    table->count = count;
+    for (size_t i = 0; i < count; i++)
+        table->items[i] = hk_incref(&table->head);
+    return table;
+}
+
+static uint64_t live_bytes(hk_runtime *runtime)
+{
+    hk_heap_stats stats = {.size = sizeof(stats)};
+    hk_heap_get_stats(runtime->cyclic, &stats);
+    return stats.live_bytes;
+}
+
+static void test_objects_larger_than_a_block_are_collected_as_others_are(void **state)
+{
+    static const size_t counts[] = {HK_BLOCK_MAX / 8 - 2, HK_BLOCK_MAX / 8 - 1, 5000, 100000, 700000};
+    hk_runtime *runtime = manual();
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        struct table *table = table_cycle(runtime, &table_type, counts[i]);
+        struct pair *pair = self_cycle(runtime);
+        hk_set(runtime, &table->items[counts[i] - 1], &pair->head);
+        pair->b = hk_incref(&table->head);
+        assert_true(hk_gc_is_tracked(runtime, &table->head));
+        assert_true(hk_object_memory(&table->head) >= counts[i] * 8);
+        hk_object *weak = hk_weakref_new(runtime, &table->head, NULL, NULL);
+        for (int generation = 0; generation < 3; generation++) {
+            assert_int_equal(hk_gc_collect(runtime, generation), 0);
+            assert_int_equal(objects_in(runtime, generation < 2 ? generation + 1 : 2), 3); /* with the weak reference */
+        }
+        hk_decref(runtime, &table->head);
+        assert_int_equal(hk_gc_collect(runtime, 1), 0);
+        assert_int_equal(hk_gc_collect(runtime, 2), 2);
+        assert_null(hk_weakref_get(weak));
+        hk_decref(runtime, weak);
+        assert_int_equal(objects_in(runtime, -1), 0);
+        assert_int_equal(live_bytes(runtime), 0);
+        assert_int_equal(hk_heap_check(NULL), 0);
+
+        table = table_cycle(runtime, &table_type, counts[i]); /* by counts alone; and in the youngest generation */
+        for (size_t j = 0; j < counts[i]; j++)
+            hk_set(runtime, &table->items[j], NULL);
+        hk_decref(runtime, &table->head);
+        assert_int_equal(live_bytes(runtime), 0);
+        hk_decref(runtime, &table_cycle(runtime, &table_type, counts[i])->head);
+        assert_int_equal(hk_gc_collect(runtime, 0), 1);
+        hk_decref(runtime, &table_cycle(runtime, &last_words_type, counts[i])->head);
+        while (hk_gc_step(runtime, 1000) == 0)
+            ;
+        assert_int_equal(tables_finalized, i + 1);
+        assert_int_equal(live_bytes(runtime), 0);
+    }
+    hk_object *left = &table_cycle(runtime, &last_words_type, 3000)->head;
+    assert_non_null(left);
+    hk_runtime_destroy(runtime); /* finalizes it */
+    assert_int_equal(tables_finalized, sizeof(counts) / sizeof(counts[0]) + 1);
+}
+
+/* Thousands of objects would have to be made before anybody looked. */
+static void test_few_large_objects_are_enough_to_start_a_collection(void **state)
+{
+    hk_runtime *runtime = hk_runtime_create(NULL);
+    uint64_t most = 0;
+    for (int i = 0; i < rounds(1000); i++) {
+        struct table *table = table_cycle(runtime, &table_type, 1);
+        hk_object *list = hk_list(runtime);
+        assert_true(list != NULL && hk_list_append(runtime, list, list));
+        hk_set(runtime, &table->items[0], list); /* garbage: a list, and a megabyte beside it */
+        for (int j = 0; j < 200000 && i % 2; j += 1000)
+            for (int k = 0; k < 1000; k++)
+                assert_true(hk_list_append(runtime, list, hk_none()));
+        hk_decref(runtime, &table->head);
+        hk_decref(runtime, &table_cycle(runtime, &table_type, i % 2 ? 1 : 131072)->head);
+        uint64_t bytes = live_bytes(runtime) + (uint64_t)runtime->memory->large_bytes;
+        most = bytes > most ? bytes : most;
+    }
+    assert_in_range(most, 1 << 20, 12 << 20);
+    hk_runtime_destroy(runtime);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +436,8 @@ int main(void)
         cmocka_unit_test(test_callbacks_are_told_of_each_collection),
         cmocka_unit_test(test_wrong_traverse_functions_leak_and_free_nothing_in_use),
         cmocka_unit_test(test_collection_writes_to_no_object_that_lives),
+        cmocka_unit_test(test_objects_larger_than_a_block_are_collected_as_others_are),
+        cmocka_unit_test(test_few_large_objects_are_enough_to_start_a_collection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -335,7 +335,8 @@ static void test_impossible_sizes_are_refused(void **state)
     static hk_type items = {.name = "items", .size = 16, .item_size = 8};
     static hk_type bytes = {.name = "bytes", .size = 16, .item_size = 1, .flags = HK_TYPE_ACYCLIC};
     assert_null(hk_new_items(runtime, &items, SIZE_MAX / 4));
-    assert_null(hk_new_items(runtime, &items, HK_BLOCK_MAX / 8)); /* with references: at most a block */
+    assert_null(hk_new_items(runtime, &items, PTRDIFF_MAX / 8));
+    assert_null(hk_new_items(runtime, &items, (size_t)1 << 40)); /* more than there are addresses for */
     assert_null(hk_new_items(runtime, &bytes, SIZE_MAX - 8));
     hk_object *large = hk_new_items(runtime, &bytes, 1 << 20);
     assert_non_null(large);
