@@ -97,17 +97,17 @@ void hk_os_rest_code(void)
 {
     int saved = errno;
     const char *base = (const char *)&__ehdr_start;
-    const ElfW(Phdr) *segment = (const ElfW(Phdr) *)(base + __ehdr_start.e_phoff);
-    const ElfW(Phdr) *first = NULL;
+    const ElfW(Phdr) *segments = (const ElfW(Phdr) *)(base + __ehdr_start.e_phoff);
+    const ElfW(Phdr) *first = segments;
     uintptr_t page = hk_os_page_size();
-    for (int i = 0; i < __ehdr_start.e_phnum; i++, segment++) {
-        if (segment->p_type != PT_LOAD)
+    while (first->p_type != PT_LOAD)
+        first++;
+    for (int i = __ehdr_start.e_phnum - 1; i >= 0; i--) { /* the first to be loaded has this table: it goes last */
+        const ElfW(Phdr) *segment = &segments[i];
+        if (segment->p_type != PT_LOAD || (segment->p_flags & PF_W) != 0)
             continue;
-        if (first == NULL)
-            first = segment;
         uintptr_t start = (uintptr_t)base - first->p_vaddr + segment->p_vaddr, end = start + segment->p_filesz;
-        if (!(segment->p_flags & PF_W))
-            madvise((void *)(start & ~(page - 1)), end - (start & ~(page - 1)), MADV_DONTNEED);
+        madvise((void *)(start & ~(page - 1)), end - (start & ~(page - 1)), MADV_DONTNEED);
     }
     errno = saved;
 }

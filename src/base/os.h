@@ -12,6 +12,8 @@
 
 /* Runs at all times in a small program: all of these lie together, so that few pages of our code stay in memory. */
 #define HK_HOT __attribute__((hot))
+/* The same for constants: beside what the loader writes to at the start, which stays in memory anyway. */
+#define HK_HOT_TABLE __attribute__((section(".data.rel.ro")))
 
 size_t hk_os_page_size(void);
 

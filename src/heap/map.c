@@ -253,7 +253,7 @@ static void count_all(uint32_t *heaps, uint32_t *arenas)
 #define HEAP_BYTES  (sizeof(struct hk_capture_map_heap) + (HK_CLASSES - 1) * sizeof(struct hk_capture_map_class))
 #define ARENA_BYTES (sizeof(struct hk_capture_map_arena) + HK_ARENA_POOLS * sizeof(struct hk_capture_map_pool))
 
-uint64_t hk_heap_map_room(void)
+HK_HOT uint64_t hk_heap_map_room(void)
 {
     uint32_t heaps, arenas;
 
@@ -323,7 +323,7 @@ static uint32_t add_bits(const struct map_writer *w, uint8_t *bits, uint64_t roo
     return size;
 }
 
-uint32_t hk_heap_map_fill(struct hk_capture_map *map, uint64_t capacity, bool bits, bool (*ready)(uint64_t bytes),
+HK_HOT uint32_t hk_heap_map_fill(struct hk_capture_map *map, uint64_t capacity, bool bits, bool (*ready)(uint64_t bytes),
                           struct hk_capture_map_class sums[HK_MAP_CLASSES])
 {
     _Static_assert(HK_CLASSES - 1 <= HK_MAP_CLASSES, "sums holds one for each class");

@@ -139,7 +139,7 @@ static void thin_marks(struct hk_capture_mark *marks)
 }
 
 /* A new span starts now. */
-void hk_rec_mark(uint64_t now_ns, uint64_t allocated_bytes)
+HK_HOT void hk_rec_mark(uint64_t now_ns, uint64_t allocated_bytes)
 {
     struct hk_rec_section *section = &hk_rec.section[HK_SECTION_MARKS];
     struct hk_capture_mark *mark;

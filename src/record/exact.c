@@ -74,7 +74,7 @@ static void next_epoch(void)
     __atomic_store_n(&hk_exact.epoch, hk_exact.epoch + 1, __ATOMIC_RELAXED);
 }
 
-void hk_exact_marked(void)
+HK_HOT void hk_exact_marked(void)
 {
     if (!hk_rec.exact)
         return;
@@ -354,7 +354,7 @@ bool hk_exact_wake(void)
 }
 
 /* Sums for the status: of what the main lane knows, and at the end of all sites. */
-void hk_exact_publish(uint64_t now_ns, bool final)
+HK_HOT void hk_exact_publish(uint64_t now_ns, bool final)
 {
     static uint32_t last;
     struct hk_capture_status *status = hk_rec_status();

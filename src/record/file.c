@@ -33,13 +33,13 @@
 #define STEP           (16u << 10) /* a section grows by this much, */
 #define LARGE_STEP     (64u << 10) /* and by this much once it is large: fewer system calls */
 
-int hk_rec_open(const char *path, int flags, unsigned mode)
+HK_HOT int hk_rec_open(const char *path, int flags, unsigned mode)
 {
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
                         mode);
 }
 
-long hk_rec_read(int fd, void *buffer, size_t size)
+HK_HOT long hk_rec_read(int fd, void *buffer, size_t size)
 {
     return syscall(SYS_read, fd, buffer, size);
 }
@@ -49,7 +49,7 @@ long hk_rec_write(int fd, const void *buffer, size_t size)
     return syscall(SYS_write, fd, buffer, size);
 }
 
-void hk_rec_close(int fd)
+HK_HOT void hk_rec_close(int fd)
 {
     syscall(SYS_close, fd);
 }
@@ -311,7 +311,7 @@ static bool make_ready(struct hk_rec_section *section, uint64_t bytes)
     return true;
 }
 
-void *hk_rec_append(int kind, uint64_t more)
+HK_HOT void *hk_rec_append(int kind, uint64_t more)
 {
     struct hk_rec_section *section = &hk_rec.section[kind];
     uint64_t bytes = (section->count + more) * section->entry_size;
@@ -323,7 +323,7 @@ void *hk_rec_append(int kind, uint64_t more)
     return section->data + section->count * section->entry_size;
 }
 
-void hk_rec_publish(int kind, uint64_t more)
+HK_HOT void hk_rec_publish(int kind, uint64_t more)
 {
     hk_rec.section[kind].count += more;
     __atomic_store_n(&hk_rec_header()->sections[kind].count, hk_rec.section[kind].count,

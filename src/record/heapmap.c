@@ -7,7 +7,7 @@ static int kind; /* that is being written */
 static struct hk_capture_map_class sums[HK_MAP_CLASSES]; /* too large for the stack of a hook */
 
 /* The first `bytes` bytes of the map can be written. */
-static bool make_ready(uint64_t bytes)
+HK_HOT static bool make_ready(uint64_t bytes)
 {
     struct hk_rec_section *section = &hk_rec.section[kind];
     uint64_t used = section->count;
@@ -18,7 +18,7 @@ static bool make_ready(uint64_t bytes)
     return ready;
 }
 
-void hk_rec_map_heap(uint64_t time_ns, bool bits, bool final)
+HK_HOT void hk_rec_map_heap(uint64_t time_ns, bool bits, bool final)
 {
     kind = hk_rec.map_sequence / 2 % 2 == 0 ? HK_SECTION_MAP_A : HK_SECTION_MAP_B;
     struct hk_rec_section *section = &hk_rec.section[kind];

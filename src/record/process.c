@@ -10,7 +10,7 @@
 
 #include "record/internal.h"
 
-static uint64_t read_clock(clockid_t clock)
+HK_HOT static uint64_t read_clock(clockid_t clock)
 {
     struct timespec t;
 
@@ -18,18 +18,18 @@ static uint64_t read_clock(clockid_t clock)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-uint64_t hk_rec_clock(void)
+HK_HOT uint64_t hk_rec_clock(void)
 {
     return hk_os_clock_ns();
 }
 
-uint64_t hk_rec_coarse_clock(void)
+HK_HOT uint64_t hk_rec_coarse_clock(void)
 {
     return read_clock(CLOCK_MONOTONIC_COARSE);
 }
 
 /* Reads at most capacity - 1 bytes and puts a NUL behind them; returns their number. */
-static size_t read_file(const char *path, char *buffer, size_t capacity)
+HK_HOT static size_t read_file(const char *path, char *buffer, size_t capacity)
 {
     size_t size = 0;
     int fd = hk_rec_open(path, O_RDONLY, 0);
@@ -47,7 +47,7 @@ static size_t read_file(const char *path, char *buffer, size_t capacity)
     return size;
 }
 
-uint64_t hk_rec_parse_number(const char **at, int base)
+HK_HOT uint64_t hk_rec_parse_number(const char **at, int base)
 {
     uint64_t value = 0;
 
@@ -131,21 +131,22 @@ static const char *find_line(const char *text, const char *beginning)
 }
 
 /* Resident memory now; its peak (a larger file, so rarely) from the kernel's own count. */
-void hk_rec_read_rss(bool peak_too)
+HK_HOT void hk_rec_read_rss(bool peak_too)
 {
+    HK_HOT_TABLE static const char statm[] = "/proc/self/statm", status[] = "/proc/self/status", peak_is[] = "VmHWM:";
     char text[2048];
     const char *at;
 
-    if (read_file("/proc/self/statm", text, sizeof text) > 0) {
+    if (read_file(statm, text, sizeof text) > 0) {
         at = strchr(text, ' ');
         if (at) {
             at++;
             hk_rec.rss = hk_rec_parse_number(&at, 10) * hk_rec.page;
         }
     }
-    if (peak_too && read_file("/proc/self/status", text, sizeof text) > 0 &&
-        (at = find_line(text, "VmHWM:"))) {
-        at += strlen("VmHWM:");
+    if (peak_too && read_file(status, text, sizeof text) > 0 &&
+        (at = find_line(text, peak_is))) {
+        at += sizeof(peak_is) - 1;
         while (*at == ' ' || *at == '\t')
             at++;
         uint64_t peak = hk_rec_parse_number(&at, 10) << 10;

@@ -64,7 +64,7 @@ static void work_off(void)
     }
 }
 
-bool hk_rec_enter(void)
+HK_HOT bool hk_rec_enter(void)
 {
     if (HK_UNLIKELY(hk_rec_inside))
         return false;
@@ -78,7 +78,7 @@ bool hk_rec_enter(void)
     return true;
 }
 
-void hk_rec_leave(void)
+HK_HOT void hk_rec_leave(void)
 {
     for (;;) {
         if (HK_UNLIKELY(__atomic_load_n(&hk_rec.pending_count, __ATOMIC_ACQUIRE) != 0))
@@ -113,7 +113,7 @@ bool hk_rec_wake(void)
     return hk_rec.stage == HK_REC_ON || (hk_rec.stage == HK_REC_DETACHED && hk_rec_adopt());
 }
 
-void hk_rec_event(enum hk_event_kind kind, uint64_t value, uint32_t text)
+HK_HOT void hk_rec_event(enum hk_event_kind kind, uint64_t value, uint32_t text)
 {
     struct hk_capture_event *event = hk_rec_append(HK_SECTION_EVENTS, 1);
 
@@ -396,12 +396,12 @@ bool hk_record_free(const void *block)
     return known;
 }
 
-uint32_t hk_record_table_size(void)
+HK_HOT uint32_t hk_record_table_size(void)
 {
     return alive() ? __atomic_load_n(&hk_rec.table_count, __ATOMIC_RELAXED) : 0;
 }
 
-void hk_record_tick(uint64_t allocated_bytes)
+HK_HOT void hk_record_tick(uint64_t allocated_bytes)
 {
     int error = errno;
 
@@ -453,7 +453,7 @@ void hk_record_event(enum hk_event_kind kind, uint64_t value, const char *text)
 }
 
 /* A child that only confirms what its parent knew has recorded nothing and needs no capture. */
-void hk_record_set_watch(enum hk_capture_watch watch, const char *name)
+HK_HOT void hk_record_set_watch(enum hk_capture_watch watch, const char *name)
 {
     int error = errno;
 
@@ -461,7 +461,7 @@ void hk_record_set_watch(enum hk_capture_watch watch, const char *name)
         return;
     if (hk_rec.watch != watch && hk_rec_wake()) {
         struct hk_capture_header *header = hk_rec_header();
-        header->watch_name = hk_rec.watch_name = hk_rec_text(name);
+        header->watch_name = hk_rec.watch_name = name != NULL ? hk_rec_text(name) : 0;
         header->watch_time_ns = hk_rec_clock() - hk_rec.start_ns;
         header->watch = hk_rec.watch = watch;
         hk_rec_event(HK_EVENT_WATCH, watch, hk_rec.watch_name);

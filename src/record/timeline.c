@@ -148,7 +148,7 @@ static void map_heap(uint64_t now, bool bits, bool final)
 }
 
 /* Writes the current point now, and to the timeline if asked to. */
-void hk_rec_point(bool append, uint32_t name, bool final)
+HK_HOT void hk_rec_point(bool append, uint32_t name, bool final)
 {
     struct hk_capture_status *status = hk_rec_status();
     uint64_t now = hk_rec_clock();
@@ -213,7 +213,7 @@ static void mark_if_due(uint64_t now, uint64_t allocated_bytes)
                      __ATOMIC_RELAXED);
 }
 
-void hk_rec_tick(uint64_t allocated_bytes)
+HK_HOT void hk_rec_tick(uint64_t allocated_bytes)
 {
     uint64_t now = hk_rec_clock();
 

@@ -244,7 +244,7 @@ static bool gil_can_be_known(void)
 
 static bool heaps_create(void)
 {
-    static const char *const names[] = {"raw", "mem", "object"};
+    HK_HOT_TABLE static const char names[][16] = {"raw", "mem", "object", "interpreters"}; /* each map of the heap has them */
     for (int i = 0; i < HK_DOMAINS; i++) {
         hk_lock_mode mode = i == HK_DOMAIN_RAW || !gil_can_be_known() ? HK_LOCK_OWN : HK_LOCK_HOST;
         hk_python.heaps[i] = hk_heap_create(&(hk_heap_options){
@@ -265,7 +265,7 @@ static bool heaps_create(void)
     }
     hk_python.interpreters = hk_heap_create(&(hk_heap_options){
         .size = sizeof(hk_heap_options),
-        .name = "interpreters",
+        .name = names[HK_DOMAINS],
         .debug = HK_DEBUG_OFF,
         .alignment = hk_python.alignment,
     });
