@@ -590,20 +590,33 @@ static inline void *malloc_entered(hk_heap *heap, size_t size)
     return heap->mode == HK_LOCK_HOST ? hk_malloc_unlocked(heap, size) : hk_member_malloc(heap, size);
 }
 
+/* Fresh pages need no clearing, and are not touched. */
+static void *calloc_large(hk_heap *heap, size_t size)
+{
+    void *block = hk_libc.calloc(1, size);
+    uint64_t mean;
+    if (block == NULL)
+        return NULL;
+    hk_large_count(heap, hk_libc.usable_size(block), 1);
+    heap->large_allocations++;
+    if (__builtin_expect((heap->budget -= (int64_t)size) >= 0, 1))
+        return block;
+    if (heap->mode == HK_LOCK_MEMBER)
+        hk_member_enter(heap);
+    if (hk_budget_expire(heap, &mean))
+        hk_recorder.allocation(block, size, mean, heap->domain);
+    if (heap->mode == HK_LOCK_MEMBER)
+        hk_member_leave(heap);
+    return block;
+}
+
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size)
 {
     size_t total;
     if (__builtin_mul_overflow(count, size, &total))
         return NULL;
-    if (total > HK_BLOCK_MAX && total <= PTRDIFF_MAX && heap->budget > (int64_t)total && !hk_heap_is_tight(heap)) {
-        void *block = hk_libc.calloc(1, total); /* fresh pages need no clearing */
-        if (block != NULL) {
-            heap->budget -= (int64_t)total;
-            hk_large_count(heap, hk_libc.usable_size(block), 1);
-            heap->large_allocations++;
-        }
-        return block;
-    }
+    if (total > HK_BLOCK_MAX && total <= PTRDIFF_MAX && !heap->is_entered && !hk_heap_is_tight(heap))
+        return calloc_large(heap, total);
     void *block = malloc_entered(heap, total);
     return block != NULL ? hk_block_clear(block, total) : NULL;
 }

@@ -454,6 +454,26 @@ static size_t resident_pages(void *start, size_t size)
     return resident;
 }
 
+/* Also of those with which the budget ends, and the recorder looks up: nearly every one of this size. */
+static void test_calloc_of_large_blocks_touches_none_of_their_pages(void **state)
+{
+    hk_heap *heap = *state;
+    enum { BLOCKS = 16, LARGE = 8 << 20, LOOKED_AT = HK_ARENA_SIZE };
+    void *blocks[BLOCKS];
+    size_t resident = 0;
+    for (int i = 0; i < BLOCKS; i++) {
+        blocks[i] = hk_calloc(heap, 1, LARGE);
+        assert_non_null(blocks[i]);
+        uintptr_t middle = ((uintptr_t)blocks[i] + LARGE / 2) & ~(uintptr_t)(hk_os_page_size() - 1);
+        resident += resident_pages((void *)middle, LOOKED_AT);
+    }
+    if (!is_under_valgrind())
+        assert_true(resident < LOOKED_AT / hk_os_page_size());
+    assert_int_equal(stats_of(heap).allocated_bytes, (uint64_t)BLOCKS * LARGE);
+    for (int i = 0; i < BLOCKS; i++)
+        hk_free(heap, blocks[i]);
+}
+
 static void test_trim_gives_empty_pools_back_and_keeps_the_rest(void **state)
 {
     hk_heap *heap = *state;
@@ -767,6 +787,7 @@ int main(void)
         BOTH(test_a_pool_is_empty_then_used_then_full),
         BOTH(test_a_pool_is_empty_when_its_last_block_dies),
         BOTH(test_a_pool_that_was_full_is_used_again_in_any_order_of_frees),
+        BOTH(test_calloc_of_large_blocks_touches_none_of_their_pages),
         BOTH(test_trim_gives_empty_pools_back_and_keeps_the_rest),
         HOST(test_what_is_kept_of_empty_pools_is_bounded),
         cmocka_unit_test(test_a_destroyed_heap_leaves_its_arenas_to_the_next),
