@@ -22,6 +22,7 @@ int hk_cli_blocks(int argc, char **argv);
 int hk_cli_table(int argc, char **argv);
 int hk_cli_export(int argc, char **argv);
 int hk_cli_diff(int argc, char **argv);
+int hk_cli_plot(int argc, char **argv);
 int hk_cli_lines(int argc, char **argv);
 int hk_cli_flame(int argc, char **argv);
 

@@ -23,6 +23,7 @@ static const char usage[] =
     "       heapkeeper diff [OPTIONS] BEFORE AFTER            what rose and what fell; also between two moments of one\n"
     "       heapkeeper lines [OPTIONS] FILE [CAPTURE|PID]     the source of a file, with what each line allocated\n"
     "       heapkeeper flame [OPTIONS] [CAPTURE|PID]          the stacks as a picture: one HTML file\n"
+    "       heapkeeper plot [OPTIONS] [CAPTURE|PID]           memory over time, in the terminal, as SVG or PNG\n"
     "       heapkeeper help [COMMAND]                         options\n"
     "       heapkeeper version\n";
 
@@ -153,6 +154,19 @@ static const char flame_usage[] =
     "  -f, --force         write over an existing FILE\n"
     "  --json              the tree, for programs; on standard output, unless -o\n";
 
+static const char plot_usage[] =
+    "usage: heapkeeper plot [OPTIONS] [CAPTURE|PID]\n"
+    "\n"
+    "Memory over time: what is live, what the heap has mapped, the resident size. Without CAPTURE or PID: the newest run.\n"
+    "\n"
+    "  --run               what is live in each process of the run, and in all together\n"
+    "  -o, --output FILE   write to FILE: a picture if it ends in .svg or .png\n"
+    "  --format FORMAT     text, svg, png or json, whatever FILE ends in\n"
+    "  -f, --force         write over an existing FILE\n"
+    "  --height N          rows of the text (default 16)\n"
+    "  --json              for programs\n"
+    "  --color WHEN        auto, always, never\n";
+
 int hk_cli_fail(int status, const char *format, ...)
 {
     struct hk_terminal terminal;
@@ -187,7 +201,7 @@ static const struct {
 } commands[] = {
     {"run", run_usage, hk_cli_run},          {"report", report_usage, hk_cli_report}, {"blocks", blocks_usage, hk_cli_blocks},
     {"table", table_usage, hk_cli_table},    {"export", export_usage, hk_cli_export}, {"diff", diff_usage, hk_cli_diff},
-    {"lines", lines_usage, hk_cli_lines},    {"flame", flame_usage, hk_cli_flame},
+    {"lines", lines_usage, hk_cli_lines},    {"flame", flame_usage, hk_cli_flame},    {"plot", plot_usage, hk_cli_plot},
 };
 #define COMMANDS (sizeof commands / sizeof commands[0])
 

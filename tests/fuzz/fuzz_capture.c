@@ -13,6 +13,7 @@
 #include "view/export.h"
 #include "view/lines.h"
 #include "view/flame.h"
+#include "view/plot.h"
 #include "view/report.h"
 #include "view/table.h"
 
@@ -55,6 +56,21 @@ static void show_lines(const struct hk_capture *capture, const struct hk_sites *
     free(paths);
 }
 
+static void show_plots(struct hk_capture *capture, const struct hk_terminal *t)
+{
+    struct hk_capture *two[] = {capture, capture};
+    struct hk_plot plot;
+    hk_plot_of(&plot, capture);
+    hk_plot_text(&plot, t, 7);
+    hk_plot_svg(&plot, sink);
+    hk_plot_json(&plot, sink);
+    hk_plot_free(&plot);
+    hk_plot_of_run(&plot, two, 2);
+    hk_plot_text(&plot, t, 7);
+    hk_plot_svg(&plot, sink);
+    hk_plot_free(&plot);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct hk_error error;
@@ -85,6 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     hk_flame_html(&flame, sink);
     hk_flame_json(&flame, sink);
     hk_call_tree_free(tree);
+    show_plots(capture, &wide);
     hk_sites_free(sites);
     hk_capture_close(capture);
     return 0;

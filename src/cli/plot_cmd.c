@@ -1,0 +1,157 @@
+/* heapkeeper plot: memory over time, of one process or of all of a run. */
+#include "cli/cli.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/output.h"
+#include "read/find.h"
+#include "view/plot.h"
+
+#define ROWS     16
+#define ROWS_MAX 200
+
+enum format { FORMAT_TEXT, FORMAT_SVG, FORMAT_PNG, FORMAT_JSON };
+
+struct options {
+    int format; /* -1: by the file's name */
+    bool of_run, force;
+    size_t rows;
+    const char *output, *colour, *target;
+};
+
+static const char *const format_words[] = {"text", "svg", "png", "json", NULL};
+
+static int parse_option(struct options *o, int option)
+{
+    switch (option) {
+    case 'F':
+        return (o->format = hk_cli_choice("plot", "--format", optarg, format_words)) < 0 ? HK_EXIT_USAGE : 0;
+    case 'j':
+        o->format = FORMAT_JSON;
+        return 0;
+    case 'r':
+        o->of_run = true;
+        return 0;
+    case 'h':
+        if (!hk_cli_number(optarg, &o->rows) || o->rows < 4 || o->rows > ROWS_MAX)
+            return hk_cli_fail(HK_EXIT_USAGE, "plot: --height is 4 to %d rows, not \"%s\"", ROWS_MAX, optarg);
+        return 0;
+    case 'o':
+        o->output = optarg;
+        return 0;
+    case 'f':
+        o->force = true;
+        return 0;
+    default:
+        o->colour = optarg;
+        return hk_cli_choice("plot", "--color", optarg, hk_cli_colour_words) < 0 ? HK_EXIT_USAGE : 0;
+    }
+}
+
+static int parse(int argc, char **argv, struct options *o)
+{
+    static const struct option known[] = {
+        {"json", no_argument, NULL, 'j'},         {"format", required_argument, NULL, 'F'},
+        {"run", no_argument, NULL, 'r'},          {"height", required_argument, NULL, 'h'},
+        {"output", required_argument, NULL, 'o'}, {"force", no_argument, NULL, 'f'},
+        {"color", required_argument, NULL, 'c'},  {"colour", required_argument, NULL, 'c'},
+        {NULL, 0, NULL, 0},
+    };
+    int option, status;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":jo:f", known, NULL)) != -1) {
+        if (option == '?' || option == ':')
+            return hk_cli_bad_option(argc, argv, option);
+        if ((status = parse_option(o, option)) != 0)
+            return status;
+    }
+    if (argc - optind > 1)
+        return hk_cli_fail(HK_EXIT_USAGE, "plot: one capture or process at a time, not \"%s\" too", argv[optind + 1]);
+    const char *ending = o->output ? strrchr(o->output, '.') : NULL;
+    if (o->format < 0 && ending)
+        o->format = strcmp(ending, ".svg") == 0    ? FORMAT_SVG
+                    : strcmp(ending, ".png") == 0  ? FORMAT_PNG
+                    : strcmp(ending, ".json") == 0 ? FORMAT_JSON
+                    : strcmp(ending, ".txt") == 0  ? FORMAT_TEXT
+                                                   : -1;
+    if (o->format < 0 && o->output && strcmp(o->output, "-") != 0)
+        return hk_cli_fail(HK_EXIT_USAGE, "plot: \"%s\" ends in none of .svg, .png, .json and .txt; --format says what it is to be", o->output);
+    if (o->format < 0)
+        o->format = FORMAT_TEXT;
+    o->target = argv[optind];
+    return 0;
+}
+
+/* The other processes of the run, brief; `captures[0]` is `first`. The caller closes all but that and frees the array. */
+static struct hk_capture **open_run(struct hk_capture *first, size_t *count)
+{
+    struct hk_family *family = hk_family_find(first->path);
+    struct hk_capture **captures = hk_must_calloc(family->count + 1, sizeof *captures);
+    struct hk_error error;
+    captures[(*count)++] = first;
+    for (size_t i = 0; i < family->count; i++) {
+        const struct hk_process *process = &family->processes[i];
+        bool itself = process->pid == first->header.pid && process->exec_count == first->header.exec_count;
+        struct hk_capture *c = itself ? NULL : hk_capture_open(process->path, HK_OPEN_BRIEF, &error);
+        if (!c)
+            continue;
+        c->life = process->life;
+        captures[(*count)++] = c;
+    }
+    hk_family_free(family);
+    return captures;
+}
+
+static int draw(const struct options *o, const struct hk_plot *plot)
+{
+    struct hk_output output;
+    struct hk_terminal terminal;
+    if (!hk_output_open(&output, o->output, o->force, plot->capture))
+        return HK_EXIT_FAILURE;
+    hk_cli_terminal(&terminal, o->colour);
+    if (output.path) {
+        hk_terminal_for(&terminal, output.file);
+        terminal.colour = false;
+    }
+    switch (o->format) {
+    case FORMAT_SVG:
+        hk_plot_svg(plot, output.file);
+        break;
+    case FORMAT_PNG:
+        hk_plot_png(plot, output.file);
+        break;
+    case FORMAT_JSON:
+        hk_plot_json(plot, output.file);
+        break;
+    default:
+        hk_plot_text(plot, &terminal, (unsigned)o->rows);
+    }
+    return hk_output_close(&output, "the plot");
+}
+
+int hk_cli_plot(int argc, char **argv)
+{
+    struct options o = {.format = -1, .rows = ROWS};
+    struct hk_plot plot;
+    int status = parse(argc, argv, &o);
+    if (status)
+        return status;
+    struct hk_capture *capture = hk_cli_open(o.target);
+    if (!capture)
+        return HK_EXIT_FAILURE;
+    size_t count = 0;
+    struct hk_capture **captures = o.of_run ? open_run(capture, &count) : NULL;
+    if (o.of_run)
+        hk_plot_of_run(&plot, captures, count);
+    else
+        hk_plot_of(&plot, capture);
+    status = draw(&o, &plot);
+    hk_plot_free(&plot);
+    for (size_t i = 1; i < count; i++)
+        hk_capture_close(captures[i]);
+    free(captures);
+    hk_capture_close(capture);
+    return status;
+}

@@ -1,0 +1,64 @@
+/* heapkeeper plot: memory over time, drawn in a terminal, as SVG, as PNG, and as JSON. */
+#ifndef HK_VIEW_PLOT_H
+#define HK_VIEW_PLOT_H
+
+#include "read/capture.h"
+#include "view/text.h"
+
+#define HK_PLOT_LINES 8
+#define HK_PLOT_NOTES 16
+
+struct hk_plot_line {
+    char name[96];      /* clean UTF-8 */
+    double *at, *bytes; /* seconds since the plot's start, in order */
+    size_t count;
+    double most; /* of bytes */
+};
+
+/* Owns its lines' memory. */
+struct hk_plot {
+    struct hk_plot_line lines[HK_PLOT_LINES]; /* the last is drawn over the others */
+    size_t line_count, left_out;              /* processes for which there was no line */
+    double seconds, most;                     /* the axes' ends */
+    char title[512];                          /* clean UTF-8 */
+    struct {
+        double at;
+        char name[64];
+    } notes[HK_PLOT_NOTES]; /* moments that the program named */
+    size_t note_count;
+    const struct hk_capture_collection *collections; /* of cycles; borrowed */
+    size_t collection_count;
+    const struct hk_capture *capture; /* the first one, for the head; borrowed */
+    bool of_run;
+};
+
+/* Resident size, mapped by the heap, live: of one process. */
+void hk_plot_of(struct hk_plot *plot, const struct hk_capture *capture);
+
+/* What is live in each process of a run, the largest, and in all together. `captures` are borrowed. */
+void hk_plot_of_run(struct hk_plot *plot, struct hk_capture *const *captures, size_t count);
+void hk_plot_free(struct hk_plot *plot);
+
+void hk_plot_text(const struct hk_plot *plot, const struct hk_terminal *terminal, unsigned rows);
+void hk_plot_svg(const struct hk_plot *plot, FILE *out); /* readable on light and on dark */
+void hk_plot_png(const struct hk_plot *plot, FILE *out);
+void hk_plot_json(const struct hk_plot *plot, FILE *out);
+
+/* ---- shared by the pictures ---- */
+
+/* The distance of ticks on an axis of bytes, a power of two, and of seconds, so that there are at most `ticks`. */
+double hk_plot_byte_step(double most, unsigned ticks);
+double hk_plot_time_step(double seconds, unsigned ticks);
+/* "128 MiB"; "2.5 s", "10 min", in the unit that `step` is told in. */
+char *hk_plot_byte_label(char to[32], double bytes);
+char *hk_plot_time_label(char to[32], double seconds, double step);
+
+/* A collection that is worth a mark: of everything, or one that took a millisecond. */
+bool hk_plot_marks(const struct hk_capture_collection *collection);
+
+/* Where to write the names of lines: the height, from `bottom` (0 bytes) to `above` (`top` bytes), at which each ends, but `apart`
+ * from one another. */
+void hk_plot_name_places(const struct hk_plot *plot, double bottom, double above, double top, double apart,
+                         double places[HK_PLOT_LINES]);
+
+#endif

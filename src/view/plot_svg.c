@@ -1,0 +1,158 @@
+/* A plot as SVG: one file, no script, no network. Colours are a style sheet's, which turns with the reader's light or dark. */
+#include <math.h>
+#include <string.h>
+
+#include "view/plot.h"
+
+#define WIDTH  960
+#define HEIGHT 420
+#define LEFT   76
+#define RIGHT  160
+#define TOP    44
+#define BOTTOM 36
+
+static const char style[] =
+    "<style>\n"
+    "svg { background: #ffffff; font: 13px system-ui, sans-serif; }\n"
+    "text { fill: #24292f; } .title { font-size: 15px; font-weight: 600; } .tick { fill: #57606a; font-size: 12px; }\n"
+    ".grid { stroke: #d8dee4; } .axis { stroke: #8c959f; } .note { stroke: #8250df; stroke-dasharray: 3 3; } .gc { stroke: #1a7f37; stroke-width: 2; }\n"
+    "path { fill: none; stroke-width: 2; stroke-linejoin: round; } .area { opacity: 0.12; stroke: none; }\n"
+    ".c0 { stroke: #8c959f; } .c1 { stroke: #bf8700; } .c2 { stroke: #0969da; } .c3 { stroke: #1a7f37; } .c4 { stroke: #cf222e; }\n"
+    ".c5 { stroke: #8250df; } .c6 { stroke: #bc4c00; } .c7 { stroke: #24292f; }\n"
+    "text.c0 { fill: #6e7781; } text.c1 { fill: #9a6700; } text.c2, .area.c2 { fill: #0969da; } text.c3 { fill: #1a7f37; }\n"
+    "text.c4 { fill: #cf222e; } text.c5 { fill: #8250df; } text.c6 { fill: #bc4c00; } text.c7, .area.c7 { fill: #24292f; }\n"
+    "text { stroke: none; }\n"
+    "@media (prefers-color-scheme: dark) {\n"
+    "svg { background: #0d1117; } text { fill: #e6edf3; } .tick { fill: #8d96a0; } .grid { stroke: #21262d; }\n"
+    ".axis { stroke: #6e7681; } .note { stroke: #a371f7; } .gc { stroke: #3fb950; }\n"
+    ".c0 { stroke: #8d96a0; } .c1 { stroke: #d29922; } .c2 { stroke: #4493f8; } .c3 { stroke: #3fb950; } .c4 { stroke: #f85149; }\n"
+    ".c5 { stroke: #a371f7; } .c6 { stroke: #f0883e; } .c7 { stroke: #e6edf3; }\n"
+    "text.c0 { fill: #8d96a0; } text.c1 { fill: #d29922; } text.c2, .area.c2 { fill: #4493f8; } text.c3 { fill: #3fb950; }\n"
+    "text.c4 { fill: #f85149; } text.c5 { fill: #a371f7; } text.c6 { fill: #f0883e; } text.c7, .area.c7 { fill: #e6edf3; }\n"
+    "text { stroke: none; }\n"
+    "}\n"
+    "</style>\n";
+
+static void put_text(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        switch (*text) {
+        case '&':
+            fputs("&amp;", out);
+            break;
+        case '<':
+            fputs("&lt;", out);
+            break;
+        case '>':
+            fputs("&gt;", out);
+            break;
+        case '"':
+            fputs("&quot;", out);
+            break;
+        default:
+            fputc(*text, out);
+        }
+    }
+}
+
+static double x_of(const struct hk_plot *p, double at)
+{
+    return LEFT + (p->seconds > 0 ? at / p->seconds : 0) * (WIDTH - LEFT - RIGHT);
+}
+
+static double y_of(double top, double bytes)
+{
+    return HEIGHT - BOTTOM - (top > 0 ? bytes / top : 0) * (HEIGHT - TOP - BOTTOM);
+}
+
+static void put_axes(const struct hk_plot *p, double top, FILE *out)
+{
+    double step = hk_plot_byte_step(p->most, 6);
+    char label[32];
+    for (double bytes = 0; bytes <= top; bytes += step) {
+        fprintf(out, "<line class=\"%s\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", bytes > 0 ? "grid" : "axis", LEFT,
+                WIDTH - RIGHT, y_of(top, bytes), y_of(top, bytes));
+        fprintf(out, "<text class=\"tick\" text-anchor=\"end\" x=\"%d\" y=\"%.1f\">%s</text>\n", LEFT - 8, y_of(top, bytes) + 4,
+                hk_plot_byte_label(label, bytes));
+    }
+    step = hk_plot_time_step(p->seconds, 8);
+    for (unsigned i = 0; i <= 8 && i * step <= p->seconds; i++) {
+        double x = x_of(p, i * step);
+        fprintf(out, "<line class=\"axis\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>", x, x, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 5);
+        fprintf(out, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">%s</text>\n", x, HEIGHT - BOTTOM + 19,
+                hk_plot_time_label(label, i * step, step));
+    }
+}
+
+static void put_path(const struct hk_plot *p, const struct hk_plot_line *line, double top, FILE *out)
+{
+    for (size_t i = 0; i < line->count; i++)
+        fprintf(out, "%c%.1f %.1f", i ? 'L' : 'M', x_of(p, line->at[i]), y_of(top, line->bytes[i]));
+}
+
+static size_t colour_of(const struct hk_plot *p, size_t line)
+{
+    return p->of_run && line + 1 == p->line_count ? 7 : line % 7;
+}
+
+static void put_names(const struct hk_plot *p, double top, FILE *out)
+{
+    double places[HK_PLOT_LINES];
+    char label[32];
+    hk_plot_name_places(p, HEIGHT - BOTTOM, TOP, top, 16, places);
+    for (size_t i = 0; i < p->line_count; i++) {
+        const struct hk_plot_line *line = &p->lines[i];
+        if (line->count == 0)
+            continue;
+        fprintf(out, "<text class=\"c%zu\" x=\"%d\" y=\"%.1f\">", colour_of(p, i), WIDTH - RIGHT + 8, places[i] + 4);
+        put_text(out, line->name);
+        fprintf(out, " %s</text>\n", hk_text_bytes(label, line->bytes[line->count - 1]));
+    }
+}
+
+void hk_plot_svg(const struct hk_plot *p, FILE *out)
+{
+    double step = hk_plot_byte_step(p->most, 6), top = fmax(step, ceil(p->most / step) * step);
+    char label[32];
+    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\">\n<title>", WIDTH, HEIGHT);
+    put_text(out, p->title);
+    fprintf(out, "</title>\n%s<text class=\"title\" x=\"%d\" y=\"26\">", style, LEFT);
+    put_text(out, p->title);
+    fputs("</text>\n", out);
+    put_axes(p, top, out);
+    for (size_t i = 0; i < p->collection_count; i++) {
+        double x = x_of(p, (double)p->collections[i].longest_at_ns / 1e9);
+        if (hk_plot_marks(&p->collections[i]) && x <= WIDTH - RIGHT)
+            fprintf(out, "<line class=\"gc\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"><title>collection of generation %u, %s</title></line>\n",
+                    x, x, HEIGHT - BOTTOM, HEIGHT - BOTTOM - 8, p->collections[i].generation,
+                    hk_text_duration(label, p->collections[i].longest_ns));
+    }
+    for (size_t i = 0; i < p->note_count; i++) {
+        double x = x_of(p, p->notes[i].at);
+        fprintf(out, "<g><line class=\"note\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text class=\"tick\" x=\"%.1f\" y=\"%zu\">", x, x,
+                TOP, HEIGHT - BOTTOM, x + 4, TOP + 10 + 14 * (i % 4));
+        put_text(out, p->notes[i].name);
+        fputs("</text></g>\n", out);
+    }
+    for (size_t i = 0; i < p->line_count; i++) {
+        const struct hk_plot_line *line = &p->lines[i];
+        bool main = i + 1 == p->line_count;
+        size_t colour = colour_of(p, i);
+        if (line->count == 0)
+            continue;
+        if (main) {
+            fprintf(out, "<path class=\"area c%zu\" d=\"", colour);
+            put_path(p, line, top, out);
+            fprintf(out, "L%.1f %.1fL%.1f %.1fZ\"/>\n", x_of(p, line->at[line->count - 1]), y_of(top, 0), x_of(p, line->at[0]), y_of(top, 0));
+        }
+        fprintf(out, "<path class=\"c%zu\" d=\"", colour);
+        put_path(p, line, top, out);
+        fputs("\"><title>", out);
+        put_text(out, line->name);
+        fprintf(out, ", at most %s</title></path>\n", hk_text_bytes(label, line->most));
+    }
+    put_names(p, top, out);
+    if (p->most <= 0)
+        fprintf(out, "<text x=\"%d\" y=\"%d\">no figures: it ended before the first point of its timeline</text>\n", LEFT + 20, HEIGHT / 2);
+    fputs("</svg>\n", out);
+}

@@ -1,0 +1,201 @@
+"""`heapkeeper plot`: memory over time, in the terminal, as SVG, as PNG and as JSON."""
+
+import json
+import re
+import struct
+import subprocess
+import xml.etree.ElementTree
+import zlib
+
+import pytest
+
+import capture_writer as cw
+from conftest import COMMAND
+from test_contract_hostile import has_control_bytes
+from test_views import evil, show
+
+MIB = 1 << 20
+
+
+def plot(*words):
+    return json.loads(show("plot", "--json", *words).out.decode("utf-8"))
+
+
+def pixels(data):
+    """Rows of an 8-bit RGB picture whose rows have no filter; checks every chunk's sum on the way."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, {}
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        assert struct.unpack(">I", data[at + 8 + size:at + 12 + size])[0] == zlib.crc32(kind + body)
+        chunks[kind] = body
+        at += 12 + size
+    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert (depth, colour) == (8, 2)
+    raw = zlib.decompress(chunks[b"IDAT"])
+    assert len(raw) == height * (1 + 3 * width)
+    rows = [raw[y * (1 + 3 * width):(y + 1) * (1 + 3 * width)] for y in range(height)]
+    assert all(row[0] == 0 for row in rows)
+    return [[row[1 + 3 * x:4 + 3 * x] for x in range(width)] for row in rows]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    c = cw.shop()
+    c.points[29] = cw.point(time_ns=6_200_000_000, live_bytes=110 * MIB, rss_bytes=150 * MIB, name=c.string("half <way> & \"on\""))
+    return str(c.write(tmp_path / "shop.hkc"))
+
+
+def test_lines_are_the_points_of_the_capture(shop):
+    found = plot(shop)
+    lines = {line["name"]: line for line in found["lines"]}
+    assert list(lines) == ["RSS", "mapped", "live"]
+    live = lines["live"]
+    assert len(live["bytes"]) == len(live["time_ns"]) == 60 and live["time_ns"] == sorted(live["time_ns"])
+    assert live["bytes"][-1] == 153 * MIB and live["time_ns"][-1] == 12_400_000_000
+    assert lines["RSS"]["bytes"] == [150 * MIB, 231 * MIB], "points that did not read it are none"
+    assert found["notes"] == [{"time_ns": 6_200_000_000, "name": 'half <way> & "on"'}]
+
+
+def test_text_has_axes_and_names_each_line_where_it_ends(shop):
+    text = show("plot", shop, env={"LC_ALL": "C.UTF-8"}).out.decode()
+    rows = text.splitlines()
+    assert rows[0].startswith("shop.py") and "256 MiB ┤" in text and "0 B ┤" in text and "10 s" in text
+    assert re.search(r"RSS 231 MiB$", text, re.M) and re.search(r"live 153 MiB$", text, re.M)
+    names = [next(i for i, row in enumerate(rows) if row.endswith(name)) for name in ("RSS 231 MiB", "live 153 MiB")]
+    assert names == sorted(names), "what is more stands higher"
+    assert any("\u2800" < character < "\u2900" for character in text)
+    ascii_text = show("plot", "--height", "8", shop, env={"LC_ALL": "C"}).out
+    assert all(byte < 128 for byte in ascii_text) and b"l" in ascii_text
+    assert len(show("plot", "--height", "8", shop).out.splitlines()) < len(rows)
+    for width in 60, 80, 200:
+        out = show("plot", shop, env={"LC_ALL": "C.UTF-8", "COLUMNS": str(width)}).out.decode()
+        assert max(map(len, out.splitlines())) <= width
+
+
+def test_svg_is_one_document_for_light_and_dark(shop, tmp_path):
+    target = tmp_path / "plot.svg"
+    assert show("plot", "-o", target, shop).out == b""
+    text = target.read_text(encoding="utf-8")
+    root = xml.etree.ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and "prefers-color-scheme: dark" in text
+    paths = [e for e in root.iter("{http://www.w3.org/2000/svg}path")]
+    assert len(paths) == 4, "three lines, and the area below one"
+    words = "".join(root.itertext())
+    assert 'half <way> & "on"' in words and "live 153 MiB" in words and "256 MiB" in words
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "") and "<script" not in text
+    x = [float(n) for n in re.findall(r"[ML]([\d.]+) ", paths[-1].get("d"))]
+    assert x == sorted(x) and len(x) == 60
+
+
+def test_png_is_a_picture_with_each_lines_colour(shop, tmp_path):
+    target = tmp_path / "plot.png"
+    show("plot", "-o", target, shop)
+    rows = pixels(target.read_bytes())
+    colours = {}
+    for row in rows:
+        for pixel in row:
+            colours[pixel] = colours.get(pixel, 0) + 1
+    assert max(colours, key=colours.get) == b"\xff\xff\xff"
+    for wanted in (b"\x09\x69\xda", b"\xbf\x87\x00", b"\x8c\x95\x9f"):
+        assert colours.get(wanted, 0) > 300
+    assert show("plot", "--format", "png", shop).out == target.read_bytes()
+
+
+def test_processes_of_a_run_are_drawn_together(heapkeeper):
+    heapkeeper.good("""
+        import os, time
+        kept = bytearray(30 << 20)
+        time.sleep(0.05)
+        pid = os.fork()
+        mine = bytearray(9 << 20)
+        for _ in range(20):
+            time.sleep(0.01)
+            more = [bytes(1000) for _ in range(3000)]
+        if pid:
+            os.waitpid(pid, 0)
+        else:
+            os.kill(os.getpid(), 9)
+    """, options=("--exact",))
+    found = plot("--run", heapkeeper.output)
+    assert found["run"] and len(found["lines"]) == 3 and found["lines"][-1]["name"] == "all"
+    assert len({line["name"] for line in found["lines"]}) == 3
+    most = [max(line["bytes"]) for line in found["lines"]]
+    assert most[-1] > max(most[:-1]) and most[-1] <= sum(most[:-1])
+    assert b"live in 2 processes" in show("plot", "--run", heapkeeper.output).out
+    alone = plot(heapkeeper.output)
+    assert [line["name"] for line in alone["lines"]] == ["RSS", "mapped", "live"]
+
+
+def test_collections_are_marked_below(tmp_path):
+    c = cw.shop()
+    c.header["minor"] = 3
+    c.collection(6_200_000_000, generation=2, duration_ns=5_000_000, longest_ns=5_000_000)
+    c.collection(6_300_000_000, generation=0, count=50, duration_ns=50_000, longest_ns=2_000)
+    path = c.write(tmp_path / "x.hkc")
+    assert [e["generation"] for e in plot(path)["collections"]] == [2, 0]
+    row, = [row for row in show("plot", path).out.decode().splitlines() if row.endswith(" collections")]
+    assert row.count("^") == 1, "a quick one of the young is not worth a mark"
+    assert b"collection of generation 2, 5 ms" in show("plot", "--format", "svg", path).out
+
+
+def test_capture_without_points_says_so(tmp_path):
+    c = cw.Capture()
+    path = c.write(tmp_path / "x.hkc")
+    assert b"no figures" in show("plot", path).out
+    assert b"no figures" in show("plot", "--format", "svg", path).out
+    pixels(show("plot", "--format", "png", path).out)
+    assert plot(path)["seconds"] == 0
+
+
+def test_running_process_is_drawn_up_to_now(heapkeeper):
+    words = heapkeeper.command("import sys; kept = bytearray(9 << 20); print('ready', flush=True); sys.stdin.read()", options=("--exact",))
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        found = plot(process.pid)
+        process.stdin.close()
+    assert found["state"] == "running" and found["pid"] == process.pid
+
+
+def test_hostile_names_and_figures_are_drawn_without_harm(tmp_path):
+    c = cw.shop()
+    bad = "\x1b[2J\u202e<script>&\"'\ud800"
+    c.header["command_line"] = c.string(b"/" + bad.encode("utf-8", "surrogatepass") + b"\x1f")
+    c.header["executable"] = c.header["command_line"]
+    for i, time in enumerate((5, (1 << 64) - 1, 0, 1 << 63)):
+        c.points.append(cw.point(time_ns=time, live_bytes=(1 << 64) - 1, large_bytes=(1 << 63) + i, rss_bytes=1 << 63, mapped_bytes=1,
+                                 name=c.string(bad.encode("utf-8", "surrogatepass"))))
+    path = c.write(tmp_path / "x.hkc")
+    for words in ([], ["--json"], ["--format", "svg"], ["--run"]):
+        out = show("plot", *words, path).out
+        assert not has_control_bytes(out) and (b"<script" not in out or "svg" not in words)
+        out.decode("utf-8")
+    xml.etree.ElementTree.fromstring(show("plot", "--format", "svg", path).out.decode("utf-8"))
+    pixels(show("plot", "--format", "png", path).out)
+    assert not has_control_bytes(show("plot", evil(tmp_path)).out)
+
+
+@pytest.mark.parametrize("words, wanted", [
+    (["a", "b"], b"one capture or process"), (["--format", "gif", "a"], b"text, svg, png or json"),
+    (["-o", "x.gif", "a"], b".svg, .png, .json and .txt"), (["-o", "x", "a"], b"--format says"), (["--height", "2", "a"], b"4 to 200 rows"),
+    (["--height", "x", "a"], b"4 to 200 rows"), (["--nonsense"], b"unknown option"),
+])
+def test_wrong_command_lines_are_one_line_and_status_2(words, wanted):
+    done = show("plot", *words, status=2)
+    assert done.out == b"" and re.fullmatch(rb"heapkeeper: [^\n]+\n", done.err) and wanted in done.err
+
+
+def test_files_are_not_written_over_unasked(shop, tmp_path):
+    target = tmp_path / "plot.svg"
+    target.write_text("mine")
+    assert b"--force writes over it" in show("plot", "-o", target, shop, status=1).err and target.read_text() == "mine"
+    show("plot", "-f", "-o", target, shop)
+    assert target.read_text().startswith("<svg")
+    assert b"the capture itself" in show("plot", "-f", "--format", "svg", "-o", shop, shop, status=1).err
+    (tmp_path / "text").write_text("no capture")
+    assert re.fullmatch(rb"heapkeeper: [^\n]+\n", show("plot", tmp_path / "text", status=1).err)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([COMMAND, "plot", shop], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1 and b"could not be written" in done.stderr
