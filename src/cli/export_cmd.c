@@ -12,7 +12,7 @@ struct options {
     const char *output, *target;
 };
 
-static const char *const format_words[] = {"collapsed", "speedscope", "csv", "json", NULL};
+static const char *const format_words[] = {"collapsed", "speedscope", "pprof", "chrome", "csv", "json", NULL};
 static const char *const of_words[] = {"live", "peak", "total", NULL};
 
 static int parse(int argc, char **argv, struct options *o)
@@ -44,7 +44,7 @@ static int parse(int argc, char **argv, struct options *o)
         }
     }
     if (o->format < 0)
-        return hk_cli_fail(HK_EXIT_USAGE, "export: --format is needed: collapsed, speedscope, csv or json");
+        return hk_cli_fail(HK_EXIT_USAGE, "export: --format is needed: collapsed, speedscope, pprof, chrome, csv or json");
     if (argc - optind > 1)
         return hk_cli_fail(HK_EXIT_USAGE, "export: one capture or process at a time, not \"%s\" too", argv[optind + 1]);
     o->target = argv[optind];

@@ -19,11 +19,14 @@ static const char usage[] =
     "       heapkeeper blocks [OPTIONS] [CAPTURE|PID]         arenas, pools and blocks of the heap\n"
     "       heapkeeper table [OPTIONS] [CAPTURE|PID]          a row for each line, function, file, module "
     "or domain\n"
-    "       heapkeeper export --format FORMAT [CAPTURE|PID]   for flame graphs, speedscope, spreadsheets, programs\n"
+    "       heapkeeper export --format FORMAT [CAPTURE|PID]   for flame graphs, speedscope, pprof, Perfetto, ...\n"
     "       heapkeeper diff [OPTIONS] BEFORE AFTER            what rose and what fell; also between two moments of one\n"
     "       heapkeeper lines [OPTIONS] FILE [CAPTURE|PID]     the source of a file, with what each line allocated\n"
     "       heapkeeper flame [OPTIONS] [CAPTURE|PID]          the stacks as a picture: one HTML file\n"
     "       heapkeeper plot [OPTIONS] [CAPTURE|PID]           memory over time, in the terminal, as SVG or PNG\n"
+    "       heapkeeper tree [OPTIONS] [CAPTURE|PID]           the calls as a tree; in a terminal to move in\n"
+    "       heapkeeper live [OPTIONS] [PID|CAPTURE]           the report of a running process, again and again\n"
+    "       heapkeeper compare [OPTIONS] A.py B.py            runs two programs in turn: time, memory, the lines that differ\n"
     "       heapkeeper help [COMMAND]                         options\n"
     "       heapkeeper version\n";
 
@@ -110,6 +113,8 @@ static const char export_usage[] =
     "\n"
     "  --format FORMAT     collapsed   stacks for flame graphs: frames between semicolons, then bytes\n"
     "                      speedscope  for https://www.speedscope.app\n"
+    "                      pprof       for `go tool pprof` (profile.proto, gzip)\n"
+    "                      chrome      for Perfetto and chrome://tracing: counters over time, and stacks\n"
     "                      csv         a row a site\n"
     "                      json        a line a site, an object each\n"
     "  --of WORD           live (default), peak, total: the bytes of stacks, the order of rows\n"
@@ -167,6 +172,47 @@ static const char plot_usage[] =
     "  --json              for programs\n"
     "  --color WHEN        auto, always, never\n";
 
+static const char tree_usage[] =
+    "usage: heapkeeper tree [OPTIONS] [CAPTURE|PID]\n"
+    "\n"
+    "The calls as a tree, the heaviest first. In a terminal one moves in it with the arrows (q quits); else it is text. Without\n"
+    "CAPTURE or PID: the newest run.\n"
+    "\n"
+    "  -i, --inverted      who asked for memory first, below each those that called it\n"
+    "  --of WORD           live (default), peak, total, blocks\n"
+    "  -t, --text          text in a terminal, too; also with the next two\n"
+    "  --depth N           so many calls deep\n"
+    "  --min SHARE         only frames with as much of the whole (default 1%, with --json 0%)\n"
+    "  --json              for programs\n"
+    "  --color WHEN        auto, always, never\n";
+
+static const char live_usage[] =
+    "usage: heapkeeper live [OPTIONS] [PID|CAPTURE]\n"
+    "\n"
+    "The report of a running process, read anew every second. In a terminal it takes all of it (q quits); else it prints a report\n"
+    "every interval until the process ends. Without PID or CAPTURE: the newest run.\n"
+    "\n"
+    "  -i, --interval S    seconds between reports (default 1)\n"
+    "  --count N           so many reports\n"
+    "  --top N             lines in each list (default 10)\n"
+    "  --json              for programs: one document after another\n"
+    "  --color WHEN        auto, always, never\n";
+
+static const char compare_usage[] =
+    "usage: heapkeeper compare [OPTIONS] A B\n"
+    "       heapkeeper compare [OPTIONS] A [ARGUMENTS] -- B [ARGUMENTS]\n"
+    "\n"
+    "Runs two programs in turn, each as often without recording (time, resident size) as with it (peak, allocated, blocks), and\n"
+    "shows medians and the lines that differ. A and B are what \"heapkeeper run\" takes; their output is dropped.\n"
+    "\n"
+    "  -r, --runs N        of each (default 5)\n"
+    "  --by WORD           line (default), function, file, module, domain: the rows of the difference\n"
+    "  -n, --limit N       rows (default 10); 0: all\n"
+    "  --sample[=BYTES]    record samples and not every block\n"
+    "  --python PYTHON     the Python for scripts, -m and -c\n"
+    "  --json              for programs\n"
+    "  --color WHEN        auto, always, never\n";
+
 int hk_cli_fail(int status, const char *format, ...)
 {
     struct hk_terminal terminal;
@@ -202,6 +248,7 @@ static const struct {
     {"run", run_usage, hk_cli_run},          {"report", report_usage, hk_cli_report}, {"blocks", blocks_usage, hk_cli_blocks},
     {"table", table_usage, hk_cli_table},    {"export", export_usage, hk_cli_export}, {"diff", diff_usage, hk_cli_diff},
     {"lines", lines_usage, hk_cli_lines},    {"flame", flame_usage, hk_cli_flame},    {"plot", plot_usage, hk_cli_plot},
+    {"tree", tree_usage, hk_cli_tree},       {"live", live_usage, hk_cli_live},       {"compare", compare_usage, hk_cli_compare},
 };
 #define COMMANDS (sizeof commands / sizeof commands[0])
 

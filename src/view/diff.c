@@ -240,6 +240,16 @@ static void put_row(struct hk_json *j, const struct hk_diff_view *v, const struc
     hk_json_end_object(j);
 }
 
+static void put_rows(struct hk_json *j, const struct hk_diff_view *v, const struct choice *c)
+{
+    for (size_t i = 0; i < c->shown; i++) {
+        hk_json_object(j, NULL, true);
+        hk_group_json(j, v->by, v->diff->rows[c->order[i]].group);
+        put_row(j, v, &v->diff->rows[c->order[i]]);
+        hk_json_end_object(j);
+    }
+}
+
 static void put_capture(struct hk_json *j, const char *key, const struct hk_capture *capture, const struct hk_moment *moment)
 {
     hk_json_object(j, key, false);
@@ -279,13 +289,15 @@ void hk_diff_json(const struct hk_diff_view *v, FILE *out)
     hk_json_unsigned(j, "rows", c.other_count);
     hk_json_end_object(j);
     hk_json_array(j, "rows", false);
-    for (size_t i = 0; i < c.shown; i++) {
-        hk_json_object(j, NULL, true);
-        hk_group_json(j, v->by, v->diff->rows[c.order[i]].group);
-        put_row(j, v, &v->diff->rows[c.order[i]]);
-        hk_json_end_object(j);
-    }
+    put_rows(j, v, &c);
     hk_json_end_array(j);
     hk_json_end_object(j);
+    free(c.order);
+}
+
+void hk_diff_json_rows(const struct hk_diff_view *v, struct hk_json *j)
+{
+    struct choice c = choose(v);
+    put_rows(j, v, &c);
     free(c.order);
 }

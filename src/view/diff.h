@@ -21,4 +21,7 @@ void hk_diff_text(const struct hk_diff_view *view, const struct hk_terminal *ter
 /* Keys are stable: names are never changed or removed within a major version, only added. */
 void hk_diff_json(const struct hk_diff_view *view, FILE *out);
 
+/* The rows alone, into the array that is open. */
+void hk_diff_json_rows(const struct hk_diff_view *view, struct hk_json *json);
+
 #endif

@@ -35,7 +35,7 @@ struct export {
 
 const char *hk_export_format_word(enum hk_export_format format)
 {
-    static const char *const words[] = {"collapsed", "speedscope", "csv", "json"};
+    static const char *const words[] = {"collapsed", "speedscope", "pprof", "chrome", "csv", "json"};
     return format < HK_EXPORT_FORMATS ? words[format] : "unknown";
 }
 
@@ -434,6 +434,12 @@ bool hk_export(const struct hk_capture *capture, const struct hk_sites *sites, e
         break;
     case HK_EXPORT_SPEEDSCOPE:
         put_speedscope(&e);
+        break;
+    case HK_EXPORT_PPROF:
+        e.whole = hk_export_pprof(capture, sites, of, out);
+        break;
+    case HK_EXPORT_CHROME:
+        hk_export_chrome(capture, sites, of, out);
         break;
     case HK_EXPORT_CSV:
         fputs("domain,function,qualified_name,file,line,module,live_bytes,live_blocks,peak_bytes,peak_blocks,total_bytes,"

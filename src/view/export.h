@@ -10,7 +10,15 @@
 
 #include "read/sites.h"
 
-enum hk_export_format { HK_EXPORT_COLLAPSED, HK_EXPORT_SPEEDSCOPE, HK_EXPORT_CSV, HK_EXPORT_JSON, HK_EXPORT_FORMATS };
+enum hk_export_format {
+    HK_EXPORT_COLLAPSED,
+    HK_EXPORT_SPEEDSCOPE,
+    HK_EXPORT_PPROF,
+    HK_EXPORT_CHROME,
+    HK_EXPORT_CSV,
+    HK_EXPORT_JSON,
+    HK_EXPORT_FORMATS
+};
 enum hk_export_of { HK_EXPORT_LIVE, HK_EXPORT_PEAK, HK_EXPORT_TOTAL, HK_EXPORT_MEASURES };
 
 /* "collapsed", ...; "live", ... */
@@ -21,5 +29,10 @@ const char *hk_export_of_word(enum hk_export_of of);
  * frames that some stacks have only their innermost ones, beneath "...". Errors of `out` are the caller's to look for. */
 bool hk_export(const struct hk_capture *capture, const struct hk_sites *sites, enum hk_export_format format,
                enum hk_export_of of, FILE *out);
+
+/* ---- formats with a file of their own; hk_export calls them ---- */
+
+bool hk_export_pprof(const struct hk_capture *capture, const struct hk_sites *sites, enum hk_export_of of, FILE *out);
+void hk_export_chrome(const struct hk_capture *capture, const struct hk_sites *sites, enum hk_export_of of, FILE *out);
 
 #endif

@@ -16,6 +16,7 @@
 #include "view/plot.h"
 #include "view/report.h"
 #include "view/table.h"
+#include "view/tree.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -100,6 +101,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct hk_flame flame = {capture, sites, tree};
     hk_flame_html(&flame, sink);
     hk_flame_json(&flame, sink);
+    for (int inverted = 0; inverted < 2; inverted++) {
+        struct hk_tree_view view = {capture, tree, (enum hk_sort)(inverted * 2), inverted != 0, inverted ? 3 : 0, inverted ? 0 : 0.01};
+        hk_tree_text(&view, inverted ? &narrow : &wide);
+        hk_tree_json(&view, sink);
+    }
     hk_call_tree_free(tree);
     show_plots(capture, &wide);
     hk_sites_free(sites);
