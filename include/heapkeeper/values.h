@@ -48,8 +48,8 @@ HK_API hk_object *hk_bytes(hk_runtime *runtime, const void *bytes, size_t size);
 HK_API const void *hk_bytes_data(const hk_object *bytes); /* borrowed */
 HK_API size_t hk_bytes_size(const hk_object *bytes);
 
-/* A string that is put together piece by piece, in a buffer that doubles; finish makes the string. After a failure the pieces
- * are ignored, and finish returns NULL. */
+/* A string that is put together piece by piece, in its own memory, which doubles: with the expected size it is allocated once.
+ * After a failure the pieces are ignored, and finish returns NULL. Each that was begun is to be finished. */
 typedef struct {
     hk_runtime *runtime;
     char *data;

@@ -1,7 +1,9 @@
 /* Dict and set: a compact table that keeps the order of insertion (Raymond Hettinger's design, CPython's Objects/dictobject.c).
  *
- *      indices   an open-addressing table, a power of two, of numbers of entries: 1, 2 or 4 bytes each, as few as will do;
- *                EMPTY, or DELETED where an entry was
+ *      indices   an open-addressing table, a power of two: 1, 2 or 4 bytes each, as few as will do. As many bits as number the
+ *                slots are the number of an entry; those above are bits of its hash, the tag, so that where another
+ *                key is found that is seen, mostly, without a look at its entry. EMPTY, or DELETED where an entry was: there is
+ *                no entry with these numbers, the last ones
  *      entries   hash, key, value, in the order of insertion; two thirds as many as indices. A deleted one has no key
  *
  * Both are in one piece of memory beside the object. When the entries are used up the table is built anew for what is alive
@@ -10,9 +12,10 @@
 
 #include "heapkeeper/values.h"
 #include "object/runtime.h"
+#include "object/text.h"
 
-#define EMPTY (-1)
-#define DELETED (-2)
+#define EMPTY UINT32_MAX /* of an index, as many bits as it has */
+#define DELETED (UINT32_MAX - 1)
 #define SMALLEST 8
 
 struct entry {
@@ -44,55 +47,77 @@ static struct entry *entries_of(const struct dict *dict)
     return (struct entry *)((char *)dict->table + dict->size * index_width(dict->size));
 }
 
-static int64_t index_get(const struct dict *dict, size_t slot)
+/* Of an index, all bits. */
+static inline uint32_t ones(size_t width)
+{
+    return width == 4 ? UINT32_MAX : (1u << 8 * width) - 1;
+}
+
+static inline uint32_t index_get(const void *table, size_t slot, size_t width)
+{
+    return width == 1 ? ((const uint8_t *)table)[slot] : width == 2 ? ((const uint16_t *)table)[slot] : ((const uint32_t *)table)[slot];
+}
+
+static inline void index_put(struct dict *dict, size_t slot, uint32_t index)
 {
     switch (index_width(dict->size)) {
-    case 1: return ((int8_t *)dict->table)[slot];
-    case 2: return ((int16_t *)dict->table)[slot];
-    default: return ((int32_t *)dict->table)[slot];
+    case 1: ((uint8_t *)dict->table)[slot] = (uint8_t)index; break;
+    case 2: ((uint16_t *)dict->table)[slot] = (uint16_t)index; break;
+    default: ((uint32_t *)dict->table)[slot] = index;
     }
 }
 
-static void index_put(struct dict *dict, size_t slot, int64_t index)
+static inline uint32_t tag_of(uint64_t hash, size_t mask, size_t width)
 {
-    switch (index_width(dict->size)) {
-    case 1: ((int8_t *)dict->table)[slot] = (int8_t)index; break;
-    case 2: ((int16_t *)dict->table)[slot] = (int16_t)index; break;
-    default: ((int32_t *)dict->table)[slot] = (int32_t)index;
-    }
+    return (uint32_t)(hash >> 32) & ~(uint32_t)mask & ones(width);
 }
 
 /* Where to look next: a walk through all slots, in which every bit of the hash has its say. */
-static size_t probe(size_t slot, size_t mask, uint64_t *perturb)
+static inline size_t probe(size_t slot, size_t mask, uint64_t *perturb)
 {
     *perturb >>= 5;
     return (slot * 5 + *perturb + 1) & mask;
 }
 
-/* The slot of the key's index; -1: it is not there. */
-static int64_t find(const struct dict *dict, const hk_object *key, uint64_t hash)
+static inline __attribute__((always_inline)) int64_t find_in(const struct dict *dict, const hk_object *key, uint64_t hash, size_t width,
+                                                             struct entry **found)
 {
-    if (dict->count == 0)
-        return -1;
-    const struct entry *entries = entries_of(dict);
-    uint64_t perturb = hash;
+    struct entry *entries = (struct entry *)((char *)dict->table + dict->size * width);
     size_t mask = dict->size - 1;
+    uint64_t perturb = hash;
+    uint32_t tag = tag_of(hash, mask, width);
     for (size_t slot = hash & mask;; slot = probe(slot, mask, &perturb)) {
-        int64_t index = index_get(dict, slot);
-        if (index == EMPTY)
+        uint32_t index = index_get(dict->table, slot, width);
+        if (index == (EMPTY & ones(width)))
             return -1;
-        if (index >= 0 && entries[index].hash == hash && hk_equal(entries[index].key, key))
+        if ((index & ~(uint32_t)mask) != tag || index == (DELETED & ones(width)))
+            continue;
+        struct entry *entry = &entries[index & mask];
+        if (entry->hash == hash && (entry->key == key || hk_text_equal_or(entry->key, key))) {
+            *found = entry;
             return (int64_t)slot;
+        }
     }
 }
 
-static size_t free_slot(const struct dict *dict, uint64_t hash)
+/* The slot of the key's index, and its entry; -1: it is not there. */
+static int64_t find(const struct dict *dict, const hk_object *key, uint64_t hash, struct entry **found)
 {
+    if (dict->count == 0)
+        return -1;
+    if (dict->size > 32768)
+        return find_in(dict, key, hash, 4, found);
+    return dict->size > 128 ? find_in(dict, key, hash, 2, found) : find_in(dict, key, hash, 1, found);
+}
+
+/* Puts the number of an entry where it is found. */
+static void index_add(struct dict *dict, uint64_t hash, uint32_t number)
+{
+    size_t width = index_width(dict->size), mask = dict->size - 1, slot = hash & mask;
     uint64_t perturb = hash;
-    size_t mask = dict->size - 1, slot = hash & mask;
-    while (index_get(dict, slot) >= 0)
+    while (index_get(dict->table, slot, width) < (DELETED & ones(width)))
         slot = probe(slot, mask, &perturb);
-    return slot;
+    index_put(dict, slot, tag_of(hash, mask, width) | number);
 }
 
 /* A table for twice as many as are alive. */
@@ -113,7 +138,7 @@ static bool rebuild(hk_runtime *runtime, struct dict *dict)
     struct entry *from = dict->size > 0 ? entries_of(dict) : NULL, *to = entries_of(&next);
     for (uint32_t i = 0; i < dict->filled; i++)
         if (from[i].key != NULL) {
-            index_put(&next, free_slot(&next, from[i].hash), next.filled);
+            index_add(&next, from[i].hash, next.filled);
             to[next.filled++] = from[i];
         }
     hk_memory_free(runtime, dict->table);
@@ -123,16 +148,16 @@ static bool rebuild(hk_runtime *runtime, struct dict *dict)
 
 static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_object *value)
 {
-    uint64_t hash = hk_hash(key);
-    int64_t slot = find(dict, key, hash);
-    if (slot >= 0) {
+    uint64_t hash = hk_text_hash_or(key);
+    struct entry *entry;
+    if (find(dict, key, hash, &entry) >= 0) {
         if (value != NULL)
-            hk_set(runtime, &entries_of(dict)[index_get(dict, (size_t)slot)].value, hk_incref(value));
+            hk_set(runtime, &entry->value, hk_incref(value));
         return true;
     }
     if (dict->filled == (dict->size > 0 ? usable(dict->size) : 0) && !rebuild(runtime, dict))
         return false;
-    index_put(dict, free_slot(dict, hash), dict->filled);
+    index_add(dict, hash, dict->filled);
     entries_of(dict)[dict->filled++] = (struct entry){hash, hk_incref(key), value != NULL ? hk_incref(value) : NULL};
     dict->count++;
     dict->version++;
@@ -141,10 +166,11 @@ static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_objec
 
 static bool take_out(hk_runtime *runtime, struct dict *dict, const hk_object *key)
 {
-    int64_t slot = find(dict, key, hk_hash(key));
+    struct entry *entry;
+    int64_t slot = find(dict, key, hk_text_hash_or(key), &entry);
     if (slot < 0)
         return false;
-    struct entry *entry = &entries_of(dict)[index_get(dict, (size_t)slot)], old = *entry;
+    struct entry old = *entry;
     index_put(dict, (size_t)slot, DELETED);
     entry->key = entry->value = NULL;
     dict->count--;
@@ -209,8 +235,8 @@ static bool dict_equal(const hk_object *self, const hk_object *other)
         return false;
     hk_object *key, *value;
     for (size_t position = 0; next(a, &position, &key, &value);) {
-        int64_t slot = find(b, key, hk_hash(key));
-        if (slot < 0 || (value != NULL && !hk_equal(value, entries_of(b)[index_get(b, (size_t)slot)].value)))
+        struct entry *entry;
+        if (find(b, key, hk_text_hash_or(key), &entry) < 0 || (value != NULL && !hk_equal(value, entry->value)))
             return false;
     }
     return true;
@@ -241,8 +267,8 @@ size_t hk_dict_count(const hk_object *dict)
 hk_object *hk_dict_get(const hk_object *self, const hk_object *key)
 {
     const struct dict *dict = (const struct dict *)self;
-    int64_t slot = find(dict, key, hk_hash(key));
-    return slot < 0 ? NULL : entries_of(dict)[index_get(dict, (size_t)slot)].value;
+    struct entry *entry;
+    return find(dict, key, hk_text_hash_or(key), &entry) < 0 ? NULL : entry->value;
 }
 
 bool hk_dict_set(hk_runtime *runtime, hk_object *dict, hk_object *key, hk_object *value)
@@ -287,7 +313,8 @@ size_t hk_set_count(const hk_object *set)
 
 bool hk_set_has(const hk_object *set, const hk_object *member)
 {
-    return find((const struct dict *)set, member, hk_hash(member)) >= 0;
+    struct entry *entry;
+    return find((const struct dict *)set, member, hk_text_hash_or(member), &entry) >= 0;
 }
 
 bool hk_set_add(hk_runtime *runtime, hk_object *set, hk_object *member)

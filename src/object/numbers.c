@@ -91,12 +91,6 @@ double hk_float_value(const hk_object *object)
 
 /* --- hashes and equality --- */
 
-uint64_t hk_hash_mix(uint64_t value)
-{
-    value = (value ^ value >> 32) * 0xd6e8feb86659fd93u;
-    return value ^ value >> 32;
-}
-
 static bool is_number(const hk_object *object)
 {
     return hk_is(object, &hk_int_type) || hk_is(object, &hk_float_type) || hk_is(object, &hk_bool_type);

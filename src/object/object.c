@@ -19,7 +19,8 @@ HK_API struct {
 
 static struct hk_gc_shape shape_of(const hk_type *type)
 {
-    bool is_plain = type->traverse == NULL && type->clear == NULL && type->finalize == NULL && type->destroy == NULL;
+    bool destroys = type->destroy != NULL && !(type->flags & HK_TYPE_DESTROYS_FLAGGED);
+    bool is_plain = type->traverse == NULL && type->clear == NULL && type->finalize == NULL && !destroys;
     struct hk_gc_shape shape = {.scattered = type->pointers & ~(uint64_t)1, .traversed = type->traverse != NULL};
     if (is_plain && type->free_list == 0)
         shape.plain = type->flags & HK_TYPE_ACYCLIC ? HK_PLAIN_ACYCLIC : HK_PLAIN;
@@ -79,7 +80,7 @@ static void *memory_malloc(hk_runtime *runtime, hk_heap *heap, size_t size)
         void *block = hk_malloc_unlocked(heap, size);
         if (hk_region_has(block))
             return block;
-        hk_free(heap, block); /* no addresses left in the region */
+        hk_large_free(heap, block); /* no addresses left in the region */
         return NULL;
     }
     struct hk_large *large = size > PTRDIFF_MAX ? NULL : hk_malloc(heap, size + sizeof(*large));
@@ -112,20 +113,25 @@ void hk_memory_free(hk_runtime *runtime, void *memory)
     memory_free(runtime->memory, memory);
 }
 
+/* Both sizes are those of large blocks. NULL: it is as it was. */
+static void *large_resize(hk_runtime *runtime, hk_heap *heap, void *memory, size_t size)
+{
+    if (size > PTRDIFF_MAX || hk_fault())
+        return NULL;
+    struct hk_large *large = (struct hk_large *)memory - 1, *moved;
+    large_unlink(large);
+    hk_plan_large(&runtime->plan, size);
+    moved = hk_realloc(heap, large, size + sizeof(*large));
+    large_link(runtime, moved != NULL ? moved : large);
+    return moved != NULL ? moved + 1 : NULL;
+}
+
 void *hk_memory_resize(hk_runtime *runtime, void *memory, size_t size)
 {
     if (memory == NULL)
         return hk_memory(runtime, size);
-    if (!hk_region_has(memory) && size > HK_BLOCK_MAX) {
-        if (size > PTRDIFF_MAX || hk_fault())
-            return NULL;
-        struct hk_large *large = (struct hk_large *)memory - 1, *moved;
-        large_unlink(large);
-        hk_plan_large(&runtime->plan, size);
-        moved = hk_realloc(runtime->memory, large, size + sizeof(*large));
-        large_link(runtime, moved != NULL ? moved : large);
-        return moved != NULL ? moved + 1 : NULL;
-    }
+    if (!hk_region_has(memory) && size > HK_BLOCK_MAX)
+        return large_resize(runtime, runtime->memory, memory, size);
     size_t had = hk_region_has(memory) ? hk_usable_size(memory) : SIZE_MAX;
     if (size <= had && size > had / 2 && had != SIZE_MAX)
         return memory;
@@ -168,12 +174,12 @@ static inline __attribute__((always_inline)) hk_object *zero_behind_head(hk_obje
 /* There was no block for an object in the region: it is one that the recorder is to know, or there is none. */
 static __attribute__((noinline)) hk_object *not_here(hk_heap *heap, void *elsewhere, size_t size, uint16_t *flags)
 {
-    hk_free(heap, elsewhere);
+    hk_large_free(heap, elsewhere);
     hk_object *object = size <= HK_BLOCK_MAX ? hk_malloc_due(heap, size) : NULL;
     *flags |= HK_SAMPLED;
     if (hk_region_has(object))
         return object;
-    hk_free(heap, object);
+    hk_large_free(heap, object);
     return NULL;
 }
 
@@ -302,6 +308,11 @@ hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)
 hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size)
 {
     return object_of_size(runtime, type, size, false);
+}
+
+hk_object *hk_object_resize_large(hk_runtime *runtime, hk_object *object, size_t size)
+{
+    return large_resize(runtime, runtime->acyclic, object, size);
 }
 
 static void untrack_chain(uint64_t chain, unsigned shift)
@@ -535,7 +546,7 @@ void hk_runtime_destroy(hk_runtime *runtime)
     while (runtime->large.next != NULL) {
         struct hk_large *large = runtime->large.next;
         large_unlink(large);
-        hk_free(runtime->memory, large);
+        hk_free(large->is_object ? runtime->acyclic : runtime->memory, large);
     }
     for (struct hk_arena *arena = runtime->cyclic->arenas; arena != NULL; arena = arena->next)
         hk_gc_arena_clear(arena);

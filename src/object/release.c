@@ -36,6 +36,8 @@ static void each_child_full(hk_traversal *traversal)
 {
     struct each_child *each = (struct each_child *)traversal;
     for (hk_object **child = each->buffer; child < traversal->next; child++)
+        __builtin_prefetch(*child, 1); /* they lie anywhere: waited for together */
+    for (hk_object **child = each->buffer; child < traversal->next; child++)
         each->function(*child, each->argument);
     traversal->next = each->buffer;
 }

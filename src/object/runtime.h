@@ -36,6 +36,9 @@ enum { HK_FINALIZED = 1, HK_HAS_WEAKREFS = 2, HK_LARGE = 4, HK_INTERNED = 8 };
 /* It is one of a runtime in debug mode: its release is looked at. Like the other two it is not kept in pending. */
 #define HK_WATCHED 64
 
+/* hk_type.flags, private: destroy has nothing to do for an object without flags of its own. */
+#define HK_TYPE_DESTROYS_FLAGGED 0x80000000u
+
 struct hk_large { /* before a large block, which stays 16-aligned */
     struct hk_large *next, *previous;
     bool is_object;
@@ -138,11 +141,17 @@ static inline bool hk_fault(void)
 
 extern const struct hk_gc_model hk_native_model;
 
-/* numbers.c */
-uint64_t hk_hash_mix(uint64_t value);
+/* Of a number, to spread its bits. */
+static inline uint64_t hk_hash_mix(uint64_t value)
+{
+    value = (value ^ value >> 32) * 0xd6e8feb86659fd93u;
+    return value ^ value >> 32;
+}
 
 /* object.c */
 hk_object *hk_new_raw(hk_runtime *runtime, hk_type *type, size_t size); /* not zeroed; for types without references */
+/* A larger one in its place, or elsewhere, of an acyclic object that is larger than a block; NULL: it is as it was. */
+hk_object *hk_object_resize_large(hk_runtime *runtime, hk_object *object, size_t size);
 void hk_object_free(hk_runtime *runtime, hk_object *object, const hk_type *type); /* its memory, nothing else */
 void hk_object_traverse(const void *object, hk_traversal *visitor);
 void hk_object_bury(hk_runtime *runtime, hk_object *object, const hk_type *type); /* destroys it, or keeps it for reuse */
@@ -197,6 +206,7 @@ void hk_watch_release(hk_runtime *runtime, hk_object *object); /* its last refer
 void hk_watch_bury(hk_runtime *runtime, hk_object *object, const hk_type *type); /* dead: its memory waits */
 void hk_watch_untrack(const hk_runtime *runtime); /* what waits is no object */
 void hk_watch_check(hk_runtime *runtime, bool at_end);
+void hk_watch_let_go(hk_runtime *runtime); /* what is dead and waits; for tests that count blocks */
 void hk_watch_misuse(const hk_runtime *runtime, const char *what); /* returns if the runtime is not in debug mode */
 
 /* weakref.c */

@@ -7,21 +7,16 @@
 
 #include "heapkeeper/values.h"
 #include "object/runtime.h"
-
-struct text {
-    hk_object head;
-    uint32_t size; /* without the NUL */
-    uint32_t hash; /* 0: not known yet */
-    char data[];
-};
+#include "object/text.h"
 
 static uint64_t text_hash(const hk_object *self);
 static bool text_equal(const hk_object *self, const hk_object *other);
 static void str_destroy(hk_runtime *runtime, hk_object *self);
 
-hk_type hk_str_type = {.name = "str", .size = sizeof(struct text) + 1, .item_size = 1, .flags = HK_TYPE_ACYCLIC,
+hk_type hk_str_type = {.name = "str", .size = sizeof(struct hk_text) + 1, .item_size = 1,
+                       .flags = HK_TYPE_ACYCLIC | HK_TYPE_DESTROYS_FLAGGED, /* HK_INTERNED */
                        .destroy = str_destroy, .hash = text_hash, .equal = text_equal};
-hk_type hk_bytes_type = {.name = "bytes", .size = sizeof(struct text) + 1, .item_size = 1, .flags = HK_TYPE_ACYCLIC,
+hk_type hk_bytes_type = {.name = "bytes", .size = sizeof(struct hk_text) + 1, .item_size = 1, .flags = HK_TYPE_ACYCLIC,
                          .hash = text_hash, .equal = text_equal};
 
 static uint64_t seed;
@@ -50,7 +45,7 @@ static uint32_t hash_of(const char *data, size_t size)
 
 static uint64_t text_hash(const hk_object *self)
 {
-    struct text *text = (struct text *)self;
+    struct hk_text *text = (struct hk_text *)self;
     if (text->hash == 0)
         text->hash = hash_of(text->data, text->size);
     return hk_hash_mix(text->hash);
@@ -58,16 +53,15 @@ static uint64_t text_hash(const hk_object *self)
 
 static bool text_equal(const hk_object *self, const hk_object *other)
 {
-    const struct text *a = (const struct text *)self, *b = (const struct text *)other;
-    return a->size == b->size && (a->hash == b->hash || a->hash == 0 || b->hash == 0) && memcmp(a->data, b->data, a->size) == 0;
+    return hk_text_equal((const struct hk_text *)self, (const struct hk_text *)other);
 }
 
 /* With the content still to be filled in; the NUL stands. */
-static struct text *text_new(hk_runtime *runtime, hk_type *type, size_t size)
+static struct hk_text *text_new(hk_runtime *runtime, hk_type *type, size_t size)
 {
     if (size > UINT32_MAX)
         return NULL;
-    struct text *text = (struct text *)hk_new_raw(runtime, type, type->size + size);
+    struct hk_text *text = (struct hk_text *)hk_new_raw(runtime, type, type->size + size);
     if (text != NULL) {
         text->size = (uint32_t)size;
         text->hash = 0;
@@ -76,9 +70,9 @@ static struct text *text_new(hk_runtime *runtime, hk_type *type, size_t size)
     return text;
 }
 
-static struct text *text_from(hk_runtime *runtime, hk_type *type, const void *bytes, size_t size)
+static struct hk_text *text_from(hk_runtime *runtime, hk_type *type, const void *bytes, size_t size)
 {
-    struct text *text = text_new(runtime, type, size);
+    struct hk_text *text = text_new(runtime, type, size);
     if (text != NULL && size > 0)
         memcpy(text->data, bytes, size);
     return text;
@@ -105,7 +99,7 @@ hk_object *hk_str_format(hk_runtime *runtime, const char *format, ...)
     va_start(arguments, format);
     int size = vsnprintf(NULL, 0, format, arguments);
     va_end(arguments);
-    struct text *text = size < 0 ? NULL : text_new(runtime, &hk_str_type, (size_t)size);
+    struct hk_text *text = size < 0 ? NULL : text_new(runtime, &hk_str_type, (size_t)size);
     if (text == NULL)
         return NULL;
     va_start(arguments, format);
@@ -122,17 +116,17 @@ static hk_object *item_of(const hk_object *items, size_t index)
 hk_object *hk_str_join(hk_runtime *runtime, const hk_object *separator, const hk_object *items)
 {
     size_t count = hk_is(items, &hk_list_type) ? hk_list_count(items) : hk_tuple_count(items), total = 0;
-    const struct text *between = (const struct text *)separator;
+    const struct hk_text *between = (const struct hk_text *)separator;
     for (size_t i = 0; i < count; i++) {
         const hk_object *item = item_of(items, i);
         if (!hk_is(item, &hk_str_type))
             return NULL;
-        total += ((const struct text *)item)->size + (i > 0 ? between->size : 0);
+        total += ((const struct hk_text *)item)->size + (i > 0 ? between->size : 0);
     }
-    struct text *text = text_new(runtime, &hk_str_type, total);
+    struct hk_text *text = text_new(runtime, &hk_str_type, total);
     char *at = text != NULL ? text->data : NULL;
     for (size_t i = 0; text != NULL && i < count; i++) {
-        const struct text *item = (const struct text *)item_of(items, i);
+        const struct hk_text *item = (const struct hk_text *)item_of(items, i);
         if (i > 0)
             at = (char *)memcpy(at, between->data, between->size) + between->size;
         at = (char *)memcpy(at, item->data, item->size) + item->size;
@@ -142,17 +136,17 @@ hk_object *hk_str_join(hk_runtime *runtime, const hk_object *separator, const hk
 
 const char *hk_str_text(const hk_object *str)
 {
-    return ((const struct text *)str)->data;
+    return ((const struct hk_text *)str)->data;
 }
 
 size_t hk_str_size(const hk_object *str)
 {
-    return ((const struct text *)str)->size;
+    return ((const struct hk_text *)str)->size;
 }
 
 size_t hk_str_length(const hk_object *str)
 {
-    const struct text *text = (const struct text *)str;
+    const struct hk_text *text = (const struct hk_text *)str;
     size_t length = 0;
     for (size_t i = 0; i < text->size; i++)
         length += (text->data[i] & 0xc0) != 0x80;
@@ -161,23 +155,47 @@ size_t hk_str_length(const hk_object *str)
 
 const void *hk_bytes_data(const hk_object *bytes)
 {
-    return ((const struct text *)bytes)->data;
+    return ((const struct hk_text *)bytes)->data;
 }
 
 size_t hk_bytes_size(const hk_object *bytes)
 {
-    return ((const struct text *)bytes)->size;
+    return ((const struct hk_text *)bytes)->size;
 }
 
-/* --- the builder --- */
+/* --- the builder: into a string that is as long as its capacity, until it is finished --- */
+
+static struct hk_text *text_of(const hk_builder *builder)
+{
+    return builder->data == NULL ? NULL : (struct hk_text *)(builder->data - offsetof(struct hk_text, data));
+}
+
+static void builder_use(hk_builder *builder, struct hk_text *text, size_t capacity)
+{
+    builder->data = text->data;
+    builder->capacity = capacity;
+}
 
 void hk_builder_begin(hk_builder *builder, hk_runtime *runtime, size_t expected_size)
 {
     *builder = (hk_builder){.runtime = runtime};
-    if (expected_size > 0) {
-        builder->data = hk_memory(runtime, expected_size);
-        builder->capacity = builder->data != NULL ? expected_size : 0;
-    }
+    struct hk_text *text = expected_size > 0 ? text_new(runtime, &hk_str_type, expected_size) : NULL;
+    if (text != NULL)
+        builder_use(builder, text, expected_size);
+}
+
+/* A string for so many bytes with the pieces so far; the old one is gone then. */
+static struct hk_text *text_resized(const hk_builder *builder, size_t capacity)
+{
+    struct hk_text *old = text_of(builder), *text;
+    if (old != NULL && (old->head.flags & HK_LARGE) && capacity > HK_BLOCK_MAX && capacity <= UINT32_MAX && builder->runtime->watch == NULL)
+        return (struct hk_text *)hk_object_resize_large(builder->runtime, &old->head, hk_str_type.size + capacity);
+    text = text_new(builder->runtime, &hk_str_type, capacity);
+    if (text == NULL || old == NULL)
+        return text;
+    memcpy(text->data, old->data, builder->size);
+    hk_decref(builder->runtime, &old->head);
+    return text;
 }
 
 void hk_builder_add(hk_builder *builder, const char *bytes, size_t size)
@@ -188,13 +206,12 @@ void hk_builder_add(hk_builder *builder, const char *bytes, size_t size)
         size_t capacity = builder->capacity < 64 ? 64 : builder->capacity;
         while (capacity - builder->size < size && capacity < SIZE_MAX / 2)
             capacity *= 2;
-        char *data = capacity - builder->size < size ? NULL : hk_memory_resize(builder->runtime, builder->data, capacity);
-        if (data == NULL) {
+        struct hk_text *text = capacity - builder->size < size ? NULL : text_resized(builder, capacity);
+        if (text == NULL) {
             builder->failed = true;
             return;
         }
-        builder->data = data;
-        builder->capacity = capacity;
+        builder_use(builder, text, capacity);
     }
     memcpy(builder->data + builder->size, bytes, size);
     builder->size += size;
@@ -207,10 +224,20 @@ void hk_builder_add_str(hk_builder *builder, const hk_object *str)
 
 hk_object *hk_builder_finish(hk_builder *builder)
 {
-    hk_object *str = builder->failed ? NULL : hk_str_from(builder->runtime, builder->data, builder->size);
-    hk_memory_free(builder->runtime, builder->data);
+    struct hk_text *text = text_of(builder), *str = NULL;
+    size_t had = hk_str_type.size + builder->capacity, size = builder->size;
+    if (!builder->failed && text != NULL && ((had + 15) / 16 == (hk_str_type.size + size + 15) / 16 || had - size <= had / 8)) { /* as it is */
+        str = text;
+        str->size = (uint32_t)size;
+        str->data[size] = 0;
+    } else {
+        if (!builder->failed)
+            str = text_from(builder->runtime, &hk_str_type, builder->data, size);
+        if (text != NULL)
+            hk_decref(builder->runtime, &text->head);
+    }
     *builder = (hk_builder){.runtime = builder->runtime};
-    return str;
+    return (hk_object *)str;
 }
 
 /* --- interned strings: a table of borrowed pointers, open addressing --- */
@@ -219,7 +246,7 @@ static size_t intern_slot(const struct hk_interned *table, const char *data, siz
 {
     size_t mask = table->capacity - 1, slot = hash & mask;
     for (; table->items[slot] != NULL; slot = (slot + 1) & mask) {
-        const struct text *text = (const struct text *)table->items[slot];
+        const struct hk_text *text = (const struct hk_text *)table->items[slot];
         if (text->hash == hash && text->size == size && memcmp(text->data, data, size) == 0)
             break;
     }
@@ -228,7 +255,7 @@ static size_t intern_slot(const struct hk_interned *table, const char *data, siz
 
 static void intern_put(struct hk_interned *table, hk_object *object)
 {
-    const struct text *text = (const struct text *)object;
+    const struct hk_text *text = (const struct hk_text *)object;
     table->items[intern_slot(table, text->data, text->size, text->hash)] = object;
 }
 
@@ -257,7 +284,7 @@ hk_object *hk_str_intern(hk_runtime *runtime, const char *data)
     size_t slot = intern_slot(table, data, size, hash);
     if (table->items[slot] != NULL)
         return hk_incref(table->items[slot]);
-    struct text *text = text_from(runtime, &hk_str_type, data, size);
+    struct hk_text *text = text_from(runtime, &hk_str_type, data, size);
     if (text == NULL)
         return NULL;
     text->hash = hash;
@@ -270,7 +297,7 @@ hk_object *hk_str_intern(hk_runtime *runtime, const char *data)
 static void str_destroy(hk_runtime *runtime, hk_object *self)
 {
     struct hk_interned *table = &runtime->interned;
-    const struct text *text = (const struct text *)self;
+    const struct hk_text *text = (const struct hk_text *)self;
     if (!(self->flags & HK_INTERNED) || runtime->ending)
         return;
     size_t mask = table->capacity - 1, slot = intern_slot(table, text->data, text->size, text->hash);

@@ -258,6 +258,12 @@ void hk_watch_bury(hk_runtime *runtime, hk_object *object, const hk_type *type)
     watch->bytes += size;
 }
 
+void hk_watch_let_go(hk_runtime *runtime)
+{
+    while (runtime->watch != NULL && runtime->watch->count > 0)
+        leave(runtime, "when all that waited was let go");
+}
+
 void hk_watch_untrack(const hk_runtime *runtime)
 {
     const struct hk_watch *watch = runtime->watch;

@@ -2,7 +2,9 @@
  * may die that is reachable, and when all that is garbage has been collected none may live that is not. Weak references
  * are right, and may bring back what is unreachable and has not been collected; finalizers run once, and may save.
  *
- * Programs collect at random; or (stepped) in steps, between everything else that they do. */
+ * Programs collect at random; or (stepped) in steps, between everything else that they do.
+ *
+ * HEAPKEEPER_SEEDS and HEAPKEEPER_OPERATIONS: how many programs each test makes, and how long each is. */
 #ifndef HK_TESTS_GC_ORACLE_H
 #define HK_TESTS_GC_ORACLE_H
 
@@ -38,14 +40,18 @@ struct image {
     int called;      /* its callback */
 };
 
-static struct world {
+struct world {
     hk_runtime *runtime;
     struct image images[MAX];
     int count;
     uint64_t random;
     bool finalizers, stepped;
     int kept[MAX], kept_count; /* made roots by finalizers since the oracle last looked */
-} world;
+};
+
+/* Two, for programs with two runtimes: the one that acts. */
+static struct world worlds[2], *acting = worlds;
+#define world (*acting)
 
 static void thing_traverse(const hk_object *self, hk_traversal *traversal)
 {
@@ -55,6 +61,22 @@ static void thing_traverse(const hk_object *self, hk_traversal *traversal)
 static void thing_destroy(hk_runtime *runtime, hk_object *self)
 {
     world.images[((struct thing *)self)->id].object = NULL;
+}
+
+static int from_environment(const char *name, int usual)
+{
+    const char *text = getenv(name);
+    return text != NULL ? atoi(text) : usual;
+}
+
+static int seeds(int usual)
+{
+    return from_environment("HEAPKEEPER_SEEDS", rounds(usual));
+}
+
+static int operations(void)
+{
+    return from_environment("HEAPKEEPER_OPERATIONS", 6000);
 }
 
 static int below(int limit);
@@ -190,11 +212,27 @@ static void oracle(bool after_full)
     }
 }
 
+/* Whose place can be taken; -1: none was found. */
+static int dead_one(void)
+{
+    for (int tries = 0; tries < 16; tries++) {
+        struct image *image = &world.images[below(MAX)];
+        if (image->object != NULL || image->roots > 0)
+            continue;
+        hk_xdecref(world.runtime, image->weak);
+        image->weak = NULL;
+        return (int)(image - world.images);
+    }
+    return -1;
+}
+
 static void step_make(bool finalizers)
 {
-    if (world.count == MAX)
+    int id = world.count;
+    if (id < MAX)
+        world.count++;
+    else if ((id = dead_one()) < 0)
         return;
-    int id = world.count++;
     bool careful = finalizers && below(4) == 0;
     struct thing *thing;
     if (below(16) == 0)
@@ -383,7 +421,7 @@ static bool something_lives(void)
     return false;
 }
 
-static void random_program(uint64_t seed, int steps, bool finalizers, bool stepped)
+static void world_begin(uint64_t seed, bool finalizers, bool stepped)
 {
     memset(&world, 0, sizeof(world));
     world.random = seed;
@@ -394,16 +432,22 @@ static void random_program(uint64_t seed, int steps, bool finalizers, bool stepp
     if (stepped && below(2))
         hk_gc_disable(world.runtime);
     hk_gc_set_threshold(world.runtime, 0, 1 + (uint32_t)below(200));
-    for (int step = 0; step < steps; step++) {
-        act(below(1000));
-        note_kept();
-        if (stepped && below(3) == 0)
-            assert_in_range(hk_gc_step(world.runtime, (uint32_t)below(4)), 0, 1);
-        note_kept();
-    }
+}
+
+static void world_step(void)
+{
+    act(below(1000));
+    note_kept();
+    if (world.stepped && below(3) == 0)
+        assert_in_range(hk_gc_step(world.runtime, (uint32_t)below(4)), 0, 1);
+    note_kept();
+}
+
+static void world_end(void)
+{
     oracle(false);
     /* Each collection may run finalizers that save; each saves once. */
-    for (int i = 0; finalizers && !stepped && i < 3; i++) {
+    for (int i = 0; world.finalizers && !world.stepped && i < 3; i++) {
         hk_gc_collect(world.runtime, 2);
         oracle(false);
         note_kept();
@@ -416,11 +460,47 @@ static void random_program(uint64_t seed, int steps, bool finalizers, bool stepp
         collect_all();
     }
     hk_free_lists_trim(world.runtime);
+    hk_watch_let_go(world.runtime);
     hk_heap_stats stats = {.size = sizeof(stats)};
     hk_heap_get_stats(world.runtime->cyclic, &stats);
     assert_int_equal(stats.live_blocks, 0);
     assert_int_equal(hk_heap_check(NULL), 0);
     hk_runtime_destroy(world.runtime);
+}
+
+static void random_program(uint64_t seed, int steps, bool finalizers, bool stepped)
+{
+    world_begin(seed, finalizers, stepped);
+    for (int step = 0; step < steps; step++)
+        world_step();
+    world_end();
+}
+
+/* Two runtimes in one process, whose pools and rounds come between each other's. Now and then one ends, in the middle of a round of its
+ * own or of the other's, and another begins. */
+static inline void random_pair(uint64_t seed, int steps)
+{
+    uint64_t random = seed;
+    for (int i = 0; i < 2; i++) {
+        acting = &worlds[i];
+        world_begin(seed * 2 + (uint64_t)i, i == 1, true);
+    }
+    for (int step = 0; step < steps; step++) {
+        acting = &worlds[random_next(&random) % 2];
+        for (int more = (int)(random_next(&random) % 8); more >= 0; more--)
+            world_step();
+        if (random_next(&random) % 500 != 0)
+            continue;
+        for (int id = 0; id < world.count; id++) /* finalizers of the end may ask who it was */
+            world.images[id].weak = NULL;
+        hk_runtime_destroy(world.runtime);
+        world_begin(random_next(&random), random % 2, true);
+    }
+    for (int i = 0; i < 2; i++) {
+        acting = &worlds[i];
+        world_end();
+    }
+    acting = worlds;
 }
 
 #endif

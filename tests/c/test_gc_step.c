@@ -3,14 +3,20 @@
 
 static void test_random_programs_in_steps_agree_with_the_oracle(void **state)
 {
-    for (int seed = 1; seed <= rounds(200); seed++)
-        random_program((uint64_t)seed + 2000000, 6000, false, true);
+    for (int seed = 1; seed <= seeds(200); seed++)
+        random_program((uint64_t)seed + 2000000, operations(), false, true);
+}
+
+static void test_two_runtimes_that_step_in_turn_agree_with_their_oracles(void **state)
+{
+    for (int seed = 1; seed <= seeds(60); seed++)
+        random_pair((uint64_t)seed + 4000000, operations() / 4);
 }
 
 static void test_random_programs_with_finalizers_in_steps_agree_with_the_oracle(void **state)
 {
-    for (int seed = 1; seed <= rounds(200); seed++)
-        random_program((uint64_t)seed + 3000000, 6000, true, true);
+    for (int seed = 1; seed <= seeds(200); seed++)
+        random_program((uint64_t)seed + 3000000, operations(), true, true);
 }
 
 /* --- one round --- */
@@ -27,6 +33,7 @@ static int end(void **state)
 {
     hk_gc_collect(runtime, 2);
     hk_free_lists_trim(runtime);
+    hk_watch_let_go(runtime);
     hk_heap_stats stats = {.size = sizeof(stats)};
     hk_heap_get_stats(runtime->cyclic, &stats);
     bool clean = stats.live_blocks == 0 && hk_heap_check(NULL) == 0;
@@ -354,6 +361,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_programs_in_steps_agree_with_the_oracle),
         cmocka_unit_test(test_random_programs_with_finalizers_in_steps_agree_with_the_oracle),
+        cmocka_unit_test(test_two_runtimes_that_step_in_turn_agree_with_their_oracles),
         EACH(test_a_round_frees_all_that_was_garbage_when_it_began),
         EACH(test_a_component_is_freed_in_one_step_and_its_size_is_reported),
         EACH(test_what_moves_between_the_program_and_its_objects_during_a_round_lives),

@@ -363,6 +363,41 @@ STEP(garbage_that_is_saved)
     return true;
 }
 
+/* A collection in steps; what a failed one has begun is given up, and the next one does it all. */
+STEP(collection_in_steps)
+{
+    hk_object *list;
+    HOLD(list, hk_list(runtime));
+    hk_gc_disable(runtime);
+    bool good = true;
+    for (int i = 0; i < 30 && good; i++)
+        good = ring(i % 3 ? &leaf_type : &node_type, 2 + i) && hk_list_append(runtime, list, list);
+    for (int result = 0; result == 0 && good;) {
+        result = hk_gc_step(runtime, 5);
+        good = result >= 0 && ring(&leaf_type, 3);
+    }
+    hk_list_clear(runtime, list);
+    hk_gc_enable(runtime);
+    hk_object *revived = saved;
+    saved = NULL;
+    hk_xdecref(runtime, revived);
+    return good;
+}
+
+STEP(large_objects)
+{
+    hk_object *large, *text;
+    HOLD(large, hk_new_items(runtime, &items_type, 5000));
+    HOLD(large, hk_new_items(runtime, &items_type, 200000));
+    hk_builder builder;
+    hk_builder_begin(&builder, runtime, 5000);
+    for (int i = 0; i < 2000; i++)
+        hk_builder_add(&builder, "0123456789", 10);
+    HOLD(text, hk_builder_finish(&builder));
+    assert_int_equal(hk_str_size(text), 20000);
+    return true;
+}
+
 STEP(objects_with_items)
 {
     hk_object *items;
@@ -541,17 +576,12 @@ static const struct {
 } steps[] = {
 #define ROW(name) {#name, name}
     ROW(numbers_and_strings), ROW(builders), ROW(interned), ROW(lists), ROW(tuples), ROW(dicts_and_sets), ROW(weak_references),
-    ROW(cycles), ROW(garbage_that_is_saved), ROW(objects_with_items), ROW(frames), ROW(iterators),
+    ROW(cycles), ROW(garbage_that_is_saved), ROW(collection_in_steps), ROW(large_objects), ROW(objects_with_items), ROW(frames), ROW(iterators),
     ROW(iterators_over_containers), ROW(bounded), ROW(churn),
 #undef ROW
 };
 
 /* --- the program --- */
-
-static bool is_debug(void)
-{
-    return getenv("HEAPKEEPER_DEBUG") != NULL;
-}
 
 static uint64_t frames_blocks(void)
 {
