@@ -4,9 +4,10 @@
     python3 tools/demo.py [--python P] [--orders N] [--rounds N] [--without-tracemalloc]
 
 examples/shop.py runs on the stock interpreter, on the stock interpreter under tracemalloc, and under
-`heapkeeper run`. Everything that is printed is measured in these runs or read from the report of the last one.
+`heapkeeper run`, which records every block, or with --sample a sample. Everything that is printed is measured in these runs
+or read from the report of the last record of every block.
 
-The two that are close, stock and heapkeeper, take turns for some rounds: their ratio is the median of the rounds'
+Those that are close, stock and heapkeeper's two, take turns for some rounds: their ratios are the medians of the rounds'
 ratios. tracemalloc is not close, slow, and runs once. CPU is user and system time of the process, as the kernel
 counts it.
 
@@ -28,6 +29,12 @@ TREE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHOP = os.path.join(TREE, "examples", "shop.py")
 MARK = "# the leak"
 FRAMES = 25
+ROWS = {
+    "stock": "stock",
+    "tracemalloc": "stock + tracemalloc, %d frames" % FRAMES,
+    "sampled": "heapkeeper run --sample",
+    "exact": "heapkeeper run: every block",
+}
 BARS = 8
 MIB = 1 << 20
 
@@ -104,22 +111,25 @@ class Progress:
 
 
 def run_all(options, python, command, directory):
-    """{name: [Run, ...]} of stock, tracemalloc and heapkeeper, and the report of the last recording."""
+    """{name: [Run, ...]} of stock, tracemalloc, heapkeeper's samples and its every block, and the report of the last of these."""
     program = [python, SHOP, "--orders", str(options.orders)]
     capture = os.path.join(directory, "shop.capture")
     sample = "--sample" + ("=" + options.sample if options.sample else "")
-    recorded = [command, "run", sample, "--force", "-o", capture] + program
-    runs = {"stock": [], "tracemalloc": [], "heapkeeper": []}
-    progress = Progress(2 * options.rounds + (not options.without_tracemalloc))
+    turns = {
+        "stock": program,
+        "sampled": [command, "run", sample, "-o", "/dev/null"] + program,
+        "exact": [command, "run", "--force", "-o", capture] + program,
+    }
+    runs = {name: [] for name in ("stock", "tracemalloc", "sampled", "exact")}
+    progress = Progress(len(turns) * options.rounds + (not options.without_tracemalloc))
     try:
         measure([python, SHOP, "--orders", "1"])  # the modules are compiled, the files read
         for i in range(options.rounds):
-            turns = (("stock", program), ("heapkeeper", recorded))
-            for name, words in turns if i % 2 == 0 else turns[::-1]:
-                progress.next({"stock": "stock", "heapkeeper": "heapkeeper, recording"}[name])
-                runs[name].append(measure(words))
+            for name in list(turns) if i % 2 == 0 else list(turns)[::-1]:
+                progress.next(ROWS[name])
+                runs[name].append(measure(turns[name]))
             if i == options.rounds // 2 and not options.without_tracemalloc:
-                progress.next("stock + tracemalloc, %d frames (slow)" % FRAMES)
+                progress.next(ROWS["tracemalloc"] + " (slow)")
                 runs["tracemalloc"].append(measure(program, PYTHONTRACEMALLOC=str(FRAMES)))
     finally:
         progress.done()
@@ -227,16 +237,17 @@ def stack_of(line, report):
 
 def print_table(screen, options, version, runs):
     title = "shop.py, %s orders (Python %s)" % (count(options.orders), version)
-    rows = [("stock", runs["stock"], 1.0, "nothing"), ("heapkeeper, recording", runs["heapkeeper"], statistics.median(
-        ours.cpu / stock.cpu for ours, stock in zip(runs["heapkeeper"], runs["stock"])), "all of this:")]
+    stock = [run.cpu for run in runs["stock"]]
+    ratios = {name: statistics.median(run.cpu / cpu for run, cpu in zip(runs[name], stock)) for name in ("stock", "sampled", "exact")}
     if runs["tracemalloc"]:
-        ratio = runs["tracemalloc"][0].cpu / statistics.median(run.cpu for run in runs["stock"])
-        rows.insert(1, ("stock + tracemalloc, %d frames" % FRAMES, runs["tracemalloc"], ratio, "lines"))
+        ratios["tracemalloc"] = runs["tracemalloc"][0].cpu / statistics.median(stock)
+    tells = {"stock": "nothing", "tracemalloc": "lines", "sampled": "who grows", "exact": "all of this:"}
     width = max(40, len(title) + 2)
     screen.print(screen.style("%-*s  %5s  %10s   %s" % (width, title, "CPU", "peak RSS", "tells you"), "bold"))
-    for name, measured, ratio, tells in rows:
-        peak = statistics.median(run.peak_rss for run in measured)
-        screen.print("  %-*s %5.2fx  %10s   %s" % (width - 2, name, ratio, mib(peak), tells))
+    for name in ROWS:
+        if name in ratios:
+            peak = statistics.median(run.peak_rss for run in runs[name])
+            screen.print("  %-*s %5.2fx  %10s   %s" % (width - 2, ROWS[name], ratios[name], mib(peak), tells[name]))
     screen.print()
 
 
@@ -276,7 +287,7 @@ def parse_arguments():
     parser.add_argument("--python", default="python3", metavar="P", help="the interpreter (default: python3 on PATH)")
     parser.add_argument("--orders", type=int, default=40_000, metavar="N", help="orders that the shop takes "
                         "(default: 40000; its cache is full after 7000)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of stock and heapkeeper (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of those that are close (default: 5)")
     parser.add_argument("--sample", metavar="BYTES", help="mean distance between samples (default: heapkeeper's)")
     parser.add_argument("--without-tracemalloc", action="store_true", help="leave out the slow one")
     options = parser.parse_args()

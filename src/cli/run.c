@@ -27,7 +27,7 @@
 
 struct options {
     struct hk_settings settings;
-    bool sample_given, exact_given, off_given, force;
+    bool sample_given, exact_given, off_given, sampled_for_native, force;
     const char *output, *python;
 };
 
@@ -73,6 +73,7 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     switch (option) {
     case SAMPLE:
         o->sample_given = true;
+        o->settings.mode = "sample";
         if (optarg && !parse_bytes(optarg, &o->settings.sample_bytes))
             return hk_cli_fail(HK_EXIT_USAGE,
                                "run: --sample=%s is no number of bytes; write 64K, 1M or 524288",
@@ -172,6 +173,16 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     return 0;
 }
 
+/* Where nothing was asked for: every block, unless what was asked for goes with samples only. A program or a Python that
+ * cannot be recorded so is sampled, too; the library finds that out. */
+static void choose_mode(struct options *o)
+{
+    bool chosen = o->sample_given || o->off_given || o->exact_given;
+    o->sampled_for_native = !chosen && (o->settings.native || o->settings.native_stacks);
+    if (!chosen && (o->sampled_for_native || o->settings.debug))
+        o->settings.mode = "sample";
+}
+
 static bool in_container(void)
 {
     const char *told = getenv("container");
@@ -198,6 +209,8 @@ static void announce(const struct options *o, const struct hk_target *target,
         hk_cli_fail(0, "%s", doubts[i]);
         free(doubts[i]);
     }
+    if (o->sampled_for_native && hk_target_has_python(target))
+        hk_cli_fail(0, "run: with --native samples are recorded, not every block");
     if (!place->file)
         return;
     bool charged = place->directory && in_container() && is_memory(place->directory);
@@ -233,7 +246,7 @@ static void start(const struct options *o, const struct hk_target *target, struc
 
 int hk_cli_run(int argc, char **argv)
 {
-    struct options o = {.settings = {.mode = "sample"}};
+    struct options o = {.settings = {.mode = "exact"}};
     struct hk_target target;
     struct hk_error error;
     int program, status = parse(argc, argv, &o, &program);
@@ -247,6 +260,7 @@ int hk_cli_run(int argc, char **argv)
     if (found && o.settings.native_stacks && !o.settings.debug && hk_target_has_python(&target))
         o.settings.native = true; /* it would change nothing without */
     o.settings.family = o.settings.native || (found && !o.settings.debug && !hk_target_has_python(&target));
+    choose_mode(&o);
     if (found && o.exact_given && !hk_target_has_python(&target))
         hk_cli_fail(0, "run: --exact: %s has no Python inside; its malloc is recorded by samples, and Pythons "
                        "that it starts exactly", target.path);

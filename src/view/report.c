@@ -615,9 +615,12 @@ static void put_recorder(const struct page *p)
     if (c->header.mode == HK_MODE_SAMPLE)
         snprintf(distance, sizeof distance, "%sone per %s", p->dot,
                  hk_text_bytes(mean, (double)c->header.sample_bytes));
-    say(p, "%s of memory%s%s %s%s%sabout %s (%s of the run)", bytes, p->dot,
-        hk_text_count(samples, c->now.samples),
-        c->header.mode == HK_MODE_EXACT ? "events" : "samples", distance, p->dot,
+    hk_text_count(samples, c->now.samples);
+    if (c->header.mode == HK_MODE_EXACT) { /* what each event took is nowhere measured */
+        say(p, "%s of memory%s%s events: every block of Python's", bytes, p->dot, samples);
+        return;
+    }
+    say(p, "%s of memory%s%s samples%s%sabout %s (%s of the run)", bytes, p->dot, samples, distance, p->dot,
         hk_text_duration(time, c->now.recorder_ns),
         hk_text_percent(share, (double)c->now.recorder_ns, (double)c->now.time_ns));
 }

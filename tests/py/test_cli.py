@@ -257,7 +257,10 @@ def test_environment_tells_the_library_what_it_must_know(place):
     env = shown(PYTHON, "-c", SHOW, env=place[1])["env"]
     assert env["LD_PRELOAD"] == env["HEAPKEEPER_LIBRARY"] == library_for(PYTHON)
     assert re.fullmatch("[0-9a-f]{32}", env["HEAPKEEPER_RUN"])
-    assert (env["HEAPKEEPER_MODE"], env["HEAPKEEPER_SAMPLE"]) == ("sample", "0")
+    assert (env["HEAPKEEPER_MODE"], env["HEAPKEEPER_SAMPLE"]) == ("exact", "0")
+    assert shown("--geometry=guide", PYTHON, "-c", SHOW, env=place[1])["env"]["HEAPKEEPER_MODE"] == "exact"
+    for option in ("--sample", "--native", "--native-stacks", "--debug"):
+        assert shown(option, PYTHON, "-c", SHOW, env=place[1])["env"]["HEAPKEEPER_MODE"] == "sample"
     assert "HEAPKEEPER_OUTPUT" not in env
     for text, value in (("4096", 4096), ("64K", 65536), ("1M", 1 << 20), ("2MiB", 2 << 20), ("1g", 1 << 30)):
         env = shown("--sample=" + text, PYTHON, "-c", SHOW, env=place[1])["env"]

@@ -284,13 +284,13 @@ def test_many_files_and_long_names_stay_within_the_bound(heapkeeper):
     assert any("other" in note for note in report["notes"])
 
 
-def full_disk(heapkeeper, code, size, tmp_path, **variables):
+def full_disk(heapkeeper, code, size, tmp_path, mode="--sample=256"):
     """On a tmpfs of that size, in a mount namespace of its own; the captures are copied out."""
     place, out = tmp_path / "small", tmp_path / "out"
     place.mkdir()
     out.mkdir()
     script = 'mount -t tmpfs -o size=%s none "$0" || exit 77; dir=$0; "$@"; rc=$?; cp "$dir"/* "%s"; exit $rc' % (size, out)
-    words = ["unshare", "-rm", "sh", "-c", script, str(place), COMMAND, "run", "--sample=256", "-o",
+    words = ["unshare", "-rm", "sh", "-c", script, str(place), COMMAND, "run", mode, "-o",
              str(place / "capture")] + heapkeeper.words(code)
     if not shutil.which("unshare") or execute(["unshare", "-rm", "true"]).status != 0:
         pytest.skip("no mount namespace can be made here")
@@ -300,7 +300,8 @@ def full_disk(heapkeeper, code, size, tmp_path, **variables):
     return done, str(out / "capture")
 
 
-def test_full_disk_stops_the_record_and_not_the_program(heapkeeper, tmp_path):
+@pytest.mark.parametrize("mode", ["--sample=256", "--exact"])
+def test_full_disk_stops_the_record_and_not_the_program(heapkeeper, tmp_path, mode):
     code = """
         source = "\\n".join("def f%d(): return bytearray(700)" % i for i in range(20000))
         space = {}
@@ -308,7 +309,7 @@ def test_full_disk_stops_the_record_and_not_the_program(heapkeeper, tmp_path):
         keep = [space["f%d" % i]() for i in range(20000)]
         print(len(keep))
     """
-    done, capture = full_disk(heapkeeper, code, "1m", tmp_path)
+    done, capture = full_disk(heapkeeper, code, "1m", tmp_path, mode)
     assert (done.status, done.out, done.err) == (0, b"20000\n", b"")
     report = heapkeeper.report(capture)
     assert report["limits"] and "disk" in report["limits"] and report["limit_time_ns"] > 0

@@ -390,8 +390,8 @@ def test_without_recording_there_are_counters_and_no_samples(heapkeeper):
     assert report["sites"] == [] or sum(site["total_bytes"] for site in report["sites"]) == 0
 
 
-def test_sampling_is_the_default_and_chooses_its_distance(heapkeeper):
-    heapkeeper.good(BIG, options=())
+def test_sampling_chooses_its_distance(heapkeeper):
+    heapkeeper.good(BIG, options=("--sample",))
     report = heapkeeper.recorded()
     assert report["recorder"]["sample_bytes"] > 0
 

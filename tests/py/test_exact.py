@@ -366,3 +366,53 @@ def test_embedded_interpreters_are_recorded(heapkeeper, compile_c, every_python)
     done = execute(heapkeeper.command([], python=program, options=EXACT))
     assert done.status == 0, done.err
     assert near_blocks(heapkeeper.report(), "inside", 933, 2000)
+
+
+# --- it is the default ---
+
+SOME = "kept = [bytes(5000) for _ in range(3000)]"
+
+
+def test_every_block_is_the_default(heapkeeper, every_python):
+    done = heapkeeper.good(SOME, python=every_python, options=())
+    assert done.err == b""
+    report = heapkeeper.report()
+    check_real_path(report, python=every_python, mode="exact")
+    assert not any("samples" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize("options", [("--native",), ("--debug",), ("--native-stacks",)])
+def test_what_goes_with_samples_only_is_sampled_by_default(heapkeeper, options):
+    assert heapkeeper.good(SOME, options=options).err == b""
+    check_real_path(heapkeeper.report(), mode="sample")
+
+
+def test_a_program_without_python_is_sampled_by_default_and_nobody_is_told(heapkeeper):
+    done = execute(heapkeeper.command(["BEGIN { for (i = 0; i < 100000; i++) a[i] = i }"], python="/usr/bin/awk", options=()))
+    assert (done.status, done.err) == (0, b"")
+    report = heapkeeper.report()
+    assert report["mode"] == "sample" and not any("samples" in note for note in report["notes"])
+
+
+def test_a_python_that_is_not_known_is_sampled_and_the_report_says_so(heapkeeper, python):
+    done = heapkeeper.good(SOME, python=python, options=(), env={"HEAPKEEPER_TEST_BREAK_LAYOUT": "5"})
+    assert done.err == b""
+    report = heapkeeper.report()
+    assert report["mode"] == "sample" and report["samples"] > 0
+    assert any("by samples, not every block: stacks of this Python cannot be walked" in note for note in report["notes"])
+
+
+def test_under_a_small_file_size_limit_the_sum_is_right(heapkeeper, python):
+    command = heapkeeper.command(["-I", "-S", "-c", SOME], python=python, options=())
+    done = execute(["bash", "-c", 'ulimit -f 1024; exec "$@"', "bash", *command])
+    assert done.status == 0, done.err
+    report = heapkeeper.report()
+    check_real_path(report, python=python, mode="exact")
+    assert os.path.getsize(heapkeeper.output) <= 1 << 20
+    assert 3000 * 5033 < sum(site["live_bytes"] for site in report["sites"]) < 3000 * 5033 + (2 << 20)
+
+
+def test_the_file_takes_what_its_sites_need(heapkeeper, python):
+    heapkeeper.good(["-I", "-S", "-c", SOME], python=python, options=())
+    status = os.stat(heapkeeper.output)
+    assert status.st_blocks * 512 < 1 << 20 < status.st_size <= 64 << 20

@@ -668,12 +668,14 @@ void hk_cpython_exact_tick(void)
         hk_exact_name();
 }
 
-const char *hk_cpython_exact_prepare(void)
+const char *hk_cpython_exact_prepare(bool with_native)
 {
     const hk_py_layout *layout = hk_python.layout;
     const unsigned long has_gc = 1ul << 14; /* Py_TPFLAGS_HAVE_GC, stable ABI */
     if (hk_python.interpreters == NULL)
-        return "there is no Python whose allocators are ours";
+        return "";
+    if (with_native)
+        return "the C library's malloc is recorded, too";
     if (hk_python.heaps[HK_DOMAIN_OBJECT]->is_debug)
         return "debug mode has records of its own";
     if (!layout->stacks || !hk_exact_stacks_init(layout))

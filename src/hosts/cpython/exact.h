@@ -5,8 +5,9 @@
 #include "hosts/cpython/internal.h"
 
 /* Before the recorder is started, in the constructor: makes what exact recording needs. NULL: done; else why not (static
- * text), and nothing was changed. */
-const char *hk_cpython_exact_prepare(void);
+ * text; "": there is no Python whose allocators are ours), and nothing was changed. with_native: malloc's blocks are
+ * recorded in the same file. */
+const char *hk_cpython_exact_prepare(bool with_native);
 
 /* True after it: hk_cpython_table gives the tables below. */
 static inline bool hk_cpython_is_exact(void)

@@ -320,6 +320,8 @@ static void break_for_test(hk_py_layout *l)
     int32_t *const offsets[] = {&l->frame_code, &l->frame_previous, &l->frame_instruction, &l->thread_frame};
     if (which && which[0] >= '1' && which[0] <= '4')
         *offsets[which[0] - '1'] += 8;
+    else if (which && which[0] == '5')
+        refuse(l, "no Python stacks: unknown version of Python");
 }
 
 static void find_in_process(hk_py_layout *l)

@@ -178,6 +178,13 @@ static void attach(bool samples)
     hk_family_attach_recorder(samples);
 }
 
+static void note_sampled(const char *why)
+{
+    char text[160];
+    snprintf(text, sizeof text, "recorded by samples, not every block: %s", why);
+    hk_record_event(HK_EVENT_NOTE, 0, text);
+}
+
 static bool record_start(void)
 {
     static char path[4096];
@@ -193,8 +200,8 @@ static bool record_start(void)
         .fill_point = hk_cpython_fill_point,
         .trim = trim,
     };
-    const char *why_not_exact = strcmp(mode, "exact") == 0 ? hk_cpython_exact_prepare() : NULL;
-    if (strcmp(mode, "exact") == 0 && why_not_exact == NULL) {
+    const char *why_sampled = strcmp(mode, "exact") == 0 ? hk_cpython_exact_prepare(hk_family_heap() != NULL) : "";
+    if (why_sampled == NULL) {
         options.mode = HK_MODE_EXACT;
         options.host_counts = true;
         options.bound = HK_CAPTURE_EXACT_BOUND;
@@ -216,6 +223,8 @@ static bool record_start(void)
         options.path = NULL;
         started = hk_record_start(&options, &why);
     }
+    if (started && why_sampled != NULL && *why_sampled != '\0')
+        note_sampled(why_sampled);
     if (started)
         attach(options.mode == HK_MODE_SAMPLE);
     return started;
