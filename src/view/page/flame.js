@@ -210,7 +210,8 @@
   /** By node: what is asked for in it and further in. `own`, if given, becomes what is asked for in it alone. */
   function addUp(tree, ofLeaf, own) {
     const sums = new Float64Array(tree.size);
-    tree.end.forEach((node, leaf) => { sums[node] += ofLeaf[leaf]; });
+    for (let leaf = 0; leaf < tree.end.length; leaf++)
+      sums[tree.end[leaf]] += ofLeaf[leaf];
     own?.set(sums);
     for (let node = tree.size - 1; node > 0; node--)
       sums[tree.parent[node]] += sums[node];
@@ -348,6 +349,14 @@
     }
   }
 
+  /** Functions of one colour differ a little, -3 to 3, so that neighbours can be told apart. */
+  function shadeOf(name) {
+    let hash = 0;
+    for (let i = 0; i < name.length; i++)
+      hash = Math.imul(hash, 31) + name.charCodeAt(i) | 0;
+    return (hash >>> 0) % 7 - 3;
+  }
+
   let paint = {};
   function choosePaint() {
     const dark = hk.isDark();
@@ -356,7 +365,7 @@
       ink: hk.colour("ink"), soft: hk.colour("soft"), ground: hk.colour("ground"), raised: hk.colour("raised"),
       line: hk.colour("line"), accent: hk.colour("accent"),
       found: dark ? "hsl(50 95% 55%)" : "hsl(50 98% 55%)", foundInk: "#1b2027",
-      hue: (hue) => dark ? `hsl(${hue} 38% 33%)` : `hsl(${hue} 72% 80%)`,
+      hue: (hue, shade = 0) => dark ? `hsl(${hue} 38% ${33 + 1.3 * shade}%)` : `hsl(${hue} 72% ${80 + 1.3 * shade}%)`,
       grey: dark ? "hsl(215 9% 32%)" : "hsl(215 14% 86%)",
       share: (part) => dark ? `hsl(${48 - 48 * part} ${25 + 50 * part}% ${27 + 11 * part}%)`
                             : `hsl(${48 - 48 * part} ${55 + 35 * part}% ${90 - 26 * part}%)`,
@@ -369,8 +378,8 @@
       return paint.grey;
     if (state.colours === "share")
       return paint.share(Math.sqrt(state.sums.bytes[node] / (state.sums.bytes[state.zoom] || 1)));
-    const hue = hueOf[state.colours].get(frames[state.colours][state.tree.frame[node]]);
-    return hue === undefined ? paint.grey : paint.hue(hue);
+    const frame = state.tree.frame[node], hue = hueOf[state.colours].get(frames[state.colours][frame]);
+    return hue === undefined ? paint.grey : paint.hue(hue, shadeOf(frames.name[frame]));
   }
 
   /* ---- words ---- */
@@ -659,29 +668,26 @@
       return;
     }
     const { frames, frame, leaves } = model, by = state.colours, ofLeaf = leafBytes(state.value, state.moment);
-    const sums = new Map(), example = new Map();
-    let rest = 0, restCount = 0;
+    const sums = new Map(), example = new Map(), whole = state.sums.bytes[0];
     leaves.node.forEach((node, i) => {
       const name = frames[by][frame[node]];
       if (!example.has(name))
         example.set(name, frame[node]);
       sums.set(name, (sums.get(name) ?? 0) + ofLeaf[i]);
     });
-    const whole = state.sums.bytes[0];
+    if (!sums.size)
+      return;
     legend.append(hk.element("span", "Asked for in", { class: "soft" }));
-    for (const [name, bytes] of [...sums].sort((a, b) => b[1] - a[1])) {
-      const hue = hueOf[by].get(name);
-      if (!bytes)
+    let rest = whole;
+    for (const [name, hue] of hueOf[by]) { /* always in this order, or names would jump while the slider moves */
+      if (!sums.has(name))
         continue;
-      if (hue === undefined) {
-        rest += bytes;
-        restCount++;
-        continue;
-      }
-      legend.append(chip(paint.hue(hue), name, bytes, whole, example.get(name)));
+      rest -= sums.get(name);
+      legend.append(chip(paint.hue(hue), name, sums.get(name), whole, example.get(name)));
     }
-    if (rest)
-      legend.append(chip(paint.grey, `${hk.count(restCount)} other${restCount === 1 ? "" : "s"}`, rest, whole, -1));
+    const others = [...sums.keys()].filter((name) => !hueOf[by].has(name)).length;
+    if (others)
+      legend.append(chip(paint.grey, `${hk.count(others)} other${others === 1 ? "" : "s"}`, Math.max(0, rest), whole, -1));
   }
 
   function chip(colour, name, bytes, whole, frame) {
@@ -769,9 +775,9 @@
   /* ---- what one can do ---- */
 
   function tellSwitches() {
-    for (const [id, key] of [["value", "value"], ["order", "order"], ["shape", "shape"]])
+    for (const id of ["value", "order", "shape"])
       for (const button of $(id).children)
-        button.setAttribute("aria-pressed", button.dataset[id === "value" || id === "order" || id === "shape" ? "value" : id] === state[key]);
+        button.setAttribute("aria-pressed", button.dataset.value === state[id]);
   }
 
   /** Everything, from the sums on. */
@@ -818,15 +824,10 @@
     draw();
   }
 
-  /** Shows a node wherever it is: zooms to its parent if it is too narrow, or out if it is elsewhere. */
+  /** Shows a node wherever it is: its caller alone, if it is too narrow or elsewhere. */
   function reveal(node) {
-    if (!boxOf(node)) {
-      zoomTo(0);
-      for (let at = state.tree.parent[node]; !boxOf(node); at = state.tree.parent[node]) {
-        zoomTo(at);
-        break;
-      }
-    }
+    if (!boxOf(node))
+      zoomTo(state.tree.parent[node]);
     select(node);
   }
 
@@ -853,7 +854,8 @@
 
   function setShape(shape) {
     state.shape = shape;
-    show();
+    tellSwitches();
+    draw();
     scroll.scrollTop = shape === "icicle" ? 0 : scroll.scrollHeight;
   }
 
