@@ -69,6 +69,10 @@ static const char report_usage[] = "usage: heapkeeper report [OPTIONS] [CAPTURE]
                                    "newest run is shown. The program may still be running.\n"
                                    "\n"
                                    "  --json              everything, for programs\n"
+                                   "  --html              one HTML file with the curve of memory and the flame graph; its name is\n"
+                                   "                      PROGRAM-PID.report.html, here, unless -o\n"
+                                   "  -o, --output FILE   write to FILE; - is standard output\n"
+                                   "  -f, --force         write over an existing FILE\n"
                                    "  --pid PID           another process of the same run\n"
                                    "  --top N             lines in each list (default 10)\n"
                                    "  --color WHEN        auto, always, never\n";

@@ -1,21 +1,22 @@
-/* heapkeeper report: finds the capture, reads it, shows it. */
+/* heapkeeper report: finds the capture, reads it, shows it or writes it as a page. */
 #include "cli/cli.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "view/report.h"
+#include "cli/output.h"
+#include "view/report_html.h"
 
 #define PROCESSES_JUDGED 16 /* those with the largest peaks */
 
 struct options {
-    bool json;
+    bool json, html, force;
     unsigned top;
     long pid; /* 0: the main process */
     const char *colour;
+    const char *output;
     const char *file; /* NULL: the newest run */
 };
 
@@ -24,16 +25,27 @@ static int parse(int argc, char **argv, struct options *o)
     static const struct option known[] = {
         {"json", no_argument, NULL, 'j'},         {"pid", required_argument, NULL, 'p'},
         {"top", required_argument, NULL, 'n'},    {"color", required_argument, NULL, 'c'},
-        {"colour", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+        {"colour", required_argument, NULL, 'c'}, {"html", no_argument, NULL, 'H'},
+        {"output", required_argument, NULL, 'o'}, {"force", no_argument, NULL, 'f'},
+        {NULL, 0, NULL, 0},
     };
     char *end;
     int option;
 
     opterr = 0;
-    while ((option = getopt_long(argc, argv, ":jp:n:", known, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, ":jp:n:o:f", known, NULL)) != -1) {
         switch (option) {
         case 'j':
             o->json = true;
+            break;
+        case 'H':
+            o->html = true;
+            break;
+        case 'o':
+            o->output = optarg;
+            break;
+        case 'f':
+            o->force = true;
             break;
         case 'p':
             o->pid = strtol(optarg, &end, 10);
@@ -57,6 +69,8 @@ static int parse(int argc, char **argv, struct options *o)
             return hk_cli_bad_option(argc, argv, option);
         }
     }
+    if (o->json && o->html)
+        return hk_cli_fail(HK_EXIT_USAGE, "report: one of --json and --html, not both");
     if (argc - optind > 1)
         return hk_cli_fail(HK_EXIT_USAGE, "report: one capture at a time, not \"%s\" too",
                            argv[optind + 1]);
@@ -81,27 +95,41 @@ static const char *choose(const struct hk_family *family, const struct options *
     return named || family->count == 0 ? path : family->processes[hk_family_main(family)].path;
 }
 
+static void write_html(const struct hk_report *report, FILE *out)
+{
+    struct hk_call_tree *tree = hk_call_tree_make(report->sites);
+    hk_report_html(report, tree, out);
+    hk_call_tree_free(tree);
+}
+
 static int show(const struct options *o, struct hk_capture *capture, const struct hk_family *family)
 {
     struct hk_terminal terminal;
+    struct hk_output output;
+    char name[HK_OUTPUT_NAME];
+    const char *path = o->output ? o->output : o->html ? hk_output_name(name, capture, "report.html") : NULL;
     for (size_t i = 0; i < family->count; i++) { /* what became of it, as its later captures tell */
         if (strcmp(family->processes[i].path, capture->path) == 0)
             capture->life = family->processes[i].life;
     }
+    if (!hk_output_open(&output, path, o->force, capture))
+        return HK_EXIT_FAILURE;
     struct hk_sites *sites = hk_sites_read(capture);
     struct hk_report report = {capture, sites, family, o->top};
 
-    hk_terminal_for(&terminal, stdout);
+    hk_terminal_for(&terminal, output.file);
     if (o->colour && strcmp(o->colour, "auto") != 0)
         terminal.colour = strcmp(o->colour, "always") == 0;
     if (o->json)
-        hk_report_json(&report, stdout);
+        hk_report_json(&report, output.file);
+    else if (o->html)
+        write_html(&report, output.file);
     else
         hk_report_text(&report, &terminal);
     hk_sites_free(sites);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return hk_cli_fail(HK_EXIT_FAILURE, "the report could not be written: %s", strerror(errno));
-    return 0;
+    bool to_file = output.path != NULL;
+    int status = hk_output_close(&output, "the report");
+    return !status && to_file && o->html ? hk_output_say(path) : status;
 }
 
 int hk_cli_report(int argc, char **argv)

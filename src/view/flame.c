@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "read/moments.h"
+#include "view/head.h"
 #include "view/json.h"
 #include "view/page.h"
 #include "view/report.h"
@@ -47,15 +48,8 @@ static void put_moments(struct hk_json *j, const struct hk_capture *c)
 static void put_head(struct hk_json *j, const struct hk_flame *f)
 {
     const struct hk_capture *c = f->capture;
-    char program[256], version[32];
     hk_json_string(j, "format", "heapkeeper-flame-1");
-    hk_json_string(j, "capture", c->path);
-    hk_json_string(j, "state", hk_state_word(c->life));
-    hk_json_string(j, "program", hk_capture_program(c, program, sizeof program));
-    hk_json_unsigned(j, "pid", c->header.pid);
-    hk_json_string(j, "python", hk_python_version(c->header.python_version, version));
-    hk_json_string(j, "mode", hk_mode_word(c->header.mode));
-    hk_json_unsigned(j, "sample_bytes", c->header.mode == HK_MODE_SAMPLE ? c->header.sample_bytes : 0);
+    hk_head_json(j, c);
     hk_json_unsigned(j, "duration_ns", c->duration_ns);
     hk_json_unsigned(j, "peak_ns", c->status.peak_ns);
     put_moments(j, c);

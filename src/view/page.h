@@ -11,6 +11,7 @@
 
 extern const char hk_page_page_css[], hk_page_page_js[]; /* of every page */
 extern const char hk_page_flame_css[], hk_page_flame_html[], hk_page_flame_js[];
+extern const char hk_page_report_css[];
 
 /* From "<!doctype html>" to "<body>". The list of styles ends with NULL. */
 void hk_page_start(FILE *out, const char *title, const char *const *styles);

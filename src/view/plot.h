@@ -41,6 +41,7 @@ void hk_plot_free(struct hk_plot *plot);
 
 void hk_plot_text(const struct hk_plot *plot, const struct hk_terminal *terminal, unsigned rows);
 void hk_plot_svg(const struct hk_plot *plot, FILE *out); /* readable on light and on dark */
+void hk_plot_svg_inline(const struct hk_plot *plot, FILE *out); /* for a page, whose style sheet has its colours (page/report.css) */
 void hk_plot_png(const struct hk_plot *plot, FILE *out);
 void hk_plot_json(const struct hk_plot *plot, FILE *out);
 

@@ -110,15 +110,21 @@ static void put_names(const struct hk_plot *p, double top, FILE *out)
     }
 }
 
-void hk_plot_svg(const struct hk_plot *p, FILE *out)
+/* As a file of its own, or without title and style sheet in a page that has one for the class "plot". */
+static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
 {
     double step = hk_plot_byte_step(p->most, 6), top = fmax(step, ceil(p->most / step) * step);
     char label[32];
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\">\n<title>", WIDTH, HEIGHT);
+    fprintf(out, "<svg %s viewBox=\"0 %d %d %d\" role=\"img\">\n<title>",
+            in_page ? "class=\"plot\"" : "xmlns=\"http://www.w3.org/2000/svg\"", in_page ? TOP - 8 : 0, WIDTH,
+            in_page ? HEIGHT - TOP + 8 : HEIGHT);
     put_text(out, p->title);
-    fprintf(out, "</title>\n%s<text class=\"title\" x=\"%d\" y=\"26\">", style, LEFT);
-    put_text(out, p->title);
-    fputs("</text>\n", out);
+    fputs("</title>\n", out);
+    if (!in_page) {
+        fprintf(out, "%s<text class=\"title\" x=\"%d\" y=\"26\">", style, LEFT);
+        put_text(out, p->title);
+        fputs("</text>\n", out);
+    }
     put_axes(p, top, out);
     for (size_t i = 0; i < p->collection_count; i++) {
         double x = x_of(p, (double)p->collections[i].longest_at_ns / 1e9);
@@ -155,4 +161,14 @@ void hk_plot_svg(const struct hk_plot *p, FILE *out)
     if (p->most <= 0)
         fprintf(out, "<text x=\"%d\" y=\"%d\">no figures: it ended before the first point of its timeline</text>\n", LEFT + 20, HEIGHT / 2);
     fputs("</svg>\n", out);
+}
+
+void hk_plot_svg(const struct hk_plot *p, FILE *out)
+{
+    put_svg(p, out, false);
+}
+
+void hk_plot_svg_inline(const struct hk_plot *p, FILE *out)
+{
+    put_svg(p, out, true);
 }

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "view/report_lists.h"
 #include "view/where.h"
 
 #define MARGIN      10   /* columns of the headings */
@@ -30,26 +31,29 @@
 #define WHERE       25   /* columns in front of a row's place */
 #define NAME        512  /* bytes of a cleaned name */
 #define LINE        1100 /* bytes of a sentence */
-#define STACK       128  /* frames that are looked at for a line of text */
 #define NO_TERMINAL 200  /* columns that a stack may take where there is no terminal to say */
 
 struct page {
     const struct hk_report *report;
     const struct hk_terminal *t;
     const char *dot; /* between facts */
+    bool bare;       /* without headings and margin */
 };
 
 /* ---- small pieces ---- */
 
 static void heading(const struct page *p, const char *word, enum hk_style style)
 {
+    if (p->bare)
+        return;
     fprintf(p->t->out, "%s%s%s%*s", hk_style(p->t, style), word, hk_style(p->t, HK_PLAIN),
             (int)(MARGIN - strlen(word)), "");
 }
 
 static void margin(const struct page *p)
 {
-    fprintf(p->t->out, "%*s", MARGIN, "");
+    if (!p->bare)
+        fprintf(p->t->out, "%*s", MARGIN, "");
 }
 
 __attribute__((format(printf, 2, 3))) static void dim(const struct page *p, const char *format, ...)
@@ -110,83 +114,27 @@ static void place(const struct page *p, char *to, size_t size, const struct hk_s
     hk_where_text(p->t, directory_of_run(p), to, size, f, columns);
 }
 
-/* The import machinery stands between a module and what it imports, and says nothing; what the C library runs before
- * main and before a thread's function neither. */
-static bool is_machinery(const struct hk_source_frame *f)
-{
-    if (f->module)
-        return strcmp(f->function, "_start") == 0 || strncmp(f->function, "__libc_start", 12) == 0 ||
-               strcmp(f->function, "start_thread") == 0 || strncmp(f->function, "__clone", 7) == 0 ||
-               strcmp(f->function, "clone") == 0 || strcmp(f->function, "clone3") == 0;
-    return strncmp(f->file, "<frozen importlib", 17) == 0 ||
-           strcmp(f->file, "<frozen runpy>") == 0 ||
-           strcmp(f->function, "_run_module_as_main") == 0 || strcmp(f->function, "_run_code") == 0;
-}
-
-static const char *base_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash && slash[1] ? slash + 1 : path;
-}
-
-/* "handle:61"; of a module's own code "shop.py:190". */
-static void piece(const struct page *p, char *to, size_t size, const struct hk_source_frame *f)
-{
-    char name[128];
-    bool is_module = strcmp(f->function, "<module>") == 0 && *f->file;
-    hk_text_clean(p->t, name, sizeof name, is_module ? base_name(f->file) : f->function);
-    snprintf(to, size, f->line ? "%s:%d" : "%s", name, f->line);
-}
-
-/* The frames a person wants: without machinery, except at the end, and without the outermost
- * module. */
-static size_t choose_frames(struct hk_source_frame *frames, size_t count, bool cut)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (i + 1 == count || !is_machinery(&frames[i]))
-            frames[kept++] = frames[i];
-    }
-    if (!cut && kept > 2 && strcmp(frames[0].function, "<module>") == 0)
-        memmove(frames, frames + 1, --kept * sizeof *frames);
-    return kept;
-}
-
-/* Of machine code that Python called, where it was entered and where it asked. */
-static size_t shorten_native(const struct page *p, struct hk_source_frame *frames, size_t count)
-{
-    size_t native = count;
-    while (native > 0 && frames[native - 1].module)
-        native--;
-    if (native == 0 || count - native <= 3)
-        return count;
-    frames[native + 1] = (struct hk_source_frame){.function = p->t->utf8 ? "…" : "...", .file = ""};
-    frames[native + 2] = frames[count - 1];
-    return native + 3;
-}
-
 /* "main:140 > handle:61 > remember_order:88", without the outer frames that do not fit. */
 static void stack_line(const struct page *p, const struct hk_site *site)
 {
-    struct hk_source_frame frames[STACK];
-    char pieces[STACK][160];
+    struct hk_source_frame frames[HK_LIST_FRAMES];
+    char pieces[HK_LIST_FRAMES][160];
     bool cut;
-    size_t count = hk_sites_stack(p->report->sites, site->node, frames, STACK, &cut), used = 4;
+    size_t count = hk_list_path(p->report, site, p->t->utf8 ? "…" : "...", frames, &cut), used = 4;
     size_t room = (p->t->width ? p->t->width : NO_TERMINAL) - WHERE;
 
-    count = shorten_native(p, frames, choose_frames(frames, count, cut));
     if (count < 2)
         return;
     size_t from = count;
     while (from > 0) {
-        piece(p, pieces[from - 1], sizeof pieces[0], &frames[from - 1]);
+        hk_list_piece(p->t, pieces[from - 1], sizeof pieces[0], &frames[from - 1]);
         used += hk_text_columns(pieces[from - 1]) + 3;
         if (from < count && used > room)
             break;
         from--;
     }
     fprintf(p->t->out, "%*s%s", WHERE, "", hk_style(p->t, HK_DIM));
-    if (from > 0 || cut || (site->flags & HK_SITE_CUT))
+    if (from > 0 || cut)
         fputs(p->t->utf8 ? "… > " : "... > ", p->t->out);
     for (size_t i = from; i < count; i++)
         fprintf(p->t->out, "%s%s", pieces[i], i + 1 < count ? " > " : "");
@@ -323,56 +271,6 @@ static void put_memory(const struct page *p)
 
 /* ---- lists of lines ---- */
 
-enum measure { BY_RISE, BY_LIVE, BY_PEAK };
-
-static const struct hk_sites *sorting;
-static enum measure sorting_by;
-
-static double amount_of(const struct hk_line *line, enum measure by)
-{
-    return by == BY_RISE ? line->growth.rise
-                         : (double)(by == BY_LIVE ? line->live_bytes : line->peak_bytes);
-}
-
-static int by_amount(const void *a, const void *b)
-{
-    uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
-    double x = amount_of(&sorting->lines[i], sorting_by),
-           y = amount_of(&sorting->lines[k], sorting_by);
-    return x > y ? -1 : x < y ? 1 : i < k ? -1 : i > k;
-}
-
-/* Of the lines by `by`, how many are worth a row: what is less than a hundredth says little. */
-static size_t worth_showing(const struct page *p, enum measure by, const uint32_t *order,
-                            size_t count)
-{
-    const struct hk_sites *s = p->report->sites;
-    double whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
-    size_t shown = 0, top = p->report->top;
-    if (by == BY_LIVE && s->run.by_levels && top > 3) /* what is left when all was let go */
-        top = 3;
-    while (shown < count && shown < top &&
-           (by == BY_RISE || shown < 3 || amount_of(&s->lines[order[shown]], by) >= 0.01 * whole))
-        shown++;
-    return shown;
-}
-
-/* The lines that have something, largest first. The caller frees `*order`. */
-static size_t rank(const struct page *p, enum measure by, uint32_t **order)
-{
-    const struct hk_sites *s = p->report->sites;
-    size_t count = 0;
-    *order = hk_must_calloc(s->line_count, sizeof **order);
-    for (uint32_t i = 0; i < s->line_count; i++) {
-        if (by == BY_RISE ? s->lines[i].growth.growing : amount_of(&s->lines[i], by) > 0)
-            (*order)[count++] = i;
-    }
-    sorting = s;
-    sorting_by = by;
-    qsort(*order, count, sizeof **order, by_amount);
-    return count;
-}
-
 /* "±9%": one standard error of a sampled sum; nothing when every block was recorded. */
 static void error_text(const struct page *p, char to[32], double bytes, double error)
 {
@@ -382,51 +280,45 @@ static void error_text(const struct page *p, char to[32], double bytes, double e
         snprintf(to, 32, "%s%.0f%%", p->t->utf8 ? "±" : "+-", percent > 100 ? 100 : percent);
 }
 
-static void put_row(const struct page *p, const struct hk_line *line, enum measure by,
-                    size_t where_columns)
+static void put_row(const struct page *p, const struct hk_line *line, enum hk_report_list list, size_t where_columns)
 {
-    const struct hk_sites *s = p->report->sites;
-    double amount = amount_of(line, by),
-           mean = hk_sites_mean(s, line->total_bytes, line->samples_total);
-    bool of_peak = by == BY_PEAK || (by == BY_RISE && s->run.by_levels);
-    double whole = (double)(of_peak ? s->peak_bytes : s->live_bytes);
-    double part = by != BY_RISE ? amount : (double)(of_peak ? line->peak_bytes : line->live_bytes);
+    double amount = hk_list_amount(line, list);
+    struct hk_share of = hk_list_share(p->report, line, list);
+    bool grows = list == HK_LIST_GROWING;
     char where[2 * NAME + 32], spark[3 * HK_MARKS + 1], bytes[32], share[32], error[32],
         signed_bytes[40];
 
     place(p, where, sizeof where, &line->frame, where_columns);
     marks_sparkline(p, spark, line->at_mark);
-    error_text(p, error, amount, by == BY_RISE ? line->growth.error : sqrt(mean * amount));
-    snprintf(signed_bytes, sizeof signed_bytes, "%s%s", by == BY_RISE ? "+" : "",
+    error_text(p, error, amount, hk_list_error(p->report, line, list));
+    snprintf(signed_bytes, sizeof signed_bytes, "%s%s", grows ? "+" : "",
              hk_text_bytes(bytes, amount));
     size_t columns = hk_text_columns(where), error_columns = hk_text_columns(error);
     fprintf(p->t->out, "%s%9s%s %s%s%s%*s %4s  %s%*s  %s%s%s\n",
-            by == BY_RISE ? hk_style(p->t, HK_RED) : "", signed_bytes, hk_style(p->t, HK_PLAIN),
+            grows ? hk_style(p->t, HK_RED) : "", signed_bytes, hk_style(p->t, HK_PLAIN),
             hk_style(p->t, HK_DIM), error, hk_style(p->t, HK_PLAIN),
             error_columns < 5 ? (int)(5 - error_columns) : 0, "",
-            hk_text_percent(share, part, whole), where,
+            hk_text_percent(share, of.part, of.whole), where,
             columns < where_columns ? (int)(where_columns - columns) : 0, "",
-            hk_style(p->t, by == BY_RISE ? HK_RED : HK_CYAN), spark, hk_style(p->t, HK_PLAIN));
+            hk_style(p->t, grows ? HK_RED : HK_CYAN), spark, hk_style(p->t, HK_PLAIN));
 }
 
-static void put_rest(const struct page *p, const uint32_t *order, size_t shown, size_t count,
-                     enum measure by)
+static void put_rest(const struct page *p, const uint32_t *order, size_t shown, size_t count, enum hk_report_list list)
 {
     const struct hk_sites *s = p->report->sites;
-    double rest = 0, whole = (double)(by == BY_PEAK ? s->peak_bytes : s->live_bytes);
+    double rest = 0, whole = (double)(list == HK_LIST_PEAK ? s->peak_bytes : s->live_bytes);
     char a[32], b[32], d[32];
     for (size_t i = shown; i < count; i++)
-        rest += amount_of(&s->lines[order[i]], by);
+        rest += hk_list_amount(&s->lines[order[i]], list);
     fprintf(p->t->out, "%*s", INDENT, "");
     dim(p, "%9s %10s  in %s other line%s\n", hk_text_bytes(a, rest),
         hk_text_percent(b, rest, whole), hk_text_count(d, count - shown),
         count - shown == 1 ? "" : "s");
 }
 
-static void put_rows(const struct page *p, const uint32_t *order, size_t all, enum measure by)
+static void put_rows(const struct page *p, const uint32_t *order, size_t count, size_t all, enum hk_report_list list)
 {
     const struct hk_sites *s = p->report->sites;
-    size_t count = worth_showing(p, by, order, all);
     char where[2 * NAME + 32];
     size_t where_columns = 0, taken = WHERE + 2 + p->report->capture->mark_count;
     size_t room = width(p) > taken + 20 ? width(p) - taken : 20;
@@ -438,21 +330,18 @@ static void put_rows(const struct page *p, const uint32_t *order, size_t all, en
     }
     for (size_t i = 0; i < count; i++) {
         const struct hk_line *line = &s->lines[order[i]];
-        uint32_t site = by == BY_RISE   ? line->steepest
-                        : by == BY_LIVE ? line->heaviest_live
-                                        : line->heaviest_peak;
         fprintf(p->t->out, "%*s", INDENT, "");
-        put_row(p, line, by, where_columns);
-        stack_line(p, &s->sites[site]);
+        put_row(p, line, list, where_columns);
+        stack_line(p, &s->sites[hk_list_example(line, list)]);
     }
     if (count < all)
-        put_rest(p, order, count, all, by);
+        put_rest(p, order, count, all, list);
 }
 
 static void put_growing(const struct page *p)
 {
     uint32_t *order;
-    size_t count = rank(p, BY_RISE, &order);
+    size_t shown, count = hk_list_rank(p->report, HK_LIST_GROWING, &order, &shown);
     if (count) {
         fputc('\n', p->t->out);
         heading(p, "GROWING", HK_RED);
@@ -460,7 +349,7 @@ static void put_growing(const struct page *p)
             p->report->sites->run.by_levels ? "rising until all was let go at the end"
                                             : "still rising at the end",
             p->report->sites->run.by_levels ? "the peak" : "live");
-        put_rows(p, order, count, BY_RISE);
+        put_rows(p, order, shown, count, HK_LIST_GROWING);
     } else if (p->report->sites->run.usable && p->report->capture->header.mode != HK_MODE_NONE) {
         fputc('\n', p->t->out);
         heading(p, "GROWING", HK_GREEN);
@@ -469,31 +358,24 @@ static void put_growing(const struct page *p)
     free(order);
 }
 
-static void put_largest(const struct page *p, enum measure by)
+static void put_largest(const struct page *p, enum hk_report_list list)
 {
     const struct hk_capture *c = p->report->capture;
     uint32_t *order;
     char when[32];
-    size_t count = rank(p, by, &order);
+    size_t shown, count = hk_list_rank(p->report, list, &order, &shown);
     if (count) {
         fputc('\n', p->t->out);
-        heading(p, by == BY_LIVE ? "LARGEST" : "AT PEAK", HK_BOLD);
-        if (by == BY_LIVE)
+        heading(p, list == HK_LIST_LIVE ? "LARGEST" : "AT PEAK", HK_BOLD);
+        if (list == HK_LIST_LIVE)
             say(p, "%s, share of live, live over time",
                 c->life == HK_LIFE_RUNNING ? "live now" : "live at the end");
         else
             say(p, "live at the peak of what was recorded, after %s",
                 hk_text_duration(when, c->status.peak_ns));
-        put_rows(p, order, count, by);
+        put_rows(p, order, shown, count, list);
     }
     free(order);
-}
-
-/* The list at the peak says nothing new when the peak is the end. */
-static bool peak_is_another_list(const struct page *p)
-{
-    const struct hk_sites *s = p->report->sites;
-    return (double)s->peak_bytes > 1.1 * (double)s->live_bytes;
 }
 
 /* ---- the heap ---- */
@@ -542,7 +424,8 @@ static void put_heap(const struct page *p)
     char arenas[32], pools[32], used[32], full[32], empty[32], blocks[32], live[32], mapped[32],
         a[32], b[32], arena_size[40], pool_size[40];
 
-    fputc('\n', p->t->out);
+    if (!p->bare)
+        fputc('\n', p->t->out);
     heading(p, "HEAP", HK_BOLD);
     say(p, "%s arena%s%s%s%s pools%s (%s used, %s full, %s empty)%s%s blocks%s%s live of %s",
         hk_text_count(arenas, at->arenas), at->arenas == 1 ? "" : "s",
@@ -641,23 +524,36 @@ static void put_notes(const struct page *p)
 
 void hk_report_text(const struct hk_report *r, const struct hk_terminal *t)
 {
-    struct page page = {r, t, t->utf8 ? " · " : " - "}, *p = &page;
+    struct page page = {r, t, t->utf8 ? " · " : " - ", false}, *p = &page;
+    enum hk_report_list lists[2];
 
     put_head(p);
     put_processes(p);
     if (r->capture->has_now) {
         put_memory(p);
         put_growing(p);
-        bool fell = r->sites->run.by_levels; /* then little is left to say of the end */
-        if (fell)
-            put_largest(p, BY_PEAK);
-        put_largest(p, BY_LIVE);
-        if (!fell && peak_is_another_list(p))
-            put_largest(p, BY_PEAK);
+        for (size_t i = 0, count = hk_lists_by_size(r, lists); i < count; i++)
+            put_largest(p, lists[i]);
         put_heap(p);
         put_gc(p);
         put_outside(p);
         put_recorder(p);
     }
     put_notes(p);
+}
+
+char *hk_report_sentences(const struct hk_report *r, enum hk_report_part part, const struct hk_terminal *t)
+{
+    static void (*const put[])(const struct page *) = {put_heap, put_gc, put_outside, put_recorder};
+    char *text = NULL;
+    size_t size = 0;
+    struct hk_terminal memory = *t;
+    struct page page = {r, &memory, t->utf8 ? " · " : " - ", true};
+    memory.out = open_memstream(&text, &size);
+    memory.width = 0;
+    if (memory.out) {
+        put[part](&page);
+        fclose(memory.out);
+    }
+    return text ? text : hk_must_strdup("");
 }

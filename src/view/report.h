@@ -17,6 +17,11 @@ struct hk_report {
 
 void hk_report_text(const struct hk_report *report, const struct hk_terminal *terminal);
 
+/* The sentences of a part of the text, a line each, without its heading; for `terminal` without a width. Allocated; the caller
+ * frees it. */
+enum hk_report_part { HK_PART_HEAP, HK_PART_GC, HK_PART_OUTSIDE, HK_PART_RECORDER };
+char *hk_report_sentences(const struct hk_report *report, enum hk_report_part part, const struct hk_terminal *terminal);
+
 /* Keys are stable: names are never changed or removed within a major version, only added. */
 void hk_report_json(const struct hk_report *report, FILE *out);
 

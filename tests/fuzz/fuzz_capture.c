@@ -14,7 +14,7 @@
 #include "view/lines.h"
 #include "view/flame.h"
 #include "view/plot.h"
-#include "view/report.h"
+#include "view/report_html.h"
 #include "view/table.h"
 #include "view/tree.h"
 
@@ -106,6 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         hk_tree_text(&view, inverted ? &narrow : &wide);
         hk_tree_json(&view, sink);
     }
+    hk_report_html(&report, tree, sink);
     hk_call_tree_free(tree);
     show_plots(capture, &wide);
     hk_sites_free(sites);

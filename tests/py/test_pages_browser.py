@@ -315,3 +315,43 @@ def test_small_window_keeps_everything_within_reach(visit, tmp_path):
     click(page, "main")
     assert path_of(page)[-1] == "main"
     picture(page, "flame-small")
+
+
+# ---- the report ----
+
+
+def report(capture, tmp_path):
+    return make(capture, tmp_path, "report", "--html", "-f", "-o", str(tmp_path / "page.html"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_is_a_page_with_lists_a_curve_and_a_flame_graph_that_works(visit, tmp_path, scheme):
+    page = visit(report(cw.shop(), tmp_path), color_scheme=scheme)
+    assert page.locator("h2").all_inner_texts()[:3] == ["Memory over time", "Growing", "Largest"]
+    assert "shop.py:88 in Shop.remember_order" in page.locator("#growing").inner_text()
+    curve = page.locator("svg.plot").bounding_box()
+    assert curve["width"] > 600 and curve["height"] > 200
+    os.makedirs(ARTEFACTS, exist_ok=True)
+    page.screenshot(path=os.path.join(ARTEFACTS, "report-%s.png" % scheme), full_page=True)
+    page.locator("#flame-scroll").scroll_into_view_if_needed()
+    click(page, "Shop.remember_order")
+    assert path_of(page)[-1] == "Shop.remember_order"
+    ground, switch = "getComputedStyle(document.body).backgroundColor", page.locator(".report > header [data-theme-switch]")
+    before = page.evaluate(ground)
+    switch.click()
+    assert page.evaluate(ground) != before
+    assert page.locator("[data-theme-switch]:visible").count() == 1
+
+
+def test_report_of_hostile_names_runs_nothing(visit, tmp_path):
+    page = visit(report(pages.hostile(), tmp_path))
+    assert "</script><script>broken()</script> a note" in page.locator("#notes").inner_text()
+    assert page.locator("img").count() == 0
+    picture(page, "report-hostile")
+
+
+def test_report_is_whole_without_scripts_and_in_a_small_window(visit, tmp_path):
+    page = visit(report(cw.shop(), tmp_path), java_script_enabled=False)
+    page.set_viewport_size({"width": 480, "height": 900})
+    assert "+30.5 MiB" in page.locator("#growing").inner_text() and page.locator("svg.plot").is_visible()
+    picture(page, "report-small")

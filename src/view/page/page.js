@@ -19,21 +19,19 @@ const hk = {
   },
 
   duration(ns) {
-    const s = ns / 1e9;
-    if (s < 1)
+    const s = ns / 1e9, two = (value) => String(Math.floor(value)).padStart(2, "0");
+    if (s < 0.9995)
       return Math.round(s * 1000) + " ms";
-    if (s < 100)
-      return s.toFixed(1) + " s";
-    if (s < 7200)
-      return Math.floor(s / 60) + " min " + Math.floor(s % 60) + " s";
-    return Math.floor(s / 3600) + " h " + Math.floor(s % 3600 / 60) + " min";
+    if (s < 99.95)
+      return s.toFixed(s < 9.995 ? 2 : 1) + " s";
+    if (s < 3600)
+      return `${Math.floor(s / 60)} min ${two(s % 60)} s`;
+    return `${Math.floor(s / 3600)} h ${two(s % 3600 / 60)} min`;
   },
 
   percent(part, whole) {
-    if (!(whole > 0))
-      return "0%";
-    const percent = 100 * part / whole;
-    return (percent >= 9.95 || percent === 0 ? percent.toFixed(0) : percent >= 0.095 ? percent.toFixed(1) : "<0.1") + "%";
+    const percent = whole > 0 ? 100 * part / whole : 0;
+    return (percent > 0 && percent < 0.95 ? Math.max(percent, 0.1).toFixed(1) : percent.toFixed(0)) + "%";
   },
 
   isDark() {
