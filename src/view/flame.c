@@ -1,6 +1,6 @@
 /* The page's data are a JSON object whose large parts are packed: numbers of seven bits a byte, the lowest first, a set eighth
  * bit meaning that more follow (LEB128), and the bytes in base 64. A difference that may be negative is packed as its double,
- * or minus its double less one. src/view/page/flame.js unpacks:
+ * or minus its double less one. src/view/page/flame_tree.js unpacks:
  *
  *      frames  name, file, group (indices of strings), line
  *      nodes   how far up the list its caller is, frame; without the root
@@ -364,7 +364,7 @@ void hk_flame_section(const struct hk_flame *f, FILE *out)
 void hk_flame_html(const struct hk_flame *f, FILE *out)
 {
     static const char *const styles[] = {hk_page_page_css, hk_page_flame_css, NULL};
-    static const char *const scripts[] = {hk_page_page_js, hk_page_flame_js, NULL};
+    static const char *const scripts[] = {hk_page_page_js, hk_page_flame_tree_js, hk_page_flame_js, NULL};
     char program[256], title[300];
     snprintf(title, sizeof title, "%s: heapkeeper flame", hk_capture_program(f->capture, program, sizeof program));
     hk_page_start(out, title, styles);

@@ -20,7 +20,7 @@ struct hk_flame {
 /* The whole page. */
 void hk_flame_html(const struct hk_flame *flame, FILE *out);
 
-/* Its section and its data, for another page, which has hk_page_flame_css and hk_page_flame_js. */
+/* Its section and its data, for another page, which has hk_page_flame_css, hk_page_flame_tree_js and hk_page_flame_js. */
 void hk_flame_section(const struct hk_flame *flame, FILE *out);
 
 /* Keys are stable: names are never changed or removed within a major version, only added. */

@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 extern const char hk_page_page_css[], hk_page_page_js[]; /* of every page */
-extern const char hk_page_flame_css[], hk_page_flame_html[], hk_page_flame_js[];
+extern const char hk_page_flame_css[], hk_page_flame_html[], hk_page_flame_tree_js[], hk_page_flame_js[];
 extern const char hk_page_report_css[];
 
 /* From "<!doctype html>" to "<body>". The list of styles ends with NULL. */

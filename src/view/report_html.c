@@ -398,7 +398,7 @@ static void put_flame(const struct page *p)
 void hk_report_html(const struct hk_report *r, const struct hk_call_tree *tree, FILE *out)
 {
     static const char *const styles[] = {hk_page_page_css, hk_page_flame_css, hk_page_report_css, NULL};
-    static const char *const scripts[] = {hk_page_page_js, hk_page_flame_js, NULL}, *const few[] = {hk_page_page_js, NULL};
+    static const char *const scripts[] = {hk_page_page_js, hk_page_flame_tree_js, hk_page_flame_js, NULL}, *const few[] = {hk_page_page_js, NULL};
     struct page page = {r, tree, out}, *p = &page;
     enum hk_report_list lists[2];
     char program[256], title[300];

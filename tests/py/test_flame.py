@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import textwrap
 
 import pytest
@@ -233,6 +234,18 @@ def test_captures_of_the_corpus_become_pages(tmp_path, name):
     found = page(str(capture), tmp_path)
     pages.unpack_flame(found.data["flame-data"])
     assert json.loads(show("flame", "--json", capture).out)["format"] == "heapkeeper-flame-1"
+
+
+def test_a_running_process_is_found_by_its_number(heapkeeper, tmp_path):
+    words = heapkeeper.command("import sys; kept = bytearray(3 << 20); print('ready', flush=True); sys.stdin.read()",
+                               options=("--exact",))
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        document, data = tree(process.pid), page(process.pid, tmp_path).data["flame-data"]
+        process.stdin.close()
+    assert document["state"] == data["state"] == "running" and document["pid"] == process.pid
+    assert document["totals"]["live_bytes"] >= 3 << 20
+    assert max(node["own"]["live_bytes"] for node in document["nodes"] if "own" in node) >= 3 << 20
 
 
 # ---- the command line ----

@@ -1,11 +1,8 @@
 /* The flame graph.
  *
- * The data (src/view/flame.c packs them) are frames, a tree of frames from the outermost in, and leaves: nodes of that tree at
- * which memory was asked for, with their bytes. What is shown is always a Tree made from these: with the callers first or
- * inverted, with or without Python's import system. A Tree's sums are worked out for one value at a time: live at a moment, at
- * the peak, in total. From the sums come rows of boxes, those at least a pixel wide, narrower neighbours in one; from the
- * rows what the window shows is drawn on a canvas. So a hundred thousand stacks are no more work to draw than a screen has
- * pixels.
+ * flame_tree.js has the tree that is to be shown and its sums. From the sums come rows of boxes, those at least a pixel wide,
+ * narrower neighbours in one; from the rows what the window shows is drawn on a canvas. So a hundred thousand stacks are no
+ * more work to draw than a screen has pixels.
  *
  * Whatever is called after something in the recorded program reaches the page as the text of an element or of the canvas.
  */
@@ -14,246 +11,41 @@
 (() => {
   const ROW = 20; /* pixels of a row, its border included */
   const NARROW = 1; /* pixels; what is narrower is drawn with its neighbours as one */
-  const INVERTED_MOST = 4000000; /* nodes; a tree that would have more is cut at its callers' end */
   const HUES = [28, 207, 130, 348, 268, 52, 178, 312, 92, 232, 12, 155];
 
   const $ = (id) => document.getElementById("flame-" + id);
   const data = JSON.parse($("data").textContent);
-  const model = read(data);
-  const last = data.moments_ns.length - 1;
+  const model = new HkFlameModel(data);
+  const { last } = model;
 
   const state = {
     value: "live", moment: last, order: "callers", shape: "icicle", colours: "group", hideMachinery: false,
     tree: null, sums: null, zoom: 0, selected: -1, hovered: -1, rows: [], height: 0,
-    query: "", group: -1, matches: null, hits: null, found: [], foundAt: -1,
+    query: "", group: -1, matches: null, found: [], foundAt: -1,
   };
-
-  /* ---- data ---- */
-
-  /** Numbers of a packed string, one after the other. */
-  function unpack(text) {
-    const bytes = atob(text);
-    let at = 0;
-    return {
-      more: () => at < bytes.length,
-      next() {
-        let value = 0, scale = 1, byte;
-        do {
-          byte = bytes.charCodeAt(at++);
-          value += (byte & 127) * scale;
-          scale *= 128;
-        } while (byte & 128);
-        return value;
-      },
-      difference() {
-        const value = this.next();
-        return value % 2 ? -(value + 1) / 2 : value / 2;
-      },
-    };
-  }
-
-  function read(packed) {
-    const { strings } = packed;
-    const frames = { name: [], file: [], group: [], line: [] };
-    for (const from = unpack(packed.frames); from.more();) {
-      frames.name.push(strings[from.next()]);
-      frames.file.push(strings[from.next()]);
-      frames.group.push(strings[from.next()]);
-      frames.line.push(from.next());
-    }
-    const parent = [0], frame = [0];
-    for (const from = unpack(packed.nodes); from.more();) {
-      parent.push(parent.length - from.next());
-      frame.push(from.next());
-    }
-    const leaves = { node: [], live: [], liveBlocks: [], peak: [], peakBlocks: [], total: [], totalBlocks: [], at: [] };
-    const moments = packed.moments_ns.length - 1;
-    for (let i = 0; i < moments; i++)
-      leaves.at.push([]);
-    let node = 0;
-    for (const from = unpack(packed.leaves); from.more();) {
-      node += from.difference();
-      leaves.node.push(node);
-      for (const list of [leaves.live, leaves.liveBlocks, leaves.peak, leaves.peakBlocks, leaves.total, leaves.totalBlocks])
-        list.push(from.next());
-      let kib = 0;
-      for (let i = 0; i < moments; i++) {
-        kib += from.difference();
-        leaves.at[i].push(kib * 1024);
-      }
-    }
-    leaves.at.push(leaves.live);
-    return { frames, parent: Int32Array.from(parent), frame: Int32Array.from(frame), leaves };
-  }
-
-  function isMachinery(frame) {
-    const file = model.frames.file[frame], name = model.frames.name[frame];
-    return file.startsWith("<frozen importlib") || file.startsWith("importlib._bootstrap") || file === "<frozen runpy>" ||
-           file === "runpy" || /^_run_(module_as_main|code)$/.test(name);
-  }
-
-  /* ---- trees ---- */
-
-  /** Nodes numbered so that a parent is below its children; `end` is where each leaf's memory belongs. */
-  class Tree {
-    constructor(leafCount) {
-      this.size = 1;
-      this.parent = new Int32Array(1024);
-      this.frame = new Int32Array(1024);
-      this.depth = new Int32Array(1024);
-      this.end = new Int32Array(leafCount);
-      this.table = new Int32Array(4096);
-    }
-
-    slot(parent, frame) {
-      const mask = this.table.length - 1;
-      let at = (Math.imul(parent, 0x9e3779b1) ^ Math.imul(frame, 0x85ebca6b)) >>> 0;
-      at = (at ^ at >>> 15) & mask;
-      for (let node; (node = this.table[at]); at = (at + 1) & mask)
-        if (this.parent[node] === parent && this.frame[node] === frame)
-          break;
-      return at;
-    }
-
-    /** The child of `parent` with this frame, made if it is not there. */
-    child(parent, frame) {
-      let at = this.slot(parent, frame);
-      if (this.table[at])
-        return this.table[at];
-      if (this.size === this.parent.length)
-        this.widen();
-      if (this.size * 2 > this.table.length) {
-        this.table = new Int32Array(this.table.length * 2);
-        for (let node = 1; node < this.size; node++)
-          this.table[this.slot(this.parent[node], this.frame[node])] = node;
-        at = this.slot(parent, frame);
-      }
-      this.table[at] = this.size;
-      this.parent[this.size] = parent;
-      this.frame[this.size] = frame;
-      this.depth[this.size] = this.depth[parent] + 1;
-      return this.size++;
-    }
-
-    widen() {
-      for (const name of ["parent", "frame", "depth"]) {
-        const wider = new Int32Array(this[name].length * 2);
-        wider.set(this[name]);
-        this[name] = wider;
-      }
-    }
-
-    /** Lists of children: those of node n are children[first[n]] up to children[first[n + 1]]. */
-    finish() {
-      this.table = null;
-      this.first = new Int32Array(this.size + 1);
-      this.children = new Int32Array(this.size);
-      for (let node = 1; node < this.size; node++)
-        this.first[this.parent[node] + 1]++;
-      for (let node = 0; node < this.size; node++)
-        this.first[node + 1] += this.first[node];
-      const next = this.first.slice();
-      for (let node = 1; node < this.size; node++)
-        this.children[next[this.parent[node]]++] = node;
-      return this;
-    }
-
-    /** The way from the root to a node, both included. */
-    path(node) {
-      const path = [node];
-      for (; node; node = this.parent[node])
-        path.push(this.parent[node]);
-      return path.reverse();
-    }
-  }
-
-  function growTree(order, hideMachinery) {
-    const { parent, frame, leaves } = model;
-    const hidden = hideMachinery ? model.frames.name.map((_, i) => i > 0 && isMachinery(i)) : [];
-    const tree = new Tree(leaves.node.length);
-    if (order === "callers") {
-      const place = new Int32Array(parent.length);
-      for (let node = 1; node < parent.length; node++)
-        place[node] = hidden[frame[node]] ? place[parent[node]] : tree.child(place[parent[node]], frame[node]);
-      leaves.node.forEach((node, i) => { tree.end[i] = place[node]; });
-    } else {
-      leaves.node.forEach((node, i) => {
-        let at = 0;
-        for (; node && tree.size < INVERTED_MOST; node = parent[node])
-          if (!hidden[frame[node]] || at === 0)
-            at = tree.child(at, frame[node]);
-        tree.end[i] = at;
-      });
-    }
-    return tree.finish();
-  }
-
-  const trees = {};
-  function treeFor(order, hideMachinery) {
-    const key = order + hideMachinery;
-    trees[key] ??= growTree(order, hideMachinery);
-    return trees[key];
-  }
 
   /* ---- sums ---- */
 
-  function leafBytes(value, moment) {
-    return value === "live" ? model.leaves.at[moment] : model.leaves[value];
-  }
-
-  function leafBlocks() {
-    if (state.value === "live")
-      return state.moment === last ? model.leaves.liveBlocks : null; /* not kept at moments before */
-    return model.leaves[state.value + "Blocks"];
-  }
-
-  /** By node: what is asked for in it and further in. `own`, if given, becomes what is asked for in it alone. */
-  function addUp(tree, ofLeaf, own) {
-    const sums = new Float64Array(tree.size);
-    for (let leaf = 0; leaf < tree.end.length; leaf++)
-      sums[tree.end[leaf]] += ofLeaf[leaf];
-    own?.set(sums);
-    for (let node = tree.size - 1; node > 0; node--)
-      sums[tree.parent[node]] += sums[node];
-    return sums;
-  }
-
-  /** Largest children first; by all moments together, so that boxes keep their places while the slider moves. */
-  function sortChildren(tree, value) {
-    if (tree.sortedBy === value)
-      return;
-    tree.sortedBy = value;
-    let ofLeaf = leafBytes(value, last);
-    if (value === "live" && last > 0)
-      ofLeaf = ofLeaf.map((_, i) => model.leaves.at.reduce((sum, at) => sum + at[i], 0));
-    const weight = addUp(tree, ofLeaf);
-    for (let node = 0; node < tree.size; node++)
-      if (tree.first[node + 1] - tree.first[node] > 1)
-        tree.children.subarray(tree.first[node], tree.first[node + 1]).sort((a, b) => weight[b] - weight[a] || a - b);
-  }
-
   function work() {
-    const tree = treeFor(state.order, state.hideMachinery);
-    sortChildren(tree, state.value);
-    const own = new Float64Array(tree.size), bytes = addUp(tree, leafBytes(state.value, state.moment), own);
-    const start = new Float64Array(tree.size);
-    for (let node = 0; node < tree.size; node++) {
-      let at = start[node];
-      for (let i = tree.first[node]; i < tree.first[node + 1]; i++) {
-        start[tree.children[i]] = at;
-        at += bytes[tree.children[i]];
-      }
-    }
+    const tree = model.tree(state.order, state.hideMachinery);
+    model.sortChildren(tree, state.value);
+    const own = new Float64Array(tree.size), bytes = tree.addUp(model.bytes(state.value, state.moment), own);
     state.tree = tree;
-    state.sums = { bytes, own, start, blocks: undefined };
+    state.sums = { bytes, own, start: tree.starts(bytes), blocks: undefined };
   }
 
   function blocksOf(node) {
     if (state.sums.blocks === undefined) {
-      const ofLeaf = leafBlocks();
-      state.sums.blocks = ofLeaf && addUp(state.tree, ofLeaf);
+      const ofLeaf = model.blocks(state.value, state.moment);
+      state.sums.blocks = ofLeaf && state.tree.addUp(ofLeaf);
     }
     return state.sums.blocks?.[node];
+  }
+
+  /** "±9%": one standard error of an estimate from samples; nothing where every block was recorded. */
+  function errorOf(bytes) {
+    const percent = bytes > 0 ? 100 * Math.sqrt(data.sample_bytes / bytes) : 0;
+    return percent >= 0.5 ? ` ±${Math.min(100, percent).toFixed(0)}%` : "";
   }
 
   /* ---- boxes ---- */
@@ -667,7 +459,7 @@
                     hk.element("span", "all of it", { class: "soft" }));
       return;
     }
-    const { frames, frame, leaves } = model, by = state.colours, ofLeaf = leafBytes(state.value, state.moment);
+    const { frames, frame, leaves } = model, by = state.colours, ofLeaf = model.bytes(state.value, state.moment);
     const sums = new Map(), example = new Map(), whole = state.sums.bytes[0];
     leaves.node.forEach((node, i) => {
       const name = frames[by][frame[node]];
@@ -742,7 +534,7 @@
     if (box.node < 0)
       return [`${hk.count(box.count)} narrow boxes`, "", `${hk.bytes(box.bytes)} ${valueWord()}, ${shares(box.bytes, box.parent)}`, ""];
     const { node } = box, bytes = state.sums.bytes[node], own = state.sums.own[node], blocks = blocksOf(node);
-    const amount = `${hk.bytes(bytes)} ${valueWord()}` + (blocks === undefined ? "" : ` in ${hk.count(blocks)} block${blocks === 1 ? "" : "s"}`);
+    const amount = `${hk.bytes(bytes)}${errorOf(bytes)} ${valueWord()}` + (blocks === undefined ? "" : ` in ${hk.count(blocks)} block${blocks === 1 ? "" : "s"}`);
     const more = [shares(bytes, node ? state.tree.parent[node] : 0)];
     if (state.order === "callers" && own && own < bytes)
       more.push(`${hk.bytes(own)} asked for here itself`);
