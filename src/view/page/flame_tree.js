@@ -42,8 +42,9 @@ class HkTree {
 
   slot(parent, frame) {
     const mask = this.table.length - 1;
-    let at = (Math.imul(parent, 0x9e3779b1) ^ Math.imul(frame, 0x85ebca6b)) >>> 0;
-    at = (at ^ at >>> 15) & mask;
+    let at = Math.imul(parent ^ Math.imul(frame, 0x85ebca6b), 0x9e3779b1);
+    at = Math.imul(at ^ at >>> 15, 0x2c1b3c6d);
+    at = (at ^ at >>> 13) & mask;
     for (let node; (node = this.table[at]); at = (at + 1) & mask)
       if (this.parent[node] === parent && this.frame[node] === frame)
         break;
@@ -134,7 +135,9 @@ class HkTree {
 }
 
 class HkFlameModel {
-  static INVERTED_MOST = 4000000; /* nodes; a tree that would have more is cut at its callers' end */
+  /* An inverted tree that would have many more nodes, or take more steps to make, is cut at its callers' end. */
+  static INVERTED_MOST = 4000000;
+  static STEPS_MOST = 40000000;
 
   constructor(packed) {
     const { strings } = packed;
@@ -184,24 +187,36 @@ class HkFlameModel {
   }
 
   grow(order, hideMachinery) {
-    const { parent, frame, leaves } = this;
     const hidden = hideMachinery ? this.frames.name.map((_, i) => i > 0 && this.isMachinery(i)) : [];
-    const tree = new HkTree(leaves.node.length);
-    if (order === "callers") {
-      const place = new Int32Array(parent.length);
-      for (let node = 1; node < parent.length; node++)
-        place[node] = hidden[frame[node]] ? place[parent[node]] : tree.child(place[parent[node]], frame[node]);
-      leaves.node.forEach((node, i) => { tree.end[i] = place[node]; });
-    } else {
-      leaves.node.forEach((node, i) => {
-        let at = 0;
-        for (; node && tree.size < HkFlameModel.INVERTED_MOST; node = parent[node])
-          if (!hidden[frame[node]] || at === 0)
-            at = tree.child(at, frame[node]);
-        tree.end[i] = at;
-      });
-    }
+    const tree = new HkTree(this.leaves.node.length);
+    if (order === "callers")
+      this.growFromCallers(tree, hidden);
+    else
+      this.growFromCallees(tree, hidden);
     return tree.finish();
+  }
+
+  growFromCallers(tree, hidden) {
+    const { parent, frame, leaves } = this, place = new Int32Array(parent.length);
+    for (let node = 1; node < parent.length; node++)
+      place[node] = hidden[frame[node]] ? place[parent[node]] : tree.child(place[parent[node]], frame[node]);
+    leaves.node.forEach((node, i) => { tree.end[i] = place[node]; });
+  }
+
+  /** A level after the other, so that of stacks too deep for all of them to be shown the callers are missing, and no leaf. */
+  growFromCallees(tree, hidden) {
+    const { parent, frame } = this, at = Int32Array.from(this.leaves.node);
+    let left = at.map((_, leaf) => leaf);
+    for (let steps = 0; left.length && tree.size < HkFlameModel.INVERTED_MOST && steps < HkFlameModel.STEPS_MOST; steps += left.length)
+      left = left.filter((leaf) => {
+        while (hidden[frame[at[leaf]]] && tree.end[leaf]) /* who asked is never hidden */
+          at[leaf] = parent[at[leaf]];
+        if (!at[leaf])
+          return false;
+        tree.end[leaf] = tree.child(tree.end[leaf], frame[at[leaf]]);
+        at[leaf] = parent[at[leaf]];
+        return at[leaf] !== 0;
+      });
   }
 
   /** By leaf: bytes of "live" at a moment, of "peak" or of "total". */
