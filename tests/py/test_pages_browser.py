@@ -39,7 +39,7 @@ def chromium():
     if reason:
         pytest.skip(reason)
     with playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=300_000)
         yield opened
         opened.close()
 
@@ -51,6 +51,7 @@ def visit(chromium, request):
 
     def open_page(path, **options):
         context = chromium.new_context(viewport={"width": 1400, "height": 850}, **options)
+        context.set_default_timeout(300_000)  # milliseconds: a busy machine is no fault
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append("error: %s" % error))
