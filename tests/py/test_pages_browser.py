@@ -243,6 +243,26 @@ def test_legend_names_who_asked_and_shows_the_boxes_of_one(visit, tmp_path):
     assert page.locator("#flame-legend button").count() == 0
 
 
+def test_colours_tell_the_change_between_two_moments(visit, tmp_path):
+    c = cw.shop()
+    page = visit(flame(c, tmp_path))
+    page.locator("#flame-colours").select_option("change")
+    before = [sum(site.at_mark[i] << 10 for site in c.sites[:2]) for i in range(12)]
+    page.locator("#flame-since").select_option("4")
+    page.locator("#flame-slider").fill("8")
+    at = box(page, "main")
+    page.mouse.move(at["x"], at["y"])
+    grown = (before[8] - before[4]) / MIB
+    assert "+%.1f MiB since" % grown in page.locator("#flame-tip").inner_text()
+    assert page.locator("#flame-since").input_value() == "4"
+    picture(page, "flame-change")
+    page.locator("#flame-slider").fill("0")
+    page.mouse.move(at["x"] + 1, at["y"])
+    assert "−" in page.locator("#flame-tip").inner_text()
+    page.keyboard.press("3")
+    assert page.locator("#flame-since").count() == 0
+
+
 def test_imports_can_be_hidden_and_nothing_is_lost(visit, tmp_path):
     c = cw.shop()
     module, load = c.code("<module>"), c.code("_find_and_load", file="<frozen importlib._bootstrap>")

@@ -19,7 +19,7 @@
   const { last } = model;
 
   const state = {
-    value: "live", moment: last, order: "callers", shape: "icicle", colours: "group", hideMachinery: false,
+    value: "live", moment: last, since: -1, order: "callers", shape: "icicle", colours: "group", hideMachinery: false,
     tree: null, sums: null, zoom: 0, selected: -1, hovered: -1, rows: [], height: 0,
     query: "", group: -1, matches: null, found: [], foundAt: -1,
   };
@@ -31,7 +31,23 @@
     model.sortChildren(tree, state.value);
     const own = new Float64Array(tree.size), bytes = tree.addUp(model.bytes(state.value, state.moment), own);
     state.tree = tree;
-    state.sums = { bytes, own, start: tree.starts(bytes), blocks: undefined };
+    state.sums = { bytes, own, start: tree.starts(bytes), blocks: undefined, before: null };
+    if (showsChange() && state.since >= 0)
+      state.sums.before = tree.addUp(model.bytes("live", state.since));
+  }
+
+  /** What was allocated in total has no moment that it could be compared with. */
+  function showsChange() {
+    return state.colours === "change" && state.value !== "total";
+  }
+
+  /** Bytes that a node has more than at the moment it is compared with: -1 is the start of the run. */
+  function changeOf(node) {
+    return state.sums.bytes[node] - (state.sums.before?.[node] ?? 0);
+  }
+
+  function sinceWord(moment) {
+    return moment < 0 ? "the start" : hk.duration(data.moments_ns[moment]);
   }
 
   function blocksOf(node) {
@@ -159,6 +175,9 @@
       found: dark ? "hsl(50 95% 55%)" : "hsl(50 98% 55%)", foundInk: "#1b2027",
       hue: (hue, shade = 0) => dark ? `hsl(${hue} 38% ${33 + 1.3 * shade}%)` : `hsl(${hue} 72% ${80 + 1.3 * shade}%)`,
       grey: dark ? "hsl(215 9% 32%)" : "hsl(215 14% 86%)",
+      /* from all of it lost, -1, to all of it gained, 1 */
+      change: (part) => dark ? `hsl(${part < 0 ? 212 : 4} ${65 * Math.abs(part)}% ${28 + 10 * Math.abs(part)}%)`
+                             : `hsl(${part < 0 ? 212 : 4} ${90 * Math.abs(part)}% ${90 - 22 * Math.abs(part)}%)`,
       share: (part) => dark ? `hsl(${48 - 48 * part} ${25 + 50 * part}% ${27 + 11 * part}%)`
                             : `hsl(${48 - 48 * part} ${55 + 35 * part}% ${90 - 26 * part}%)`,
     };
@@ -170,6 +189,10 @@
       return paint.grey;
     if (state.colours === "share")
       return paint.share(Math.sqrt(state.sums.bytes[node] / (state.sums.bytes[state.zoom] || 1)));
+    if (state.colours === "change") {
+      const change = showsChange() ? changeOf(node) : 0, most = Math.max(state.sums.bytes[state.zoom], state.sums.before?.[state.zoom] ?? 0, 1);
+      return paint.change(Math.sign(change) * Math.sqrt(Math.min(1, Math.abs(change) / most)));
+    }
     const frame = state.tree.frame[node], hue = hueOf[state.colours].get(frames[state.colours][frame]);
     return hue === undefined ? paint.grey : paint.hue(hue, shadeOf(frames.name[frame]));
   }
@@ -459,6 +482,10 @@
                     hk.element("span", "all of it", { class: "soft" }));
       return;
     }
+    if (state.colours === "change") {
+      tellChange(legend);
+      return;
+    }
     const { frames, frame, leaves } = model, by = state.colours, ofLeaf = model.bytes(state.value, state.moment);
     const sums = new Map(), example = new Map(), whole = state.sums.bytes[0];
     leaves.node.forEach((node, i) => {
@@ -480,6 +507,28 @@
     const others = [...sums.keys()].filter((name) => !hueOf[by].has(name)).length;
     if (others)
       legend.append(chip(paint.grey, `${hk.count(others)} other${others === 1 ? "" : "s"}`, Math.max(0, rest), whole, -1));
+  }
+
+  function tellChange(legend) {
+    if (!showsChange()) {
+      legend.append(hk.element("span", "What was allocated in total has no moment to be compared with", { class: "soft" }));
+      return;
+    }
+    const scale = hk.element("i", "", { class: "scale" }), since = hk.element("select", "", { id: "flame-since", "aria-label": "Compared with" });
+    scale.style.background = `linear-gradient(90deg, ${[-1, -.25, 0, .25, 1].map(paint.change).join(", ")})`;
+    for (let moment = -1; moment <= last; moment++)
+      since.append(hk.element("option", moment === last ? "the end" : sinceWord(moment), { value: moment }));
+    since.value = state.since;
+    since.addEventListener("change", () => {
+      state.since = Number(since.value);
+      show();
+    });
+    legend.append(hk.element("span", "less", { class: "soft" }), scale, hk.element("span", "more than at", { class: "soft" }), since,
+                  hk.element("span", signed(changeOf(0)), { class: "number" }));
+  }
+
+  function signed(bytes) {
+    return (bytes < 0 ? "−" : "+") + hk.bytes(Math.abs(bytes));
   }
 
   function chip(colour, name, bytes, whole, frame) {
@@ -536,6 +585,8 @@
     const { node } = box, bytes = state.sums.bytes[node], own = state.sums.own[node], blocks = blocksOf(node);
     const amount = `${hk.bytes(bytes)}${errorOf(bytes)} ${valueWord()}` + (blocks === undefined ? "" : ` in ${hk.count(blocks)} block${blocks === 1 ? "" : "s"}`);
     const more = [shares(bytes, node ? state.tree.parent[node] : 0)];
+    if (showsChange())
+      more.unshift(`${signed(changeOf(node))} since ${sinceWord(state.since)}`);
     if (state.order === "callers" && own && own < bytes)
       more.push(`${hk.bytes(own)} asked for here itself`);
     return [nameOf(node), whereOf(node), amount, more.join("; ")];
@@ -744,6 +795,8 @@
     $("colours").addEventListener("change", (event) => {
       state.colours = event.target.value;
       state.group = -1;
+      if (state.since < 0 && last > 0)
+        state.since = 0;
       findMatches();
       show();
     });
@@ -777,7 +830,7 @@
     plot.addEventListener("pointermove", (event) => event.buttons && pick(event));
     $("help").addEventListener("click", keys["?"]);
     document.addEventListener("keydown", (event) => {
-      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName), inGraph = scroll.contains(event.target);
+      const typing = event.target.matches("input[type=search], select"), inGraph = scroll.contains(event.target);
       const needsGraph = /^(Arrow|Enter|Backspace)/.test(event.key); /* these have a meaning of their own elsewhere */
       const key = keys[event.key];
       if (!key || typing || event.ctrlKey || event.metaKey || event.altKey || $("keys").open || (needsGraph && !inGraph))
