@@ -10,7 +10,7 @@
 
 struct options {
     bool json, force;
-    const char *output, *target;
+    const char *output, *before, *target;
 };
 
 static int parse(int argc, char **argv, struct options *o)
@@ -19,6 +19,7 @@ static int parse(int argc, char **argv, struct options *o)
         {"json", no_argument, NULL, 'j'},
         {"output", required_argument, NULL, 'o'},
         {"force", no_argument, NULL, 'f'},
+        {"before", required_argument, NULL, 'B'},
         {NULL, 0, NULL, 0},
     };
     int option;
@@ -34,6 +35,9 @@ static int parse(int argc, char **argv, struct options *o)
         case 'f':
             o->force = true;
             break;
+        case 'B':
+            o->before = optarg;
+            break;
         default:
             return hk_cli_bad_option(argc, argv, option);
         }
@@ -44,36 +48,45 @@ static int parse(int argc, char **argv, struct options *o)
     return 0;
 }
 
+/* Writes what was asked for; `before` may be NULL. */
+static void write_flame(const struct options *o, const struct hk_capture *capture, const struct hk_capture *before, FILE *out)
+{
+    struct hk_sites *sites = hk_sites_read(capture), *others = before ? hk_sites_read(before) : NULL;
+    struct hk_call_tree *tree = hk_call_tree_compare(sites, others);
+    struct hk_flame flame = {capture, sites, tree, before};
+    if (o->json)
+        hk_flame_json(&flame, out);
+    else
+        hk_flame_html(&flame, out);
+    hk_call_tree_free(tree);
+    hk_sites_free(others);
+    hk_sites_free(sites);
+}
+
+static int make(const struct options *o, const struct hk_capture *capture, const struct hk_capture *before)
+{
+    struct hk_output output;
+    char name[HK_OUTPUT_NAME];
+    const char *path = o->output ? o->output : o->json ? NULL : hk_output_name(name, capture, "flame.html");
+    if (!hk_output_open(&output, path, o->force, capture))
+        return HK_EXIT_FAILURE;
+    write_flame(o, capture, before, output.file);
+    bool to_file = output.path != NULL;
+    int status = hk_output_close(&output, "the flame graph");
+    return !status && to_file ? hk_output_say(path) : status;
+}
+
 int hk_cli_flame(int argc, char **argv)
 {
     struct options o = {.json = false};
-    struct hk_output output;
-    char name[HK_OUTPUT_NAME];
     int status = parse(argc, argv, &o);
     if (status)
         return status;
-    struct hk_capture *capture = hk_cli_open(o.target);
-    if (!capture)
-        return HK_EXIT_FAILURE;
-    if (!o.output && !o.json)
-        o.output = hk_output_name(name, capture, "flame.html");
-    if (!hk_output_open(&output, o.output, o.force, capture)) {
-        hk_capture_close(capture);
-        return HK_EXIT_FAILURE;
-    }
-    struct hk_sites *sites = hk_sites_read(capture);
-    struct hk_call_tree *tree = hk_call_tree_make(sites);
-    struct hk_flame flame = {capture, sites, tree};
-    if (o.json)
-        hk_flame_json(&flame, output.file);
-    else
-        hk_flame_html(&flame, output.file);
-    bool to_file = output.path != NULL;
-    status = hk_output_close(&output, "the flame graph");
-    if (!status && to_file)
-        status = hk_output_say(o.output);
-    hk_call_tree_free(tree);
-    hk_sites_free(sites);
+    struct hk_capture *capture = hk_cli_open(o.target), *before = NULL;
+    status = HK_EXIT_FAILURE;
+    if (capture && (!o.before || (before = hk_cli_open(o.before))))
+        status = make(&o, capture, before);
+    hk_capture_close(before);
     hk_capture_close(capture);
     return status;
 }

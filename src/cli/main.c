@@ -161,6 +161,7 @@ static const char flame_usage[] =
     "\n"
     "  -o, --output FILE   write to FILE (default: PROGRAM-PID.flame.html, here); - is standard output\n"
     "  -f, --force         write over an existing FILE\n"
+    "  --before CAPTURE    with the change since an earlier capture (or process) of the same program, in colours\n"
     "  --json              the tree, for programs; on standard output, unless -o\n";
 
 static const char plot_usage[] =

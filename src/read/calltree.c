@@ -3,7 +3,7 @@
  * the tree, which is a child of that of its caller; a table finds the child for a frame.
  *
  * A capture's node can be on whole stacks and on such that were cut: those are beneath another root, "...", and the passes are
- * made for each.
+ * made for each. Of two captures that are compared the second comes on top of the first, in the same tables.
  *
  * Names are compared by their first NAME_MAX bytes: a hostile capture has 64 MiB of strings that end in one another.
  */
@@ -28,6 +28,7 @@ struct builder {
     struct hk_call_tree *tree;
     size_t frame_capacity, node_capacity, leaf_capacity;
     struct index_table frames, children;
+    bool is_before;  /* the sites are those of the other capture */
     uint32_t *place; /* by node of the capture: its node of the tree; 0: not asked for */
 };
 
@@ -167,6 +168,11 @@ static void add_leaf(struct builder *b, uint32_t node, const struct hk_site *sit
     struct hk_tree_leaf *leaf = &t->leaves[t->nodes[node].leaf - 1];
     struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
                                  site->total_bytes, site->total_blocks, site->samples_total};
+    if (b->is_before) {
+        hk_amounts_add(&leaf->before, &amounts);
+        hk_amounts_add(&t->before, &amounts);
+        return;
+    }
     hk_amounts_add(&leaf->amounts, &amounts);
     hk_amounts_add(&t->totals, &amounts);
     for (unsigned i = 0; i < HK_MARKS; i++) {
@@ -215,17 +221,31 @@ static void add_stacks(struct builder *b, bool cut)
     }
 }
 
-struct hk_call_tree *hk_call_tree_make(const struct hk_sites *sites)
+static void add_capture(struct builder *b, const struct hk_sites *sites, bool is_before)
 {
-    struct builder builder = {.sites = sites, .tree = hk_must_calloc(1, sizeof *builder.tree)}, *b = &builder;
+    b->sites = sites;
+    b->is_before = is_before;
     b->place = hk_must_calloc(sites->capture->tables[HK_SECTION_NODES].count, sizeof *b->place);
-    make_root(b);
     add_stacks(b, false);
     add_stacks(b, true);
     free(b->place);
+}
+
+struct hk_call_tree *hk_call_tree_compare(const struct hk_sites *sites, const struct hk_sites *before)
+{
+    struct builder builder = {.tree = hk_must_calloc(1, sizeof *builder.tree)}, *b = &builder;
+    make_root(b);
+    add_capture(b, sites, false);
+    if (before)
+        add_capture(b, before, true);
     free(b->frames.slots);
     free(b->children.slots);
     return b->tree;
+}
+
+struct hk_call_tree *hk_call_tree_make(const struct hk_sites *sites)
+{
+    return hk_call_tree_compare(sites, NULL);
 }
 
 void hk_call_tree_free(struct hk_call_tree *tree)

@@ -25,6 +25,7 @@ struct hk_tree_leaf {
     uint32_t node;
     struct hk_amounts amounts;
     uint64_t at_mark[HK_MARKS]; /* KiB, as those of sites */
+    struct hk_amounts before;   /* of the same stack in the other capture; zeros without one */
 };
 
 struct hk_call_tree {
@@ -36,10 +37,16 @@ struct hk_call_tree {
     size_t leaf_count;
     struct hk_amounts totals;
     uint64_t at_mark[HK_MARKS]; /* KiB, of all */
+    struct hk_amounts before;   /* of the other capture */
 };
 
 /* `sites` is borrowed until hk_call_tree_free: names are its resolver's. Never fails. */
 struct hk_call_tree *hk_call_tree_make(const struct hk_sites *sites);
+
+/* The same with the stacks of another capture beside it, to be compared: those that only it has are leaves with nothing but
+ * `before`. Both are borrowed; before NULL: none. */
+struct hk_call_tree *hk_call_tree_compare(const struct hk_sites *sites, const struct hk_sites *before);
+
 void hk_call_tree_free(struct hk_call_tree *tree);
 
 /* Adds what is beneath each node to it: `sums`, zeros or leaves' values by node, node_count of them. */

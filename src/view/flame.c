@@ -5,7 +5,8 @@
  *      frames  name, file, group (indices of strings), line
  *      nodes   how far up the list its caller is, frame; without the root
  *      leaves  node, less the one before; live bytes and blocks, those at the peak, those in total; then the live KiB at each
- *              mark but the last, less the ones before
+ *              mark but the last, less the ones before; then, if two captures are compared, live bytes, those at the peak and
+ *              those in total of the other
  *
  * Names are cut at NAME bytes and without control characters. Sums are worked out by the page.
  */
@@ -44,19 +45,6 @@ static void put_moments(struct hk_json *j, const struct hk_capture *c)
     hk_json_end_array(j);
 }
 
-/* What both documents begin with. */
-static void put_head(struct hk_json *j, const struct hk_flame *f)
-{
-    const struct hk_capture *c = f->capture;
-    hk_json_string(j, "format", "heapkeeper-flame-1");
-    hk_head_json(j, c);
-    hk_json_unsigned(j, "duration_ns", c->duration_ns);
-    hk_json_unsigned(j, "peak_ns", c->status.peak_ns);
-    put_moments(j, c);
-}
-
-/* ---- JSON ---- */
-
 static void put_amounts(struct hk_json *j, const struct hk_amounts *a)
 {
     hk_json_unsigned(j, "live_bytes", a->live_bytes);
@@ -66,6 +54,25 @@ static void put_amounts(struct hk_json *j, const struct hk_amounts *a)
     hk_json_unsigned(j, "total_bytes", a->total_bytes);
     hk_json_unsigned(j, "total_blocks", a->total_blocks);
 }
+
+/* What both documents begin with. */
+static void put_head(struct hk_json *j, const struct hk_flame *f)
+{
+    const struct hk_capture *c = f->capture;
+    hk_json_string(j, "format", "heapkeeper-flame-1");
+    hk_head_json(j, c);
+    hk_json_unsigned(j, "duration_ns", c->duration_ns);
+    hk_json_unsigned(j, "peak_ns", c->status.peak_ns);
+    put_moments(j, c);
+    if (f->before) {
+        hk_json_object(j, "before", true);
+        hk_head_json(j, f->before);
+        put_amounts(j, &f->tree->before);
+        hk_json_end_object(j);
+    }
+}
+
+/* ---- JSON ---- */
 
 static void put_live_at(struct hk_json *j, const struct hk_capture *c, const uint64_t *at_mark, uint64_t live_bytes)
 {
@@ -78,7 +85,7 @@ static void put_live_at(struct hk_json *j, const struct hk_capture *c, const uin
 }
 
 struct sums {
-    struct hk_amounts amounts;
+    struct hk_amounts amounts, before;
     uint64_t at_mark[HK_MARKS];
 };
 
@@ -88,15 +95,26 @@ static struct sums *add_up(const struct hk_call_tree *t)
     struct sums *sums = hk_must_calloc(t->node_count, sizeof *sums);
     for (size_t i = 0; i < t->leaf_count; i++) {
         sums[t->leaves[i].node].amounts = t->leaves[i].amounts;
+        sums[t->leaves[i].node].before = t->leaves[i].before;
         memcpy(sums[t->leaves[i].node].at_mark, t->leaves[i].at_mark, sizeof sums->at_mark);
     }
     for (size_t i = t->node_count; i-- > 1;) {
         struct sums *caller = &sums[t->nodes[i].parent];
         hk_amounts_add(&caller->amounts, &sums[i].amounts);
+        hk_amounts_add(&caller->before, &sums[i].before);
         for (unsigned m = 0; m < HK_MARKS; m++)
             caller->at_mark[m] += sums[i].at_mark[m];
     }
     return sums;
+}
+
+static void put_before(struct hk_json *j, const struct hk_flame *f, const struct hk_amounts *before)
+{
+    if (!f->before)
+        return;
+    hk_json_object(j, "before", true);
+    put_amounts(j, before);
+    hk_json_end_object(j);
 }
 
 static void put_node(struct hk_json *j, const struct hk_flame *f, size_t index, const struct sums *sums)
@@ -107,11 +125,13 @@ static void put_node(struct hk_json *j, const struct hk_flame *f, size_t index, 
     hk_json_unsigned(j, "frame", node->frame);
     put_amounts(j, &sums->amounts);
     put_live_at(j, f->capture, sums->at_mark, sums->amounts.live_bytes);
+    put_before(j, f, &sums->before);
     if (node->leaf) {
         const struct hk_tree_leaf *leaf = &f->tree->leaves[node->leaf - 1];
         hk_json_object(j, "own", true);
         put_amounts(j, &leaf->amounts);
         put_live_at(j, f->capture, leaf->at_mark, leaf->amounts.live_bytes);
+        put_before(j, f, &leaf->before);
         hk_json_end_object(j);
     }
     hk_json_end_object(j);
@@ -321,6 +341,11 @@ static void put_leaves(struct hk_json *j, const struct hk_flame *f)
                 leaf->at_mark[moments[m].span] & (((uint64_t)1 << 53) - 1); /* a hostile one could overflow the difference */
             pack_difference(&leaves, kib, before);
             before = kib;
+        }
+        if (f->before) {
+            pack(&leaves, leaf->before.live_bytes);
+            pack(&leaves, leaf->before.peak_bytes);
+            pack(&leaves, leaf->before.total_bytes);
         }
     }
     put_packed(j, "leaves", &leaves);

@@ -15,6 +15,7 @@ struct hk_flame {
     const struct hk_capture *capture;
     const struct hk_sites *sites;
     const struct hk_call_tree *tree;
+    const struct hk_capture *before; /* whose stacks the tree has, too, to be compared; NULL: none */
 };
 
 /* The whole page. */

@@ -387,7 +387,7 @@ static void put_notes(const struct page *p)
 
 static void put_flame(const struct page *p)
 {
-    struct hk_flame flame = {p->report->capture, p->report->sites, p->tree};
+    struct hk_flame flame = {p->report->capture, p->report->sites, p->tree, NULL};
     if (p->tree->leaf_count == 0)
         return;
     start_section(p, "flame-graph", "Flame graph");

@@ -97,8 +97,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         hk_export(capture, sites, (enum hk_export_format)format, HK_EXPORT_TOTAL, sink);
     show_diffs(capture, sites, &narrow);
     show_lines(capture, sites, &narrow);
-    struct hk_call_tree *tree = hk_call_tree_make(sites);
-    struct hk_flame flame = {capture, sites, tree};
+    struct hk_call_tree *tree = hk_call_tree_compare(sites, sites);
+    struct hk_flame flame = {capture, sites, tree, capture};
     hk_flame_html(&flame, sink);
     hk_flame_json(&flame, sink);
     for (int inverted = 0; inverted < 2; inverted++) {

@@ -85,6 +85,8 @@ def unpack_flame(data):
             at.append(kib << 10)
         assert node not in leaves and 0 <= node < len(nodes)
         leaves[node] = figures + at + [figures[0]]
+        if "before" in data:
+            leaves[node].append([next(read) for _ in range(3)])
     return frames, nodes, leaves
 
 

@@ -165,6 +165,26 @@ def test_native_frames_are_boxes_of_their_library(tmp_path):
     assert any(frame.get("module") == "libsqlite3.so.0" for frame in tree(capture)["frames"])
 
 
+def test_two_captures_are_compared_stack_by_stack_and_both_add_up(tmp_path):
+    before, after = cw.shop(), cw.shop()
+    before.sites[0].live_bytes = 10 << 20
+    gone, new = before.code("gone"), after.code("new")
+    before.site(before.stack((gone, 1)), live_bytes=5 << 20, total_bytes=6 << 20)
+    after.site(after.stack((new, 1)), live_bytes=3 << 20, total_bytes=4 << 20)
+    old, capture = str(before.write(tmp_path / "a.hkc")), str(after.write(tmp_path / "b.hkc"))
+    document = json.loads(show("flame", "--json", "--before", old, capture).out)
+    nodes, names_of = document["nodes"], [frame["function"] for frame in document["frames"]]
+    found = {names_of[node["frame"]]: (node["live_bytes"], node["before"]["live_bytes"]) for node in nodes}
+    assert found["gone"] == (0, 5 << 20) and found["new"] == (3 << 20, 0)
+    assert found["remember_order"] == (after.sites[0].live_bytes, 10 << 20)
+    for figure in ("live_bytes", "total_bytes"):
+        assert nodes[0]["before"][figure] == document["before"][figure] == tree(old)["totals"][figure]
+        assert nodes[0][figure] == tree(capture)["totals"][figure]
+    assert show("flame", "--before", tmp_path / "none.hkc", capture, status=1).err.count(b"\n") == 1
+    show("flame", "--before", old, "-o", tmp_path / "p.html", capture)
+    pages.unpack_flame(pages.Page((tmp_path / "p.html").read_text(encoding="utf-8")).data["flame-data"])
+
+
 # ---- the page ----
 
 

@@ -263,6 +263,21 @@ def test_colours_tell_the_change_between_two_moments(visit, tmp_path):
     assert page.locator("#flame-since").count() == 0
 
 
+def test_two_captures_are_compared_in_colours_and_words(visit, tmp_path):
+    before, after = cw.shop(), cw.shop()
+    before.sites[0].live_bytes = 10 * MIB
+    before.write(tmp_path / "before.hkc")
+    page = visit(make(after, tmp_path, "flame", "-f", "-o", str(tmp_path / "page.html"), "--before", str(tmp_path / "before.hkc")))
+    assert "+%.1f MiB" % ((after.sites[0].live_bytes - 10 * MIB) / MIB) in page.locator("#flame-legend").inner_text()
+    for name, words in (("Shop.remember_order", "+51.0 MiB since the capture before"), ("cache_put", "+0 B since")):
+        at = box(page, name)
+        page.mouse.move(at["x"], at["y"])
+        assert words in page.locator("#flame-tip").inner_text()
+    page.get_by_role("button", name="Allocated").click()
+    assert "+0 B" in page.locator("#flame-legend").inner_text()
+    picture(page, "flame-before")
+
+
 def test_imports_can_be_hidden_and_nothing_is_lost(visit, tmp_path):
     c = cw.shop()
     module, load = c.code("<module>"), c.code("_find_and_load", file="<frozen importlib._bootstrap>")

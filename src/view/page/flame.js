@@ -32,13 +32,14 @@
     const own = new Float64Array(tree.size), bytes = tree.addUp(model.bytes(state.value, state.moment), own);
     state.tree = tree;
     state.sums = { bytes, own, start: tree.starts(bytes), blocks: undefined, before: null };
-    if (showsChange() && state.since >= 0)
-      state.sums.before = tree.addUp(model.bytes("live", state.since));
+    const before = showsChange() && model.before(state.value, state.since);
+    if (before)
+      state.sums.before = tree.addUp(before);
   }
 
   /** What was allocated in total has no moment that it could be compared with. */
   function showsChange() {
-    return state.colours === "change" && state.value !== "total";
+    return state.colours === "change" && (data.before || state.value !== "total");
   }
 
   /** Bytes that a node has more than at the moment it is compared with: -1 is the start of the run. */
@@ -47,6 +48,8 @@
   }
 
   function sinceWord(moment) {
+    if (data.before)
+      return "the capture before";
     return moment < 0 ? "the start" : hk.duration(data.moments_ns[moment]);
   }
 
@@ -516,6 +519,12 @@
     }
     const scale = hk.element("i", "", { class: "scale" }), since = hk.element("select", "", { id: "flame-since", "aria-label": "Compared with" });
     scale.style.background = `linear-gradient(90deg, ${[-1, -.25, 0, .25, 1].map(paint.change).join(", ")})`;
+    if (data.before) {
+      legend.append(hk.element("span", "less", { class: "soft" }), scale, hk.element("span", "more than in", { class: "soft" }),
+                    hk.element("span", `${data.before.program}, pid ${data.before.pid}`, { title: data.before.capture }),
+                    hk.element("span", signed(changeOf(0)), { class: "number" }));
+      return;
+    }
     for (let moment = -1; moment <= last; moment++)
       since.append(hk.element("option", moment === last ? "the end" : sinceWord(moment), { value: moment }));
     since.value = state.since;
@@ -862,6 +871,8 @@
       slider.disabled = true;
       slider.title = "the run was too short for moments between its start and its end";
     }
+    if (data.before)
+      $("colours").value = state.colours = "change";
     chooseHues();
     choosePaint();
     listen();

@@ -153,7 +153,8 @@ class HkFlameModel {
       parent.push(parent.length - from.next());
       frame.push(from.next());
     }
-    const leaves = { node: [], live: [], liveBlocks: [], peak: [], peakBlocks: [], total: [], totalBlocks: [], at: [] };
+    const leaves = { node: [], live: [], liveBlocks: [], peak: [], peakBlocks: [], total: [], totalBlocks: [], at: [],
+      before: packed.before ? { live: [], peak: [], total: [] } : null };
     const moments = packed.moments_ns.length - 1;
     for (let i = 0; i < moments; i++)
       leaves.at.push([]);
@@ -168,6 +169,9 @@ class HkFlameModel {
         kib += from.difference();
         leaves.at[i].push(kib * 1024);
       }
+      if (leaves.before)
+        for (const list of [leaves.before.live, leaves.before.peak, leaves.before.total])
+          list.push(from.next());
     }
     leaves.at.push(leaves.live);
     Object.assign(this, { frames, parent: Int32Array.from(parent), frame: Int32Array.from(frame), leaves, last: moments, trees: {} });
@@ -229,6 +233,14 @@ class HkFlameModel {
     if (value === "live")
       return moment === this.last ? this.leaves.liveBlocks : null;
     return this.leaves[value + "Blocks"];
+  }
+
+  /** What the bytes are compared with, by leaf: the other capture's, if there is one, else those live at the moment `since`, -1
+   * for the start. Null: with nothing, or there is nothing that they could be compared with. */
+  before(value, since) {
+    if (this.leaves.before)
+      return this.leaves.before[value];
+    return value !== "total" && since >= 0 ? this.leaves.at[since] : null;
   }
 
   /** Largest children first; by all moments together, so that boxes keep their places while the slider moves. */
