@@ -68,6 +68,8 @@ static int make(const struct options *o, const struct hk_capture *capture, const
     struct hk_output output;
     char name[HK_OUTPUT_NAME];
     const char *path = o->output ? o->output : o->json ? NULL : hk_output_name(name, capture, "flame.html");
+    if (before && !hk_output_spares(path, before))
+        return HK_EXIT_FAILURE;
     if (!hk_output_open(&output, path, o->force, capture))
         return HK_EXIT_FAILURE;
     write_flame(o, capture, before, output.file);

@@ -16,6 +16,14 @@ static bool is_file(const char *path, const char *other)
     return stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+bool hk_output_spares(const char *path, const struct hk_capture *capture)
+{
+    bool spares = !path || !is_file(path, capture->path);
+    if (!spares)
+        hk_cli_fail(HK_EXIT_FAILURE, "%s: is the capture itself", path);
+    return spares;
+}
+
 bool hk_output_open(struct hk_output *o, const char *path, bool force, const struct hk_capture *capture)
 {
     struct stat st;
@@ -25,10 +33,8 @@ bool hk_output_open(struct hk_output *o, const char *path, bool force, const str
     bool there = stat(path, &st) == 0, regular = there && S_ISREG(st.st_mode);
     o->path = path;
     o->made = !there;
-    if (is_file(path, capture->path)) {
-        hk_cli_fail(HK_EXIT_FAILURE, "%s: is the capture itself", path);
+    if (!hk_output_spares(path, capture))
         return false;
-    }
     if (regular && !force) {
         hk_cli_fail(HK_EXIT_FAILURE, "%s: exists already; --force writes over it", path);
         return false;

@@ -17,6 +17,9 @@ struct hk_output {
 /* Opens `path` ("-" or NULL: standard output), which is borrowed. False: a line on stderr has said why. */
 bool hk_output_open(struct hk_output *output, const char *path, bool force, const struct hk_capture *capture);
 
+/* False, and a line on stderr: writing to `path` would destroy that capture. hk_output_open has asked about its own. */
+bool hk_output_spares(const char *path, const struct hk_capture *capture);
+
 /* Ends it; returns the command's exit status. `what` is it for a person if it has no path: "the export". */
 int hk_output_close(struct hk_output *output, const char *what);
 

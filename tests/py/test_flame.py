@@ -181,6 +181,7 @@ def test_two_captures_are_compared_stack_by_stack_and_both_add_up(tmp_path):
         assert nodes[0]["before"][figure] == document["before"][figure] == tree(old)["totals"][figure]
         assert nodes[0][figure] == tree(capture)["totals"][figure]
     assert show("flame", "--before", tmp_path / "none.hkc", capture, status=1).err.count(b"\n") == 1
+    assert b"is the capture itself" in show("flame", "--before", old, "-f", "-o", old, capture, status=1).err
     show("flame", "--before", old, "-o", tmp_path / "p.html", capture)
     pages.unpack_flame(pages.Page((tmp_path / "p.html").read_text(encoding="utf-8")).data["flame-data"])
 
