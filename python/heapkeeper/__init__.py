@@ -18,9 +18,15 @@ import json
 import mmap
 import os
 import sys
-import tracemalloc
+import tracemalloc as _standard_tracemalloc
+
+from .tracker import Difference, Snapshot, Statistic, Tracker, take_snapshot
 
 __all__ = [
+    "Difference",
+    "Snapshot",
+    "Statistic",
+    "Tracker",
     "active",
     "blocks",
     "debug_check",
@@ -31,6 +37,7 @@ __all__ = [
     "mark",
     "recording",
     "stats",
+    "take_snapshot",
     "version",
 ]
 
@@ -81,6 +88,7 @@ def _declare(library):
     library.hk_heap_of.restype, library.hk_heap_of.argtypes = pointer, [pointer]
     if hasattr(library, "hk_python_install"):
         library.hk_python_install.restype, library.hk_python_install.argtypes = chars, []
+        library.hk_python_tracing.restype, library.hk_python_tracing.argtypes = ctypes.py_object, []
     return library
 
 
@@ -91,6 +99,7 @@ version = __version__ = _library.hk_version().decode()
 
 
 _installed = False
+_tracing = None
 
 
 def active():
@@ -111,7 +120,7 @@ def install():
     global _installed
     if active():
         return
-    if tracemalloc.is_tracing():
+    if _standard_tracemalloc.is_tracing():
         raise RuntimeError("heapkeeper.install(): tracemalloc is tracing: call tracemalloc.stop() first")
     if not hasattr(_library, "hk_python_install"):
         raise RuntimeError("heapkeeper.install(): %s was not found beside %s" % (_WITH_HOSTS, library_path))
@@ -184,6 +193,16 @@ def debug_check():
     What is found is reported on stderr, with where the block was allocated and freed, and ends the process (abort).
     """
     return _library.hk_debug_check()
+
+
+def _tracing_module():
+    """The library's functions behind Tracker and heapkeeper.tracemalloc; RuntimeError: this library has none."""
+    global _tracing
+    if _tracing is None:
+        if not hasattr(_library, "hk_python_tracing"):
+            raise RuntimeError("heapkeeper: %s was not found beside %s" % (_WITH_HOSTS, library_path))
+        _tracing = _library.hk_python_tracing()
+    return _tracing
 
 
 def recording():

@@ -5,58 +5,94 @@
 #include <sys/mman.h>
 
 char *hk_slots_base[2];
+uint8_t *hk_ages_base[2];
+
+enum { WORDS = 0, AGES = 2, TABLES = 4 };
+
+static char *base_of(int table)
+{
+    return table < AGES ? hk_slots_base[table] : (char *)hk_ages_base[table - AGES];
+}
+
+static void set_base(int table, char *base)
+{
+    if (table < AGES)
+        hk_slots_base[table] = base;
+    else
+        hk_ages_base[table - AGES] = (uint8_t *)base;
+}
 
 static size_t arena_bytes(int table)
 {
-    return (HK_ARENA_SIZE >> (table == 0 ? HK_SLOT_SHIFT : HK_SLOT_SMALL_SHIFT)) * sizeof(uint32_t);
+    size_t entries = HK_ARENA_SIZE >> (table % 2 == 0 ? HK_SLOT_SHIFT : HK_SLOT_SMALL_SHIFT);
+    return entries * (table < AGES ? sizeof(uint32_t) : 1);
 }
 
-static void give_up(int tables)
+static bool commit(int table, uint32_t first, uint32_t count)
 {
-    for (int i = 0; i < tables; i++) {
-        hk_os_unmap(hk_slots_base[i], hk_region.arena_limit * arena_bytes(i));
-        hk_slots_base[i] = NULL;
+    return count == 0 || hk_os_commit(base_of(table) + first * arena_bytes(table), count * arena_bytes(table));
+}
+
+/* Two tables from `first` on; without one of them neither stays. */
+static bool begin(int first)
+{
+    bool good = true;
+    if (base_of(first) != NULL)
+        return true;
+    for (int i = first; i < first + 2; i++) {
+        size_t size = hk_region.arena_limit * arena_bytes(i);
+        char *base = hk_region.span != 0 ? hk_os_reserve(size, hk_os_page_size()) : NULL;
+        set_base(i, base);
+        if (base == NULL) {
+            good = false;
+            continue;
+        }
+        hk_os_huge_pages(base, size, false);
+        good &= commit(i, 0, hk_region.arena_next);
     }
+    for (int i = first; i < first + 2 && !good; i++) {
+        if (base_of(i) != NULL)
+            hk_os_unmap(base_of(i), hk_region.arena_limit * arena_bytes(i));
+        set_base(i, NULL);
+    }
+    return good;
 }
 
 bool hk_slots_begin(void)
 {
-    if (hk_slots_base[0] != NULL)
-        return true;
-    for (int i = 0; i < 2; i++) {
-        size_t size = hk_region.arena_limit * arena_bytes(i);
-        char *base = hk_region.span != 0 ? hk_os_reserve(size, hk_os_page_size()) : NULL;
-        if (base == NULL) {
-            give_up(i);
-            return false;
-        }
-        hk_os_huge_pages(base, size, false);
-        hk_slots_base[i] = base;
-    }
-    if (hk_slots_commit(0, hk_region.arena_next))
-        return true;
-    give_up(2);
-    return false;
+    return begin(WORDS);
+}
+
+bool hk_ages_begin(void)
+{
+    hk_lock_take(&hk_region.lock);
+    bool had = hk_ages_base[0] != NULL, good = begin(AGES);
+    for (int i = AGES; had && i < TABLES; i++)
+        good &= hk_os_discard(base_of(i), hk_region.arena_next * arena_bytes(i));
+    hk_lock_release(&hk_region.lock);
+    return good;
 }
 
 bool hk_slots_commit(uint32_t first, uint32_t count)
 {
     bool good = true;
-    for (int i = 0; i < 2 && hk_slots_base[i] != NULL && count > 0; i++)
-        good &= hk_os_commit(hk_slots_base[i] + first * arena_bytes(i), count * arena_bytes(i));
+    for (int i = 0; i < TABLES; i++)
+        good &= base_of(i) == NULL || commit(i, first, count);
     return good;
 }
 
 void hk_slots_discard(uint32_t arena)
 {
-    for (int i = 0; i < 2 && hk_slots_base[i] != NULL; i++)
-        hk_os_discard(hk_slots_base[i] + arena * arena_bytes(i), arena_bytes(i));
+    for (int i = 0; i < TABLES; i++)
+        if (base_of(i) != NULL)
+            hk_os_discard(base_of(i) + arena * arena_bytes(i), arena_bytes(i));
 }
 
 void hk_slots_shrink(uint32_t keep, uint32_t old)
 {
-    for (int i = 0; i < 2 && hk_slots_base[i] != NULL && keep < old; i++)
-        hk_os_unmap(hk_slots_base[i] + keep * arena_bytes(i), (old - keep) * arena_bytes(i));
+    for (int i = 0; i < TABLES && keep < old; i++)
+        if (base_of(i) != NULL)
+            hk_os_unmap(base_of(i) + keep * arena_bytes(i), (old - keep) * arena_bytes(i));
 }
 
 static uint64_t resident_pages(const char *at, size_t pages)
@@ -77,8 +113,9 @@ uint64_t hk_slots_bytes(void)
 {
     size_t page = hk_os_page_size(), arenas = __atomic_load_n(&hk_region.arena_next, __ATOMIC_RELAXED);
     uint64_t pages = 0;
-    for (int i = 0; i < 2 && hk_slots_base[i] != NULL; i++)
-        pages += resident_pages(hk_slots_base[i], arenas * arena_bytes(i) / page);
+    for (int i = 0; i < TABLES; i++)
+        if (base_of(i) != NULL)
+            pages += resident_pages(base_of(i), arenas * arena_bytes(i) / page);
     return pages * page;
 }
 

@@ -10,6 +10,9 @@
  *               bits 11..1   slack: bytes of the block that were not asked for
  *               bit 0        a code object lives here: whoever frees it must be told
  *
+ * Beside each word is place for a byte, its block's age, where somebody wants to know which blocks were allocated since a moment
+ * (hosts/cpython/windows.h). These tables are made when they are first needed.
+ *
  * The word of a free block is 0. Words are written by who allocates and frees, under what protects the block's
  * heap; RAW's heap: by the thread that has the block. */
 #ifndef HK_HEAP_SLOTS_H
@@ -28,8 +31,12 @@
 /* By whether blocks are smaller than 2^HK_SLOT_SHIFT. NULL: no block has a word. */
 extern char *hk_slots_base[2];
 
-/* Makes the table; false: no address space. Before the region's arenas are used by who wants words, one thread. */
+/* Makes the tables of words; false: no address space. Before the region's arenas are used by who wants words, one thread. */
 bool hk_slots_begin(void);
+
+/* Makes the tables of ages, all of them 0, or makes them 0 again; false: no memory. */
+bool hk_ages_begin(void);
+extern uint8_t *hk_ages_base[2]; /* as hk_slots_base */
 
 /* region.c: arenas [first, first + count) get words; false: no memory. True without a table. */
 bool hk_slots_commit(uint32_t first, uint32_t count);
@@ -51,6 +58,13 @@ static inline uint32_t hk_slot_word(uint32_t site, size_t slack)
 static inline uint32_t hk_slot_site(uint32_t word) /* of a word that has one */
 {
     return (word >> HK_SLOT_SITE_SHIFT) - 1;
+}
+
+/* The age beside a word. */
+static inline uint8_t *hk_age_of(const uint32_t *word)
+{
+    uintptr_t at = (uintptr_t)word - (uintptr_t)hk_slots_base[0], small = (uintptr_t)word - (uintptr_t)hk_slots_base[1];
+    return small < at ? hk_ages_base[1] + small / sizeof *word : hk_ages_base[0] + at / sizeof *word;
 }
 
 /* Of the block of a pool of the region. */

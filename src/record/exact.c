@@ -25,7 +25,7 @@ static struct {
     size_t bytes;
 } orphans[ORPHANS]; /* hk_exact.orphans of them; under hk_exact_apart */
 
-static bool host_is_ready;
+static bool host_is_ready, host_watches;
 
 static struct hk_capture_exact_site *site_of(const struct hk_capture_counters *counters)
 {
@@ -251,7 +251,7 @@ bool hk_exact_is_main(uint32_t site)
     return at->domain != 0 && !(at->flags & HK_SITE_APART);
 }
 
-bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site)
+bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site, uint8_t age)
 {
     int error = errno;
     struct hk_rec_sample *entry;
@@ -266,6 +266,7 @@ bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site)
     if (entry) {
         entry->weight = bytes;
         entry->site = site;
+        entry->age = age;
         entry->is_code = 0;
     }
     hk_rec_leave();
@@ -273,7 +274,7 @@ bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site)
     return entry != NULL;
 }
 
-bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, bool *is_code)
+bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, uint8_t *age, bool *is_code)
 {
     int error = errno;
     struct hk_rec_sample *entry;
@@ -284,12 +285,39 @@ bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, bool 
     if (entry) {
         *bytes = entry->weight;
         *site = entry->site;
+        *age = entry->age;
         *is_code = entry->is_code;
         hk_rec_sample_remove(entry);
     }
     hk_rec_leave();
     errno = error;
     return entry != NULL;
+}
+
+bool hk_exact_large_find(const void *block, size_t *bytes, uint32_t *site, uint8_t *age)
+{
+    struct hk_rec_sample *entry;
+
+    if (!hk_rec_enter())
+        return false;
+    entry = hk_rec_sample_find((uintptr_t)block);
+    if (entry) {
+        *bytes = entry->weight;
+        *site = entry->site;
+        *age = entry->age;
+    }
+    hk_rec_leave();
+    return entry != NULL;
+}
+
+void hk_exact_large_visit(void (*visitor)(uint32_t site, size_t bytes, uint8_t *age, void *argument), void *argument)
+{
+    if (!hk_rec_enter())
+        return;
+    for (uint32_t i = 0; i < hk_rec.sample_capacity; i++)
+        if (hk_rec.samples[i].block != 0)
+            visitor(hk_rec.samples[i].site, hk_rec.samples[i].weight, &hk_rec.samples[i].age, argument);
+    hk_rec_leave();
 }
 
 void hk_exact_large_mark_code(const void *block)
@@ -307,13 +335,20 @@ void hk_exact_refresh(void)
     bool on = hk_rec.exact && hk_rec.stage == HK_REC_ON && !hk_rec.frozen;
     __atomic_store_n(&hk_exact.deaths, on, __ATOMIC_RELAXED);
     __atomic_store_n(&hk_exact.births, on && hk_rec.recording, __ATOMIC_RELAXED);
-    __atomic_store_n(&hk_exact.fast, on && hk_rec.recording && host_is_ready, __ATOMIC_RELAXED);
+    __atomic_store_n(&hk_exact.fast, on && hk_rec.recording && host_is_ready && !host_watches, __ATOMIC_RELAXED);
+    __atomic_store_n(&hk_exact.fast_deaths, on && !host_watches, __ATOMIC_RELAXED);
 }
 
 void hk_exact_set_host(bool ready)
 {
     __atomic_store_n(&host_is_ready, ready, __ATOMIC_RELAXED);
     hk_exact_refresh(); /* the lock may be held: what is looked at are words */
+}
+
+void hk_exact_set_watched(bool watched)
+{
+    host_watches = watched;
+    hk_exact_refresh();
 }
 
 /* The file is laid out and has its first entries. */

@@ -27,6 +27,7 @@
 struct hk_exact {
     uint32_t fast;   /* births are counted, and the host knows how to walk stacks */
     uint32_t deaths; /* 0: what is freed is not counted */
+    uint32_t fast_deaths; /* deaths, and nobody wants to be told of each */
     uint32_t births; /* 0: nor is what is allocated */
     int64_t headroom;
     struct hk_capture_counters *counters; /* of site 0 */
@@ -56,6 +57,8 @@ bool hk_exact_wake(void);
 
 /* Stacks may be walked, or not: see `fast`. Any thread. */
 void hk_exact_set_host(bool ready);
+/* The host wants to see each birth and each death: `fast` and `fast_deaths` are 0 meanwhile. Main lane. */
+void hk_exact_set_watched(bool watched);
 
 /* The site of the calling thread's stack. flags: HK_SITE_APART or 0. HK_EXACT_NONE: it cannot be recorded. Some
  * microseconds. hk_exact_apart may be held. */
@@ -64,9 +67,12 @@ uint32_t hk_exact_site(int domain, uint8_t flags);
 /* True if the site is of the main lane. */
 bool hk_exact_is_main(uint32_t site);
 
-/* Large blocks, which have no word in a pool's table. take: as it was added; false: it is not known. Any thread. */
-bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site);
-bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, bool *is_code);
+/* Large blocks, which have no word in a pool's table. take: as it was added; false: it is not known. Any thread. age: the host's. */
+bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site, uint8_t age);
+bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, uint8_t *age, bool *is_code);
+/* One, which stays; or all of them, with the recorder's lock held: the visitor must not call us. */
+bool hk_exact_large_find(const void *block, size_t *bytes, uint32_t *site, uint8_t *age);
+void hk_exact_large_visit(void (*visitor)(uint32_t site, size_t bytes, uint8_t *age, void *argument), void *argument);
 void hk_exact_large_mark_code(const void *block); /* in a function of hk_stack_source: the recorder's lock is held */
 
 /* --- main lane: the main interpreter's lock is held --- */

@@ -10,6 +10,7 @@
  *   samples.c   the table of sampled live blocks
  *   counters.c  counters of a site: peak by the serial rule, marks and births
  *   exact.c     the same of exact recording, where the host counts every block (exact.h)
+ *   look.c      what exact recording has written, for the process itself
  *   draw.c      random distances, weights of samples, automatic mean distance
  *   timeline.c  points, marks, requests
  *   collections.c  collections of cycles, merged when there are many
@@ -74,7 +75,8 @@ struct hk_rec_sample {
     uint8_t birth_mark, birth_generation;
     uint8_t inherited; /* allocated by the parent before fork */
     uint8_t is_code;   /* exact: a code object lives in it */
-    uint8_t reserved[4];
+    uint8_t age;       /* exact: see hk_exact_large_add */
+    uint8_t reserved[3];
 };
 
 struct hk_rec_code_slot {

@@ -21,6 +21,7 @@
 
 #include "heap/slots.h"
 #include "hosts/cpython/exact_stack.h"
+#include "hosts/cpython/windows.h"
 #include "record/exact.h"
 
 #define QUARANTINE 64
@@ -112,33 +113,37 @@ struct record {
     size_t bytes;
     uint32_t site; /* HK_EXACT_NONE: not recorded */
     bool is_code;
+    uint8_t age; /* see windows.h; only while one is open */
 };
 
 /* Takes the record off the block. */
 static struct record record_take(const void *block)
 {
-    struct record record = {0, HK_EXACT_NONE, false};
+    struct record record = {0, HK_EXACT_NONE, false, 0};
     if (!hk_region_has(block)) {
-        hk_exact_large_take(block, &record.bytes, &record.site, &record.is_code);
+        hk_exact_large_take(block, &record.bytes, &record.site, &record.age, &record.is_code);
         return record;
     }
     const struct hk_pool *pool = hk_pool_of(block);
     uint32_t *word = hk_slot_at(pool, block);
     if (has_site(*word))
-        record = (struct record){bytes_of(pool, *word), hk_slot_site(*word), false};
+        record = (struct record){bytes_of(pool, *word), hk_slot_site(*word), false, hk_windows_are_open() ? *hk_age_of(word) : 0};
     record.is_code = *word & HK_SLOT_CODE;
     *word = 0;
     return record;
 }
 
 /* Gives a block its record; returns the bytes to count, or -1: it cannot have one. */
-static ssize_t record_put(const void *block, size_t size, uint32_t site)
+static ssize_t record_put(const void *block, size_t size, uint32_t site, uint8_t age)
 {
     if (!hk_region_has(block))
-        return hk_exact_large_add(block, size, site) ? (ssize_t)size : -1;
+        return hk_exact_large_add(block, size, site, age) ? (ssize_t)size : -1;
     const struct hk_pool *pool = hk_pool_of(block);
     size_t slack = slack_of(pool, size);
-    *hk_slot_at(pool, block) = hk_slot_word(site, slack);
+    uint32_t *word = hk_slot_at(pool, block);
+    *word = hk_slot_word(site, slack);
+    if (hk_windows_are_open())
+        *hk_age_of(word) = age;
     return (ssize_t)(pool->block_size - slack);
 }
 
@@ -148,6 +153,8 @@ static void count_death(const struct record *record)
     if (record->site == HK_EXACT_NONE || deaths_are_off())
         return;
     bool main = holds_main(&state), is_main = hk_exact_is_main(record->site);
+    if (hk_windows_are_open())
+        hk_window_death(record->age, record->bytes, main);
     if (main && is_main) {
         hk_exact_death(&hk_exact.counters[record->site], record->bytes);
         return;
@@ -190,7 +197,7 @@ static void quarantine_put(void *block)
 static void record_restore(const void *block, const struct record *record)
 {
     if (record->site != HK_EXACT_NONE)
-        record_put(block, record->bytes, record->site);
+        record_put(block, record->bytes, record->site, record->age);
     if (record->is_code && hk_region_has(block))
         *hk_slot_at(hk_pool_of(block), block) |= HK_SLOT_CODE;
 }
@@ -199,8 +206,8 @@ static void record_restore(const void *block, const struct record *record)
 static void moved_smaller(const struct record *had, const void *moved, size_t size)
 {
     const void *state;
-    ssize_t bytes = record_put(moved, size, had->site);
-    struct record rest = {had->bytes - (size_t)bytes, had->site, false};
+    ssize_t bytes = record_put(moved, size, had->site, had->age);
+    struct record rest = {had->bytes - (size_t)bytes, had->site, false, had->age};
     if (bytes < 0) {
         count_death(had);
         return;
@@ -208,6 +215,8 @@ static void moved_smaller(const struct record *had, const void *moved, size_t si
     if (rest.bytes == 0 || deaths_are_off())
         return;
     bool main = holds_main(&state), is_main = hk_exact_is_main(had->site);
+    if (hk_windows_are_open())
+        hk_window_death(rest.age, rest.bytes, main);
     if (main && is_main) {
         hk_exact_shrink(&hk_exact.counters[rest.site], rest.bytes);
         return;
@@ -227,9 +236,12 @@ static __attribute__((noinline)) void born_unusually(int domain, const void *blo
     if (!hk_exact.births && births_are_off())
         return;
     uint32_t site = hk_exact_site_main(domain);
-    ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site) : -1;
-    if (bytes >= 0)
-        hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
+    ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, hk_window_age()) : -1;
+    if (bytes < 0)
+        return;
+    hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
+    if (hk_windows_are_open())
+        hk_window_birth((size_t)bytes, true);
 }
 
 static inline __attribute__((always_inline)) void *born(int domain, void *block, size_t size, int way)
@@ -254,7 +266,7 @@ static __attribute__((noinline)) void *main_malloc_slow(int domain, hk_heap *hea
     if (block != NULL && hk_exact.fast && hk_region_has(block)) {
         uint32_t site = hk_exact_site_main(domain);
         if (site != HK_EXACT_NONE)
-            hk_exact_birth(&hk_exact.counters[site], (size_t)record_put(block, size, site));
+            hk_exact_birth(&hk_exact.counters[site], (size_t)record_put(block, size, site, 0));
     } else if (block != NULL) {
         born_unusually(domain, block, size);
     }
@@ -359,7 +371,7 @@ static inline __attribute__((always_inline)) void main_free(hk_heap *heap, void 
     struct hk_pool *pool = hk_pool_of(block);
     void *next = pool->free;
     uint32_t *at = hk_slot_at(pool, block), word = *at;
-    if (__builtin_expect((word & HK_SLOT_CODE) || next == NULL || !hk_exact.deaths || is_over(), 0)) {
+    if (__builtin_expect((word & HK_SLOT_CODE) || next == NULL || !hk_exact.fast_deaths || is_over(), 0)) {
         main_free_slow(heap, block);
         return;
     }
@@ -400,14 +412,17 @@ static inline __attribute__((always_inline)) void main_moved(int domain, const s
         site = hk_exact_site_here(domain, way);
     else if (hk_exact.births || !births_are_off())
         site = hk_exact_site_main(domain);
-    ssize_t bytes = site != HK_EXACT_NONE ? record_put(moved, size, site) : -1;
-    if (__builtin_expect(bytes >= 0 && hk_exact.deaths && (had->site == site || hk_exact_is_main(had->site)), 1)) {
+    ssize_t bytes = site != HK_EXACT_NONE ? record_put(moved, size, site, hk_window_age()) : -1;
+    if (__builtin_expect(bytes >= 0 && hk_exact.fast_deaths && (had->site == site || hk_exact_is_main(had->site)), 1)) {
         hk_exact_move(&hk_exact.counters[had->site], had->bytes, &hk_exact.counters[site], (size_t)bytes);
         return;
     }
     count_death(had);
-    if (bytes >= 0)
-        hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
+    if (bytes < 0)
+        return;
+    hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
+    if (hk_windows_are_open())
+        hk_window_birth((size_t)bytes, true);
 }
 
 static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_heap *heap, void *block, size_t size, int way)
@@ -473,9 +488,11 @@ static void apart_born(int domain, const void *block, size_t size)
     if (!hk_exact_apart_enter())
         return;
     uint32_t site = hk_exact_site_apart(domain, state);
-    ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site) : -1;
+    ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, hk_window_age()) : -1;
     if (bytes >= 0)
         hk_exact_apart_birth(site, (size_t)bytes, main);
+    if (bytes >= 0 && hk_windows_are_open())
+        hk_window_birth((size_t)bytes, main);
     hk_lock_release(&hk_exact_apart);
 }
 

@@ -1,0 +1,761 @@
+/* A module of Python's in C without Python's headers: the functions of its API that we call are looked up by name, and the two
+ * structures that describe a module are declared here (they are part of the stable ABI).
+ *
+ *      CPython's _tracemalloc     start stop is_tracing clear_traces get_traced_memory reset_peak get_traceback_limit
+ *                                 get_tracemalloc_memory _get_traces _get_object_traceback
+ *      our own                    _why_not; windows: _open _close _restart _figures _reset_peak; what lives:
+ *                                 _collect, _collect_traced, _look (bytes objects: struct hk_group); and what is made of these: _group, _traces
+ *
+ * CPython's own module begins empty at start(): here that is a window (windows.h). Whatever is allocated to make an
+ * answer belongs to no window, as CPython's own does not trace that.
+ *
+ * Under `run --tracemalloc` the table of built-in modules has our _tracemalloc in the place of CPython's, so that the standard
+ * library's tracemalloc.py stands on it. Where the interpreter itself has begun to trace, that is stopped, and
+ * everything that we have recorded since the process began belongs to our window. */
+#include "hosts/cpython/tracemalloc.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include "heap/slots.h"
+#include "hosts/cpython/exact.h"
+#include "hosts/cpython/traces.h"
+#include "hosts/cpython/windows.h"
+#include "record/look.h"
+
+#define LARGEST_LIMIT 65535
+#define UNKNOWN "<unknown>"
+
+typedef struct object object; /* PyObject */
+
+struct method { /* PyMethodDef */
+    const char *name;
+    object *(*call)(object *self, object *arguments);
+    int flags;
+    const char *documentation;
+};
+enum { VARIABLE = 1, NO_ARGUMENTS = 4, ONE_ARGUMENT = 8 }; /* METH_VARARGS, METH_NOARGS, METH_O */
+
+struct module_slot {
+    int slot;
+    void *value;
+};
+
+struct module { /* PyModuleDef */
+    ssize_t references;
+    void *type;
+    object *(*init)(void);
+    ssize_t index;
+    object *copy;
+    const char *name, *documentation;
+    ssize_t size;
+    struct method *methods;
+    struct module_slot *slots;
+    void *traverse, *clear, *free;
+};
+
+struct builtin { /* struct _inittab */
+    const char *name;
+    object *(*init)(void);
+};
+
+#define FUNCTIONS(X)                                                                    \
+    X(object *, PyList_New, (ssize_t))                                                  \
+    X(int, PyList_SetItem, (object *, ssize_t, object *))                               \
+    X(object *, PyTuple_New, (ssize_t))                                                 \
+    X(int, PyTuple_SetItem, (object *, ssize_t, object *))                              \
+    X(object *, PyLong_FromUnsignedLongLong, (unsigned long long))                      \
+    X(object *, PyLong_FromLong, (long))                                                \
+    X(object *, PyBool_FromLong, (long))                                                \
+    X(object *, PyUnicode_DecodeUTF8, (const char *, ssize_t, const char *))            \
+    X(object *, PyBytes_FromStringAndSize, (const char *, ssize_t))                     \
+    X(int, PyBytes_AsStringAndSize, (object *, char **, ssize_t *))                     \
+    X(int, PyArg_ParseTuple, (object *, const char *, ...))                             \
+    X(object *, PyErr_Format, (object *, const char *, ...))                            \
+    X(object *, PyErr_NoMemory, (void))                                                 \
+    X(void, PyErr_Clear, (void))                                                        \
+    X(void, Py_IncRef, (object *))                                                      \
+    X(void, Py_DecRef, (object *))                                                      \
+    X(object *, PyModule_New, (const char *))                                           \
+    X(int, PyModule_AddFunctions, (object *, struct method *))                          \
+    X(struct module *, PyModule_GetDef, (object *))                                     \
+    X(object *, PyModuleDef_Init, (struct module *))                                    \
+    X(long, PyLong_AsLong, (object *))
+
+static struct {
+#define DECLARE(result, name, parameters) result(*name) parameters;
+    FUNCTIONS(DECLARE)
+    object *none;
+    object **value_error, **runtime_error;
+    void *module_type; /* of a struct module */
+} py;
+
+static bool find_functions(void)
+{
+    static bool found;
+    bool good = true;
+    if (found)
+        return true;
+#define FIND(result, name, parameters) good &= (py.name = (result(*) parameters)(uintptr_t)dlsym(RTLD_DEFAULT, #name)) != NULL;
+    FUNCTIONS(FIND)
+    good &= (py.none = dlsym(RTLD_DEFAULT, "_Py_NoneStruct")) != NULL;
+    good &= (py.value_error = dlsym(RTLD_DEFAULT, "PyExc_ValueError")) != NULL;
+    good &= (py.runtime_error = dlsym(RTLD_DEFAULT, "PyExc_RuntimeError")) != NULL;
+    good &= (py.module_type = dlsym(RTLD_DEFAULT, "PyModuleDef_Type")) != NULL;
+    return found = good;
+}
+
+static struct {
+    int window; /* -1: not tracing */
+    uint32_t limit;
+} tracing = {-1, 1};
+
+static object *none(void)
+{
+    py.Py_IncRef(py.none);
+    return py.none;
+}
+
+/* --- what stands in the way --- */
+
+static const char *why_not(void)
+{
+    struct hk_look look;
+    const void *state;
+    if (hk_python.layout == NULL || hk_python.interpreters == NULL)
+        return "this process does not run on heapkeeper's heap: start it with `heapkeeper run --exact`";
+    if (!hk_python.exact)
+        return "allocations are not recorded exactly: start the program with `heapkeeper run --exact`; if that was done, "
+               "`heapkeeper report` says why it was not possible";
+    if (!hk_look(&look))
+        return "nothing is being recorded any more; `heapkeeper report` says why";
+    state = hk_py_this_thread_state(hk_python.layout);
+    if (hk_python.many && state != NULL && hk_py_interpreter_id(hk_python.layout, state) != 0)
+        return "this is not the main interpreter, whose allocations alone can be looked at from inside";
+    return NULL;
+}
+
+static bool may_work(void)
+{
+    const char *why = why_not();
+    if (why != NULL)
+        py.PyErr_Format(*py.runtime_error, "heapkeeper: %s", why);
+    return why == NULL;
+}
+
+/* --- lists of tracebacks --- */
+
+struct maker {
+    const struct hk_traces *traces;
+    bool with_functions;
+    object **frames, **tracebacks; /* made already; of the former, file names are in `files` */
+    object **files;                /* by frame: the same object for the same name, through the frame that had it first */
+    size_t frame_count, trace_count;
+};
+
+static object *make_string(uint32_t string)
+{
+    static char buffer[4096]; /* under the GIL */
+    size_t size = hk_traces_string(string, buffer, sizeof buffer);
+    if (size == 0)
+        return py.PyUnicode_DecodeUTF8(UNKNOWN, sizeof UNKNOWN - 1, NULL);
+    return py.PyUnicode_DecodeUTF8(buffer, (ssize_t)size, "replace");
+}
+
+/* A list or tuple takes the references; NULL among them: nothing is made. */
+static object *make_tuple(object *a, object *b, object *c, object *d, ssize_t count)
+{
+    object *items[] = {a, b, c, d}, *tuple = py.PyTuple_New(count);
+    bool good = tuple != NULL;
+    for (ssize_t i = 0; i < count; i++)
+        good &= items[i] != NULL;
+    for (ssize_t i = 0; i < count; i++) {
+        if (good)
+            py.PyTuple_SetItem(tuple, i, items[i]);
+        else if (items[i] != NULL)
+            py.Py_DecRef(items[i]);
+    }
+    if (!good && tuple != NULL)
+        py.Py_DecRef(tuple);
+    return good ? tuple : NULL;
+}
+
+static object *again(object *made)
+{
+    if (made != NULL)
+        py.Py_IncRef(made);
+    return made;
+}
+
+/* The file names of neighbouring frames are mostly the same: looked for among the frames that are made, by a small table. */
+static object *file_of(struct maker *m, uint32_t file)
+{
+    static struct {
+        const struct maker *whose;
+        uint32_t file, frame;
+    } known[256];
+    uint32_t at = file * 0x9e3779b9u >> 24;
+    if (known[at].whose == m && known[at].file == file && known[at].frame < m->frame_count &&
+        m->traces->frames[known[at].frame].file == file && m->files[known[at].frame] != NULL)
+        return again(m->files[known[at].frame]);
+    object *name = make_string(file);
+    for (uint32_t i = 0; name != NULL && i < m->frame_count; i++) {
+        if (m->traces->frames[i].file != file)
+            continue;
+        if (m->files[i] == NULL)
+            m->files[i] = again(name);
+        known[at].whose = m;
+        known[at].file = file;
+        known[at].frame = i;
+        break;
+    }
+    return name;
+}
+
+static object *frame_of(struct maker *m, uint32_t frame)
+{
+    const struct hk_trace_frame *f = &m->traces->frames[frame];
+    if (m->frames[frame] != NULL)
+        return again(m->frames[frame]);
+    object *file = file_of(m, f->file), *line = py.PyLong_FromLong(f->line);
+    object *function = m->with_functions ? make_string(f->function) : NULL;
+    m->frames[frame] = make_tuple(file, line, function, NULL, m->with_functions ? 3 : 2);
+    return again(m->frames[frame]);
+}
+
+static object *traceback_of(struct maker *m, uint32_t trace)
+{
+    const struct hk_trace *t = &m->traces->traces[trace];
+    if (m->tracebacks[trace] != NULL)
+        return again(m->tracebacks[trace]);
+    object *tuple = py.PyTuple_New(t->length);
+    for (uint32_t i = 0; tuple != NULL && i < t->length; i++) {
+        object *frame = frame_of(m, m->traces->path[t->first + i]);
+        if (frame == NULL) {
+            py.Py_DecRef(tuple);
+            return NULL;
+        }
+        py.PyTuple_SetItem(tuple, i, frame);
+    }
+    m->tracebacks[trace] = tuple;
+    return again(tuple);
+}
+
+static bool maker_begin(struct maker *m, const struct hk_traces *traces, bool with_functions)
+{
+    *m = (struct maker){.traces = traces,
+                        .with_functions = with_functions,
+                        .frame_count = traces->frame_count,
+                        .trace_count = traces->trace_count};
+    m->frames = hk_os_map(m->frame_count * sizeof(object *) + 1);
+    m->files = hk_os_map(m->frame_count * sizeof(object *) + 1);
+    m->tracebacks = hk_os_map(m->trace_count * sizeof(object *) + 1);
+    return m->frames != NULL && m->files != NULL && m->tracebacks != NULL;
+}
+
+static void drop(object **list, size_t count)
+{
+    for (size_t i = 0; list != NULL && i < count; i++)
+        if (list[i] != NULL)
+            py.Py_DecRef(list[i]);
+    hk_traces_free(list, count * sizeof(object *) + 1);
+}
+
+static void maker_end(struct maker *m)
+{
+    drop(m->tracebacks, m->trace_count);
+    drop(m->frames, m->frame_count);
+    drop(m->files, m->frame_count);
+}
+
+/* What allocates in here belongs to no window. */
+static void pause(void)
+{
+    hk_windows.paused++;
+}
+
+static object *resume(object *result)
+{
+    hk_windows.paused--;
+    return result;
+}
+
+/* [(frames, bytes, blocks)] of every trace that has any. */
+static object *list_sums(struct maker *m)
+{
+    ssize_t count = 0, at = 0;
+    for (size_t i = 0; i < m->trace_count; i++)
+        count += m->traces->traces[i].blocks != 0 || m->traces->traces[i].bytes != 0;
+    object *list = py.PyList_New(count);
+    for (uint32_t i = 0; list != NULL && i < m->trace_count; i++) {
+        const struct hk_trace *t = &m->traces->traces[i];
+        if (t->blocks == 0 && t->bytes == 0)
+            continue;
+        object *entry = make_tuple(traceback_of(m, i), py.PyLong_FromUnsignedLongLong(t->bytes),
+                                   py.PyLong_FromUnsignedLongLong(t->blocks), NULL, 3);
+        if (entry == NULL) {
+            py.Py_DecRef(list);
+            return NULL;
+        }
+        py.PyList_SetItem(list, at++, entry);
+    }
+    return list;
+}
+
+static object *trace_object(struct maker *m, const struct hk_group *group, uint32_t trace)
+{
+    return make_tuple(py.PyLong_FromLong(0), py.PyLong_FromUnsignedLongLong(group->bytes / group->blocks),
+                      traceback_of(m, trace), py.PyLong_FromLong(m->traces->traces[trace].depth < LARGEST_LIMIT ?
+                                                                 (long)m->traces->traces[trace].depth : LARGEST_LIMIT), 4);
+}
+
+/* A trace (0, size, frames, depth) for each block; or, not flat, [(trace, blocks)]. */
+static object *list_traces(struct maker *m, const struct hk_group *groups, bool flat)
+{
+    size_t count = m->traces->group_count, length = 0, at = 0;
+    for (size_t i = 0; i < count; i++)
+        length += flat ? groups[i].blocks : 1;
+    object *list = py.PyList_New((ssize_t)length);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        object *trace = trace_object(m, &groups[i], m->traces->trace_of_group[i]);
+        if (!flat)
+            trace = make_tuple(trace, py.PyLong_FromUnsignedLongLong(groups[i].blocks), NULL, NULL, 2);
+        if (trace == NULL) {
+            py.Py_DecRef(list);
+            return NULL;
+        }
+        for (uint64_t k = flat ? groups[i].blocks : 1; k > 0; k--)
+            py.PyList_SetItem(list, (ssize_t)at++, k > 1 ? again(trace) : trace);
+    }
+    return list;
+}
+
+enum result { SUMS, TRACES, TRACES_FLAT };
+
+static object *make(const struct hk_group *groups, size_t count, const struct hk_traces_options *options, enum result result)
+{
+    struct hk_traces traces;
+    struct maker maker = {0};
+    object *list = NULL;
+    if (hk_traces_resolve(groups, count, options, &traces) && maker_begin(&maker, &traces, options->key == HK_BY_FUNCTION))
+        list = result == SUMS ? list_sums(&maker) : list_traces(&maker, groups, result == TRACES_FLAT);
+    else
+        py.PyErr_NoMemory();
+    maker_end(&maker);
+    hk_traces_end(&traces);
+    return list;
+}
+
+/* --- our own functions --- */
+
+static object *why_not_object(object *self, object *unused)
+{
+    const char *why = why_not();
+    return why == NULL ? none() : py.PyUnicode_DecodeUTF8(why, (ssize_t)strlen(why), NULL);
+}
+
+/* What every site had allocated when the window was opened. */
+static struct totals {
+    struct hk_group *groups;
+    size_t count;
+} opened[HK_WINDOWS];
+
+static void subtract(struct hk_group *groups, size_t count, const struct totals *before)
+{
+    for (size_t i = 0; i < count && i < before->count; i++) {
+        groups[i].bytes -= before->groups[i].bytes;
+        groups[i].blocks -= before->groups[i].blocks;
+    }
+}
+
+static object *groups_object(bool good, struct hk_group *groups, size_t count)
+{
+    pause();
+    object *bytes = good ? py.PyBytes_FromStringAndSize((const char *)groups, (ssize_t)(count * sizeof *groups)) : py.PyErr_NoMemory();
+    hk_traces_free(groups, count * sizeof *groups);
+    return resume(bytes);
+}
+
+static object *open_window(object *self, object *arguments)
+{
+    int everything = 0;
+    if (!py.PyArg_ParseTuple(arguments, "|p:_open", &everything) || !may_work())
+        return NULL;
+    struct totals before = {NULL, 0};
+    int window = hk_traces_totals(&before.groups, &before.count) ? hk_window_open(everything) : -1;
+    if (window >= 0)
+        opened[window] = before;
+    else
+        hk_traces_free(before.groups, before.count * sizeof *before.groups);
+    if (window < 0)
+        return py.PyErr_Format(*py.runtime_error, "heapkeeper: %d trackers are at work already, or there is no memory for another",
+                               HK_WINDOWS);
+    return py.PyLong_FromLong(window);
+}
+
+static bool is_open(int window)
+{
+    bool open = window >= 0 && window < HK_WINDOWS && hk_windows.at[window].first != 0;
+    if (!open)
+        py.PyErr_Format(*py.value_error, "no such window: %d", window);
+    return open;
+}
+
+static int window_of(object *arguments, const char *format)
+{
+    int window;
+    return py.PyArg_ParseTuple(arguments, format, &window) && is_open(window) ? window : -1;
+}
+
+static object *close_window(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_close");
+    if (window < 0)
+        return NULL;
+    hk_window_close(window);
+    hk_traces_free(opened[window].groups, opened[window].count * sizeof *opened[window].groups);
+    opened[window] = (struct totals){NULL, 0};
+    return none();
+}
+
+static object *restart_window(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_restart");
+    if (window < 0)
+        return NULL;
+    hk_window_restart(window);
+    return none();
+}
+
+static object *figures(int window)
+{
+    uint64_t live = 0, peak = 0;
+    if (window >= 0)
+        hk_window_figures(window, &live, &peak);
+    return make_tuple(py.PyLong_FromUnsignedLongLong(live), py.PyLong_FromUnsignedLongLong(peak), NULL, NULL, 2);
+}
+
+static object *window_figures(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_figures");
+    return window < 0 ? NULL : figures(window);
+}
+
+static object *reset_window_peak(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_reset_peak");
+    if (window < 0)
+        return NULL;
+    hk_window_reset_peak(window);
+    return none();
+}
+
+static object *collect(object *self, object *arguments)
+{
+    struct hk_group *groups;
+    size_t count;
+    int window = -1;
+    if (!py.PyArg_ParseTuple(arguments, "|i:_collect", &window) || (window != -1 && !is_open(window)) || !may_work())
+        return NULL;
+    bool good = hk_traces_collect(window, &groups, &count);
+    return groups_object(good, groups, count);
+}
+
+/* Of what tracemalloc traces. */
+static object *collect_traced(object *self, object *unused)
+{
+    struct hk_group *groups = NULL;
+    size_t count = 0;
+    if (tracing.window >= 0 && !may_work())
+        return NULL;
+    bool good = tracing.window < 0 || hk_traces_collect(tracing.window, &groups, &count);
+    return groups_object(good, groups, count);
+}
+
+/* (live bytes, peak bytes, what lives, what was allocated since the window was opened). All of it is of one moment. */
+static object *look(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_look");
+    struct hk_group *live = NULL, *allocated = NULL;
+    size_t live_count = 0, count = 0;
+    uint64_t bytes, peak;
+    if (window < 0 || !may_work())
+        return NULL;
+    hk_window_figures(window, &bytes, &peak);
+    bool good = hk_traces_collect(window, &live, &live_count) && hk_traces_totals(&allocated, &count);
+    if (good)
+        subtract(allocated, count, &opened[window]);
+    pause();
+    object *result = make_tuple(py.PyLong_FromUnsignedLongLong(bytes), py.PyLong_FromUnsignedLongLong(peak),
+                                groups_object(good, live, live_count), groups_object(good, allocated, count), 4);
+    return resume(result);
+}
+
+static bool take_groups(object *bytes, const struct hk_group **groups, size_t *count)
+{
+    char *data;
+    ssize_t size;
+    if (py.PyBytes_AsStringAndSize(bytes, &data, &size) != 0 || !may_work())
+        return false;
+    *groups = (const void *)data;
+    *count = (size_t)size / sizeof **groups;
+    return true;
+}
+
+static object *group(object *self, object *arguments)
+{
+    object *bytes;
+    const struct hk_group *groups;
+    size_t count;
+    int key, limit, cumulative, once;
+    if (!py.PyArg_ParseTuple(arguments, "Oiipp:_group", &bytes, &key, &limit, &cumulative, &once) || !take_groups(bytes, &groups, &count))
+        return NULL;
+    if (key < HK_BY_LINE || key > HK_BY_FUNCTION || limit < 1)
+        return py.PyErr_Format(*py.value_error, "no such key, or a limit below 1");
+    struct hk_traces_options options = {(enum hk_traces_key)key, (uint32_t)limit, false, cumulative, once};
+    pause();
+    return resume(make(groups, count, &options, SUMS));
+}
+
+static object *traces(object *self, object *arguments)
+{
+    object *bytes;
+    const struct hk_group *groups;
+    size_t count;
+    int limit;
+    if (!py.PyArg_ParseTuple(arguments, "Oi:_traces", &bytes, &limit) || !take_groups(bytes, &groups, &count))
+        return NULL;
+    struct hk_traces_options options = {HK_BY_LINE, (uint32_t)limit, true, false, false};
+    for (size_t i = 0; i < count; i++)
+        if (groups[i].blocks == 0)
+            return py.PyErr_Format(*py.value_error, "a group without blocks");
+    pause();
+    return resume(make(groups, count, &options, TRACES));
+}
+
+/* --- CPython's --- */
+
+static object *start(object *self, object *arguments)
+{
+    int limit = 1;
+    if (!py.PyArg_ParseTuple(arguments, "|i:start", &limit))
+        return NULL;
+    if (limit < 1 || limit > LARGEST_LIMIT)
+        return py.PyErr_Format(*py.value_error, "the number of frames must be in range [1; %d]", LARGEST_LIMIT);
+    if (tracing.window >= 0)
+        return none();
+    if (!may_work())
+        return NULL;
+    tracing.window = hk_window_open(false);
+    if (tracing.window < 0)
+        return py.PyErr_NoMemory();
+    tracing.limit = (uint32_t)limit;
+    return none();
+}
+
+static object *stop(object *self, object *unused)
+{
+    if (tracing.window >= 0)
+        hk_window_close(tracing.window);
+    tracing.window = -1;
+    return none();
+}
+
+static object *is_tracing(object *self, object *unused)
+{
+    return py.PyBool_FromLong(tracing.window >= 0);
+}
+
+static object *clear_traces(object *self, object *unused)
+{
+    if (tracing.window >= 0)
+        hk_window_restart(tracing.window);
+    return none();
+}
+
+static object *get_traced_memory(object *self, object *unused)
+{
+    return figures(tracing.window);
+}
+
+static object *reset_peak(object *self, object *unused)
+{
+    if (tracing.window >= 0)
+        hk_window_reset_peak(tracing.window);
+    return none();
+}
+
+static object *get_traceback_limit(object *self, object *unused)
+{
+    return py.PyLong_FromLong((long)tracing.limit);
+}
+
+static object *get_tracemalloc_memory(object *self, object *unused)
+{
+    return py.PyLong_FromUnsignedLongLong(hk_slots_bytes() + hk_look_own_bytes());
+}
+
+static object *get_traces(object *self, object *unused)
+{
+    struct hk_group *groups = NULL;
+    size_t count = 0;
+    if (tracing.window < 0)
+        return py.PyList_New(0);
+    if (!may_work())
+        return NULL;
+    struct hk_traces_options options = {HK_BY_LINE, tracing.limit, true, false, false};
+    pause();
+    object *list = hk_traces_collect(tracing.window, &groups, &count) ? make(groups, count, &options, TRACES_FLAT) : py.PyErr_NoMemory();
+    hk_traces_free(groups, count * sizeof *groups);
+    return resume(list);
+}
+
+static object *object_traceback(const void *asked, int window, uint32_t limit)
+{
+    struct hk_group found;
+    struct hk_traces_options options = {HK_BY_LINE, limit, true, false, false};
+    struct hk_traces traces = {0};
+    struct maker maker = {0};
+    object *tuple = NULL;
+    if (!hk_traces_find(asked, window, &found))
+        return none();
+    pause();
+    if (hk_traces_resolve(&found, 1, &options, &traces) && maker_begin(&maker, &traces, false))
+        tuple = traceback_of(&maker, traces.trace_of_group[0]);
+    else
+        py.PyErr_NoMemory();
+    maker_end(&maker);
+    hk_traces_end(&traces);
+    return resume(tuple);
+}
+
+static object *get_object_traceback(object *self, object *asked)
+{
+    if (tracing.window < 0)
+        return none();
+    return object_traceback(asked, tracing.window, tracing.limit);
+}
+
+static struct method methods[] = {
+    {"is_tracing", is_tracing, NO_ARGUMENTS,
+     "is_tracing($module, /)\n--\n\nReturn True if the tracemalloc module is tracing Python memory allocations."},
+    {"clear_traces", clear_traces, NO_ARGUMENTS, "clear_traces($module, /)\n--\n\nClear traces of memory blocks allocated by Python."},
+    {"_get_traces", get_traces, NO_ARGUMENTS,
+     "_get_traces($module, /)\n--\n\nGet traces of all memory blocks allocated by Python.\n\n"
+     "Return a list of (domain, size: int, traceback: tuple, total_nframe: int) tuples."},
+    {"_get_object_traceback", get_object_traceback, ONE_ARGUMENT,
+     "_get_object_traceback($module, obj, /)\n--\n\nGet the traceback where the Python object obj was allocated."},
+    {"start", start, VARIABLE,
+     "start($module, nframe=1, /)\n--\n\nStart tracing Python memory allocations.\n\n"
+     "Also set the maximum number of frames stored in the traceback of a trace to nframe."},
+    {"stop", stop, NO_ARGUMENTS, "stop($module, /)\n--\n\nStop tracing Python memory allocations."},
+    {"get_traceback_limit", get_traceback_limit, NO_ARGUMENTS,
+     "get_traceback_limit($module, /)\n--\n\nGet the maximum number of frames stored in the traceback of a trace."},
+    {"get_tracemalloc_memory", get_tracemalloc_memory, NO_ARGUMENTS,
+     "get_tracemalloc_memory($module, /)\n--\n\nGet the memory usage in bytes of what keeps the traces."},
+    {"get_traced_memory", get_traced_memory, NO_ARGUMENTS,
+     "get_traced_memory($module, /)\n--\n\nGet the current size and peak size of memory blocks traced by tracemalloc, in bytes."},
+    {"reset_peak", reset_peak, NO_ARGUMENTS,
+     "reset_peak($module, /)\n--\n\nSet the peak size of memory blocks traced by tracemalloc to the current size."},
+    {"_why_not", why_not_object, NO_ARGUMENTS, NULL},
+    {"_open", open_window, VARIABLE, NULL},
+    {"_close", close_window, VARIABLE, NULL},
+    {"_restart", restart_window, VARIABLE, NULL},
+    {"_figures", window_figures, VARIABLE, NULL},
+    {"_reset_peak", reset_window_peak, VARIABLE, NULL},
+    {"_collect", collect, VARIABLE, NULL},
+    {"_collect_traced", collect_traced, NO_ARGUMENTS, NULL},
+    {"_look", look, VARIABLE, NULL},
+    {"_group", group, VARIABLE, NULL},
+    {"_traces", traces, VARIABLE, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+void *hk_python_tracing(void)
+{
+    object *module = find_functions() ? py.PyModule_New("_tracemalloc") : NULL;
+    if (module == NULL || py.PyModule_AddFunctions(module, methods) == 0)
+        return module;
+    py.Py_DecRef(module);
+    return NULL;
+}
+
+/* --- run --tracemalloc --- */
+
+static object *(*original)(void); /* CPython's PyInit__tracemalloc */
+
+static object *call_original(struct method *list, const char *name)
+{
+    for (; list->name != NULL; list++)
+        if (strcmp(list->name, name) == 0)
+            return list->call(NULL, NULL);
+    return NULL;
+}
+
+/* What the interpreter itself traces goes on here, with all that was recorded before. */
+void hk_cpython_tracemalloc_take_over(void)
+{
+    static bool done;
+    if (done || original == NULL || !find_functions() || why_not() != NULL)
+        return;
+    done = true;
+    object *theirs = original();
+    if (theirs == NULL) {
+        py.PyErr_Clear();
+        return;
+    }
+    struct module *description = (struct module *)theirs;
+    if (description->type != py.module_type)
+        description = py.PyModule_GetDef(theirs);
+    struct method *list = description->methods;
+    object *limit = call_original(list, "get_traceback_limit"), *traces = call_original(list, "is_tracing");
+    object *yes = py.PyBool_FromLong(1);
+    if (traces == yes && limit != NULL && tracing.window < 0) {
+        object *stopped = call_original(list, "stop");
+        if (stopped != NULL)
+            py.Py_DecRef(stopped);
+        tracing.limit = (uint32_t)py.PyLong_AsLong(limit);
+        tracing.window = hk_window_open(true);
+    }
+    py.Py_DecRef(yes);
+    py.Py_DecRef(traces);
+    py.Py_DecRef(limit);
+}
+
+static object *init(void)
+{
+    static struct module module = {
+        .references = 1,
+        .name = "_tracemalloc",
+        .documentation = "Debug module to trace memory blocks allocated by Python: heapkeeper's.",
+        .methods = methods,
+    };
+    if (!find_functions())
+        return NULL;
+    if (why_not() != NULL)
+        return original();
+    hk_cpython_tracemalloc_take_over();
+    return py.PyModuleDef_Init(&module);
+}
+
+void hk_cpython_tracemalloc_prepare(void)
+{
+    enum { MOST = 255 };
+    static struct builtin table[MOST + 1];
+    struct builtin **theirs = dlsym(RTLD_DEFAULT, "PyImport_Inittab");
+    size_t count = 0;
+    while (theirs != NULL && *theirs != NULL && count <= MOST && (*theirs)[count].name != NULL)
+        count++;
+    if (count == 0 || count > MOST)
+        return;
+    memcpy(table, *theirs, count * sizeof *table);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(table[i].name, "_tracemalloc") == 0) {
+            original = table[i].init;
+            table[i].init = init;
+        }
+    if (original != NULL)
+        *theirs = table;
+}

@@ -1,0 +1,176 @@
+/* The windows; see windows.h. */
+#include "hosts/cpython/windows.h"
+
+#include <string.h>
+
+#include "heap/slots.h"
+#include "record/exact.h"
+
+#define OLDEST 1u /* the age of what was there before a window to which everything belongs */
+#define NEWEST 255u
+
+struct hk_windows hk_windows;
+
+/* --- ages of all blocks --- */
+
+struct change {
+    uint8_t to[NEWEST + 1];
+    uint64_t live; /* bytes that have an age afterwards */
+};
+
+static void change_age(uint8_t *age, size_t bytes, struct change *change)
+{
+    *age = change->to[*age];
+    if (*age != 0)
+        change->live += bytes;
+}
+
+static void change_block(uint32_t *word, size_t bytes, void *change)
+{
+    if (*word >> HK_SLOT_SITE_SHIFT != 0)
+        change_age(hk_age_of(word), bytes, change);
+}
+
+static void change_large(uint32_t site, size_t bytes, uint8_t *age, void *change)
+{
+    change_age(age, bytes, change);
+}
+
+static uint64_t change_ages(struct change *change)
+{
+    hk_slots_visit(change_block, change);
+    hk_exact_large_visit(change_large, change);
+    return change->live;
+}
+
+/* Ages that no window tells apart become one. */
+static void renumber(void)
+{
+    struct change change = {{0}, 0};
+    uint32_t next = 1, of[NEWEST + 1] = {0};
+    for (uint32_t age = 1; age <= hk_windows.age; age++) {
+        bool begins = false;
+        for (uint32_t i = 0; i < hk_windows.end; i++)
+            begins |= hk_windows.at[i].first == age;
+        if (begins)
+            of[age] = age == OLDEST ? OLDEST : ++next;
+        change.to[age] = (uint8_t)(begins ? of[age] : change.to[age - 1]);
+    }
+    for (uint32_t i = 0; i < hk_windows.end; i++)
+        hk_windows.at[i].first = of[hk_windows.at[i].first];
+    change_ages(&change);
+    hk_windows.age = next;
+}
+
+/* --- open and close --- */
+
+static void find_end(void)
+{
+    uint32_t end = 0;
+    for (uint32_t i = 0; i < HK_WINDOWS; i++)
+        if (hk_windows.at[i].first != 0)
+            end = i + 1;
+    __atomic_store_n(&hk_windows.end, end, __ATOMIC_RELEASE);
+    hk_exact_set_watched(end != 0);
+}
+
+static void begin(struct hk_window *window, uint32_t first, uint64_t live)
+{
+    *window = (struct hk_window){.live = (int64_t)live, .peak = (int64_t)live};
+    window->first = first;
+}
+
+int hk_window_open(bool everything)
+{
+    int free = 0;
+    while (free < HK_WINDOWS && hk_windows.at[free].first != 0)
+        free++;
+    if (free == HK_WINDOWS)
+        return -1;
+    if (hk_windows.end == 0) {
+        struct change none = {{0}, 0};
+        if (!hk_ages_begin())
+            return -1;
+        hk_exact_large_visit(change_large, &none);
+        hk_windows.age = OLDEST;
+    }
+    if (hk_windows.age == NEWEST)
+        renumber();
+    hk_windows.age++;
+    uint64_t live = 0;
+    if (everything) {
+        struct change old;
+        for (uint32_t age = 0; age <= NEWEST; age++)
+            old.to[age] = (uint8_t)(age != 0 ? age : OLDEST);
+        old.live = 0;
+        live = change_ages(&old);
+    }
+    begin(&hk_windows.at[free], everything ? OLDEST : hk_windows.age, live);
+    find_end();
+    return free;
+}
+
+bool hk_window_restart(int window)
+{
+    if (hk_windows.age == NEWEST)
+        renumber();
+    begin(&hk_windows.at[window], ++hk_windows.age, 0);
+    return true;
+}
+
+void hk_window_close(int window)
+{
+    hk_windows.at[window].first = 0;
+    find_end();
+}
+
+/* --- figures --- */
+
+static void take_apart(struct hk_window *window)
+{
+    if (__builtin_expect(__atomic_load_n(&window->apart, __ATOMIC_RELAXED) != 0, 0))
+        window->live += __atomic_exchange_n(&window->apart, 0, __ATOMIC_RELAXED);
+    if (window->live > window->peak)
+        window->peak = window->live;
+}
+
+void hk_window_figures(int window, uint64_t *live, uint64_t *peak)
+{
+    struct hk_window *at = &hk_windows.at[window];
+    take_apart(at);
+    *live = at->live > 0 ? (uint64_t)at->live : 0;
+    *peak = (uint64_t)at->peak;
+}
+
+void hk_window_reset_peak(int window)
+{
+    struct hk_window *at = &hk_windows.at[window];
+    take_apart(at);
+    at->peak = at->live;
+}
+
+static void change_live(struct hk_window *window, int64_t bytes, bool main)
+{
+    if (!main) {
+        __atomic_add_fetch(&window->apart, bytes, __ATOMIC_RELAXED);
+        return;
+    }
+    window->live += bytes;
+    take_apart(window);
+}
+
+void hk_window_birth(size_t bytes, bool main)
+{
+    if (hk_windows.paused)
+        return;
+    for (uint32_t i = 0; i < hk_windows.end; i++)
+        if (hk_windows.at[i].first != 0)
+            change_live(&hk_windows.at[i], (int64_t)bytes, main);
+}
+
+void hk_window_death(uint8_t age, size_t bytes, bool main)
+{
+    for (uint32_t i = 0; i < hk_windows.end && age != 0; i++)
+        if (hk_windows.at[i].first != 0 && age >= hk_windows.at[i].first)
+            change_live(&hk_windows.at[i], -(int64_t)bytes, main);
+}
