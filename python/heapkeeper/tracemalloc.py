@@ -5,8 +5,8 @@
 Snapshots, statistics, filters and their text are the standard library's own, of this Python; only what traces is another. Under
 `heapkeeper run --tracemalloc` the standard module itself stands on heapkeeper's record, and nothing has to be imported.
 
-Needs `heapkeeper run --exact`; start() says so otherwise. Differences, all of them documented in docs/python.md: a block that shrinks
-stays with the line that asked for it; what C code tells tracemalloc of its own memory (domains other than 0) is not known here.
+Needs `heapkeeper run --exact`; start() says so otherwise. Differences are documented in docs/python.md; the chief one is that a
+block that shrinks stays with the line that asked for it.
 """
 
 import copyreg
@@ -55,7 +55,7 @@ class Snapshot(_standard.Snapshot):
             return _standard.Snapshot._group_by(self, key_type, cumulative)
         frames = traces._limit if cumulative or key_type == "traceback" else 1
         stats = {}
-        for place, size, count in _module._group(traces._groups, _KEYS[key_type], frames, cumulative, False):
+        for place, size, count in _module._group(traces._groups, _KEYS[key_type], frames, cumulative, True):
             traceback = Traceback(place)
             stats[traceback] = Statistic(traceback, size, count)
         return stats

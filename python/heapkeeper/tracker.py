@@ -131,11 +131,11 @@ class Snapshot:
     def _group(self, groups, key, frames, cumulative):
         if key != "traceback" and not cumulative:
             frames = 1
-        return _tracing._group(groups, KEYS[key], min(frames or ALL_FRAMES, ALL_FRAMES), cumulative, True)
+        return _tracing._group(groups, KEYS[key], min(frames or ALL_FRAMES, ALL_FRAMES), cumulative, False)
 
     def _total(self):
         if "total" not in self._sums:
-            sums = _tracing._group(self._groups, KEYS["filename"], 1, False, True)
+            sums = _tracing._group(self._groups, KEYS["filename"], 1, False, False)
             self._sums["total"] = (sum(size for _, size, _ in sums), sum(count for _, _, count in sums))
         return self._sums["total"]
 

@@ -13,6 +13,7 @@ struct hk_settings {
     bool debug;            /* misuse of memory is found, reported, and ends the program */
     bool family;           /* the library with the malloc family */
     bool native_stacks;    /* with the callers of those who call malloc */
+    bool tracemalloc;      /* the standard library's stands on our record */
     bool native;           /* which serves every process of the run; else this one, unless it is a Python */
 };
 

@@ -41,6 +41,7 @@ static const char run_usage[] =
     "  --sample[=BYTES]    record one allocation per BYTES on average (K, M: 64K, 1M; chosen by itself if\n"
     "                      not given): no slower than without, for production\n"
     "  --no-record         only the heap's own counters\n"
+    "  --tracemalloc       --exact, and the program's own `import tracemalloc` reads that record\n"
     "  --native            memory of the C library's malloc, too, and in all children; of a program "
     "without\n"
     "                      Python it is recorded always\n"

@@ -31,7 +31,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -83,6 +83,11 @@ static int take_option(int argc, char **argv, int option, struct options *o)
         o->exact_given = true;
         o->settings.mode = "exact";
         return 0;
+    case TRACEMALLOC:
+        o->exact_given = true;
+        o->settings.tracemalloc = true;
+        o->settings.mode = "exact";
+        return 0;
     case NATIVE:
         o->settings.native = true;
         return 0;
@@ -119,6 +124,11 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     }
 }
 
+static const char *exact_option(const struct options *o)
+{
+    return o->settings.tracemalloc ? "--tracemalloc" : "--exact";
+}
+
 /* Options end at the program. -m and -c are the program's, and stay where they are. */
 static int parse(int argc, char **argv, struct options *o, int *program)
 {
@@ -131,6 +141,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"python", required_argument, NULL, PYTHON},
         {"geometry", required_argument, NULL, GEOMETRY},
         {"debug", no_argument, NULL, DEBUG},
+        {"tracemalloc", no_argument, NULL, TRACEMALLOC},
         {"native", no_argument, NULL, NATIVE},
         {"native-stacks", no_argument, NULL, NATIVE_STACKS},
         {NULL, 0, NULL, 0},
@@ -154,13 +165,13 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     if (o->sample_given && o->off_given)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --sample and --no-record exclude each other");
     if (o->exact_given && (o->sample_given || o->off_given))
-        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact and %s exclude each other",
+        return hk_cli_fail(HK_EXIT_USAGE, "run: %s and %s exclude each other", exact_option(o),
                            o->sample_given ? "--sample" : "--no-record");
     if (o->exact_given && (o->settings.native || o->settings.native_stacks))
-        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact records Python's own allocations; --native and "
-                                          "--native-stacks need --sample");
+        return hk_cli_fail(HK_EXIT_USAGE, "run: %s records Python's own allocations; --native and "
+                                          "--native-stacks need --sample", exact_option(o));
     if (o->exact_given && o->settings.debug)
-        return hk_cli_fail(HK_EXIT_USAGE, "run: --exact and --debug exclude each other");
+        return hk_cli_fail(HK_EXIT_USAGE, "run: %s and --debug exclude each other", exact_option(o));
     if (o->settings.debug && o->settings.native)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --debug and --native exclude each other: malloc's blocks "
                                           "have no debug mode");
@@ -206,7 +217,8 @@ static void announce(const struct options *o, const struct hk_target *target,
         return;
     count = hk_target_doubts(target, doubts, 8);
     for (size_t i = 0; i < count; i++) {
-        hk_cli_fail(0, "%s", doubts[i]);
+        if (!o->settings.tracemalloc || strncmp(doubts[i], "tracemalloc ", 12) != 0) /* it makes way for ours */
+            hk_cli_fail(0, "%s", doubts[i]);
         free(doubts[i]);
     }
     if (o->sampled_for_native && hk_target_has_python(target))

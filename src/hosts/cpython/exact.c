@@ -31,6 +31,7 @@ static struct {
     ptrdiff_t code_header; /* bytes of a code object's block before the object */
     void *quarantine[QUARANTINE];
     uint32_t quarantined;
+    const void *newest; /* block of the main lane, while a window is open, until an object has been made of it */
 } exact;
 
 static const uintptr_t never;
@@ -240,6 +241,7 @@ static __attribute__((noinline)) void born_unusually(int domain, const void *blo
     if (bytes < 0)
         return;
     hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
+    exact.newest = block;
     if (hk_windows_are_open())
         hk_window_birth((size_t)bytes, true);
 }
@@ -477,6 +479,30 @@ static const hk_allocator *main_table(int domain)
     return &tables[hk_exact_stacks.way][domain == HK_DOMAIN_OBJECT];
 }
 
+/* Objects begin within 32 bytes of their blocks, behind a header. */
+void hk_cpython_exact_reborn(const void *object)
+{
+    const void *state;
+    bool is_new = (uintptr_t)object - (uintptr_t)exact.newest <= 32;
+    if (is_new)
+        exact.newest = NULL;
+    if (is_new || !hk_region_has(object) || !hk_exact.births || !holds_main(&state))
+        return;
+    const struct hk_pool *pool = hk_pool_of(object);
+    if (pool->block_size == 0 || (pool->heap != hk_python.heaps[HK_DOMAIN_OBJECT] && pool->heap != hk_python.heaps[HK_DOMAIN_MEM]))
+        return;
+    char *start = hk_pool_start(pool);
+    uint32_t *word = hk_slot_at(pool, start + (size_t)((const char *)object - start) / pool->block_size * pool->block_size);
+    if (!has_site(*word) || !hk_exact_is_main(hk_slot_site(*word)))
+        return;
+    uint32_t site = hk_exact_site_main(pool->heap->domain), had = hk_slot_site(*word);
+    if (site == HK_EXACT_NONE || site == had)
+        return;
+    size_t bytes = bytes_of(pool, *word);
+    *word = (*word & ((1u << HK_SLOT_SITE_SHIFT) - 1)) | hk_slot_word(site, 0);
+    hk_exact_move(&hk_exact.counters[had], bytes, &hk_exact.counters[site], bytes);
+}
+
 /* --- apart lane --- */
 
 static void apart_born(int domain, const void *block, size_t size)
@@ -512,6 +538,18 @@ static void apart_code_died(void)
         return;
     hk_exact_stacks.apart_seed += 2 * HK_KEY_DOMAIN + 1;
     hk_lock_release(&hk_exact_apart);
+}
+
+uint32_t hk_cpython_exact_site_here(void)
+{
+    const void *state;
+    uint32_t site = HK_EXACT_NONE;
+    holds_main(&state);
+    if (hk_exact_apart_enter()) {
+        site = hk_exact_site_apart(HK_DOMAIN_RAW, state);
+        hk_lock_release(&hk_exact_apart);
+    }
+    return site;
 }
 
 /* About to be freed by who may not wait with that. */

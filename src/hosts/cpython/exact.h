@@ -23,6 +23,13 @@ void hk_cpython_exact_stacks(bool good);
 
 void hk_cpython_exact_mark_code(const void *code); /* of a stack that is being recorded; see hk_stack_source */
 
+/* An object was made of a block that may have been allocated long ago, and lay in a free list: it is charged to who makes it. The
+ * GIL is held; not in a hook. */
+void hk_cpython_exact_reborn(const void *object);
+
+/* A site for the stack of this thread, of RAW; HK_EXACT_NONE: none. Nothing is counted there. Not in a hook. */
+uint32_t hk_cpython_exact_site_here(void);
+
 /* As hk_heap_recorder has them. */
 void hk_cpython_exact_came_home(hk_heap *owner, void *block);
 bool hk_cpython_exact_forget(const void *block);

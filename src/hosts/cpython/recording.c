@@ -8,6 +8,7 @@
 #include "heap/slots.h"
 #include "hosts/cpython/exact.h"
 #include "hosts/cpython/exact_stack.h"
+#include "hosts/cpython/tracemalloc.h"
 
 #include <string.h>
 
@@ -229,6 +230,8 @@ HK_HOT static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
     hk_cpython_freeze_if_finalizing();
     if (!finalizing && __atomic_fetch_add(&ticks, 1, __ATOMIC_RELAXED) % TICKS_PER_WATCH == 0)
         watch_in_hook();
+    if (__builtin_expect(seen_under_hook, 0))
+        hk_cpython_tracemalloc_ask();
     ticking = heap;
     hk_record_tick(allocated_bytes);
     ticking = NULL;

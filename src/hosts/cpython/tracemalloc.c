@@ -21,8 +21,10 @@
 
 #include "heap/slots.h"
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/tracked.h"
 #include "hosts/cpython/traces.h"
 #include "hosts/cpython/windows.h"
+#include "record/exact.h"
 #include "record/look.h"
 
 #define LARGEST_LIMIT 65535
@@ -82,7 +84,9 @@ struct builtin { /* struct _inittab */
     X(int, PyModule_AddFunctions, (object *, struct method *))                          \
     X(struct module *, PyModule_GetDef, (object *))                                     \
     X(object *, PyModuleDef_Init, (struct module *))                                    \
-    X(long, PyLong_AsLong, (object *))
+    X(long, PyLong_AsLong, (object *))                                                  \
+    X(int, PyGILState_Ensure, (void))                                                   \
+    X(void, PyGILState_Release, (int))
 
 static struct {
 #define DECLARE(result, name, parameters) result(*name) parameters;
@@ -90,6 +94,8 @@ static struct {
     object *none;
     object **value_error, **runtime_error;
     void *module_type; /* of a struct module */
+    int (*set_tracer)(int (*tracer)(object *, int, void *), void *data); /* PyRefTracer_*; NULL before 3.13 */
+    int (*(*get_tracer)(void **data))(object *, int, void *);
 } py;
 
 static bool find_functions(void)
@@ -104,6 +110,8 @@ static bool find_functions(void)
     good &= (py.value_error = dlsym(RTLD_DEFAULT, "PyExc_ValueError")) != NULL;
     good &= (py.runtime_error = dlsym(RTLD_DEFAULT, "PyExc_RuntimeError")) != NULL;
     good &= (py.module_type = dlsym(RTLD_DEFAULT, "PyModuleDef_Type")) != NULL;
+    *(void **)&py.set_tracer = dlsym(RTLD_DEFAULT, "PyRefTracer_SetTracer");
+    *(void **)&py.get_tracer = dlsym(RTLD_DEFAULT, "PyRefTracer_GetTracer");
     return found = good;
 }
 
@@ -306,7 +314,7 @@ static object *list_sums(struct maker *m)
 
 static object *trace_object(struct maker *m, const struct hk_group *group, uint32_t trace)
 {
-    return make_tuple(py.PyLong_FromLong(0), py.PyLong_FromUnsignedLongLong(group->bytes / group->blocks),
+    return make_tuple(py.PyLong_FromLong((long)group->domain), py.PyLong_FromUnsignedLongLong(group->bytes / group->blocks),
                       traceback_of(m, trace), py.PyLong_FromLong(m->traces->traces[trace].depth < LARGEST_LIMIT ?
                                                                  (long)m->traces->traces[trace].depth : LARGEST_LIMIT), 4);
 }
@@ -346,6 +354,28 @@ static object *make(const struct hk_group *groups, size_t count, const struct hk
     maker_end(&maker);
     hk_traces_end(&traces);
     return list;
+}
+
+/* --- objects from free lists, which no allocator sees: 3.13 on, unless somebody else traces references --- */
+
+static int reference_made(object *made, int event, void *unused)
+{
+    if (event == 0) /* PyRefTracer_CREATE */
+        hk_cpython_exact_reborn(made);
+    return 0;
+}
+
+/* After a window was opened or closed. There is one place for a tracer. */
+static void trace_references(void)
+{
+    void *data;
+    if (py.set_tracer == NULL || py.get_tracer == NULL)
+        return;
+    int (*now)(object *, int, void *) = py.get_tracer(&data);
+    if (hk_windows.end != 0 && now == NULL)
+        py.set_tracer(reference_made, NULL);
+    else if (hk_windows.end == 0 && now == reference_made)
+        py.set_tracer(NULL, NULL);
 }
 
 /* --- our own functions --- */
@@ -392,6 +422,7 @@ static object *open_window(object *self, object *arguments)
     if (window < 0)
         return py.PyErr_Format(*py.runtime_error, "heapkeeper: %d trackers are at work already, or there is no memory for another",
                                HK_WINDOWS);
+    trace_references();
     return py.PyLong_FromLong(window);
 }
 
@@ -415,6 +446,7 @@ static object *close_window(object *self, object *arguments)
     if (window < 0)
         return NULL;
     hk_window_close(window);
+    trace_references();
     hk_traces_free(opened[window].groups, opened[window].count * sizeof *opened[window].groups);
     opened[window] = (struct totals){NULL, 0};
     return none();
@@ -463,6 +495,11 @@ static object *collect(object *self, object *arguments)
     return groups_object(good, groups, count);
 }
 
+static bool collect_all(struct hk_group **groups, size_t *count)
+{
+    return hk_traces_collect(tracing.window, groups, count) && hk_tracked_append(groups, count);
+}
+
 /* Of what tracemalloc traces. */
 static object *collect_traced(object *self, object *unused)
 {
@@ -470,7 +507,7 @@ static object *collect_traced(object *self, object *unused)
     size_t count = 0;
     if (tracing.window >= 0 && !may_work())
         return NULL;
-    bool good = tracing.window < 0 || hk_traces_collect(tracing.window, &groups, &count);
+    bool good = tracing.window < 0 || collect_all(&groups, &count);
     return groups_object(good, groups, count);
 }
 
@@ -509,12 +546,12 @@ static object *group(object *self, object *arguments)
     object *bytes;
     const struct hk_group *groups;
     size_t count;
-    int key, limit, cumulative, once;
-    if (!py.PyArg_ParseTuple(arguments, "Oiipp:_group", &bytes, &key, &limit, &cumulative, &once) || !take_groups(bytes, &groups, &count))
+    int key, limit, cumulative, as_cpython;
+    if (!py.PyArg_ParseTuple(arguments, "Oiipp:_group", &bytes, &key, &limit, &cumulative, &as_cpython) || !take_groups(bytes, &groups, &count))
         return NULL;
     if (key < HK_BY_LINE || key > HK_BY_FUNCTION || limit < 1)
         return py.PyErr_Format(*py.value_error, "no such key, or a limit below 1");
-    struct hk_traces_options options = {(enum hk_traces_key)key, (uint32_t)limit, false, cumulative, once};
+    struct hk_traces_options options = {(enum hk_traces_key)key, (uint32_t)limit, false, cumulative, as_cpython};
     pause();
     return resume(make(groups, count, &options, SUMS));
 }
@@ -527,7 +564,7 @@ static object *traces(object *self, object *arguments)
     int limit;
     if (!py.PyArg_ParseTuple(arguments, "Oi:_traces", &bytes, &limit) || !take_groups(bytes, &groups, &count))
         return NULL;
-    struct hk_traces_options options = {HK_BY_LINE, (uint32_t)limit, true, false, false};
+    struct hk_traces_options options = {HK_BY_LINE, (uint32_t)limit, true, false, true};
     for (size_t i = 0; i < count; i++)
         if (groups[i].blocks == 0)
             return py.PyErr_Format(*py.value_error, "a group without blocks");
@@ -552,6 +589,7 @@ static object *start(object *self, object *arguments)
     if (tracing.window < 0)
         return py.PyErr_NoMemory();
     tracing.limit = (uint32_t)limit;
+    trace_references();
     return none();
 }
 
@@ -560,6 +598,8 @@ static object *stop(object *self, object *unused)
     if (tracing.window >= 0)
         hk_window_close(tracing.window);
     tracing.window = -1;
+    hk_tracked_clear();
+    trace_references();
     return none();
 }
 
@@ -572,6 +612,7 @@ static object *clear_traces(object *self, object *unused)
 {
     if (tracing.window >= 0)
         hk_window_restart(tracing.window);
+    hk_tracked_clear();
     return none();
 }
 
@@ -605,22 +646,20 @@ static object *get_traces(object *self, object *unused)
         return py.PyList_New(0);
     if (!may_work())
         return NULL;
-    struct hk_traces_options options = {HK_BY_LINE, tracing.limit, true, false, false};
+    struct hk_traces_options options = {HK_BY_LINE, tracing.limit, true, false, true};
     pause();
-    object *list = hk_traces_collect(tracing.window, &groups, &count) ? make(groups, count, &options, TRACES_FLAT) : py.PyErr_NoMemory();
+    object *list = collect_all(&groups, &count) ? make(groups, count, &options, TRACES_FLAT) : py.PyErr_NoMemory();
     hk_traces_free(groups, count * sizeof *groups);
     return resume(list);
 }
 
-static object *object_traceback(const void *asked, int window, uint32_t limit)
+static object *traceback_of_site(uint32_t site, uint32_t limit)
 {
-    struct hk_group found;
-    struct hk_traces_options options = {HK_BY_LINE, limit, true, false, false};
+    struct hk_group found = {.blocks = 1, .site = site};
+    struct hk_traces_options options = {HK_BY_LINE, limit, true, false, true};
     struct hk_traces traces = {0};
     struct maker maker = {0};
     object *tuple = NULL;
-    if (!hk_traces_find(asked, window, &found))
-        return none();
     pause();
     if (hk_traces_resolve(&found, 1, &options, &traces) && maker_begin(&maker, &traces, false))
         tuple = traceback_of(&maker, traces.trace_of_group[0]);
@@ -633,9 +672,66 @@ static object *object_traceback(const void *asked, int window, uint32_t limit)
 
 static object *get_object_traceback(object *self, object *asked)
 {
-    if (tracing.window < 0)
+    struct hk_group found;
+    if (tracing.window < 0 || !hk_traces_find(asked, tracing.window, &found))
         return none();
-    return object_traceback(asked, tracing.window, tracing.limit);
+    return traceback_of_site(found.site, tracing.limit);
+}
+
+/* --- what C code tells of memory of its own: PyTraceMalloc_*. Extension modules find ours, which comes before the interpreter's --- */
+
+HK_API int PyTraceMalloc_Track(unsigned domain, uintptr_t address, size_t size);
+HK_API int PyTraceMalloc_Untrack(unsigned domain, uintptr_t address);
+HK_API void *_PyTraceMalloc_GetTraceback(unsigned domain, uintptr_t address); /* CPython's tests */
+
+enum { DISABLED = -2 }; /* what CPython answers then */
+
+int PyTraceMalloc_Track(unsigned domain, uintptr_t address, size_t size)
+{
+    static int (*theirs)(unsigned, uintptr_t, size_t);
+    if (tracing.window < 0) {
+        if (theirs == NULL)
+            *(void **)&theirs = dlsym(RTLD_NEXT, "PyTraceMalloc_Track");
+        return theirs != NULL ? theirs(domain, address, size) : DISABLED;
+    }
+    int state = py.PyGILState_Ensure(), result = -1;
+    uint32_t site = hk_cpython_exact_site_here();
+    size_t had;
+    if (tracing.window < 0) {
+        result = DISABLED;
+    } else if (site != HK_EXACT_NONE && hk_tracked_put(domain, address, size, site, &had)) {
+        hk_window_add(tracing.window, (int64_t)size - (int64_t)had);
+        result = 0;
+    }
+    py.PyGILState_Release(state);
+    return result;
+}
+
+int PyTraceMalloc_Untrack(unsigned domain, uintptr_t address)
+{
+    static int (*theirs)(unsigned, uintptr_t);
+    if (tracing.window < 0) {
+        if (theirs == NULL)
+            *(void **)&theirs = dlsym(RTLD_NEXT, "PyTraceMalloc_Untrack");
+        return theirs != NULL ? theirs(domain, address) : DISABLED;
+    }
+    int state = py.PyGILState_Ensure();
+    size_t had;
+    if (hk_tracked_remove(domain, address, &had) && tracing.window >= 0)
+        hk_window_add(tracing.window, -(int64_t)had);
+    py.PyGILState_Release(state);
+    return 0;
+}
+
+void *_PyTraceMalloc_GetTraceback(unsigned domain, uintptr_t address)
+{
+    static void *(*theirs)(unsigned, uintptr_t);
+    const struct hk_tracked *found = tracing.window >= 0 ? hk_tracked_find(domain, address) : NULL;
+    if (tracing.window >= 0)
+        return found != NULL ? traceback_of_site(found->site - 1, tracing.limit) : none();
+    if (theirs == NULL)
+        *(void **)&theirs = dlsym(RTLD_NEXT, "_PyTraceMalloc_GetTraceback");
+    return theirs != NULL ? theirs(domain, address) : NULL;
 }
 
 static struct method methods[] = {
@@ -695,12 +791,10 @@ static object *call_original(struct method *list, const char *name)
 }
 
 /* What the interpreter itself traces goes on here, with all that was recorded before. */
-void hk_cpython_tracemalloc_take_over(void)
+static void take_over(void)
 {
-    static bool done;
-    if (done || original == NULL || !find_functions() || why_not() != NULL)
+    if (original == NULL || tracing.window >= 0 || !find_functions() || why_not() != NULL)
         return;
-    done = true;
     object *theirs = original();
     if (theirs == NULL) {
         py.PyErr_Clear();
@@ -712,16 +806,34 @@ void hk_cpython_tracemalloc_take_over(void)
     struct method *list = description->methods;
     object *limit = call_original(list, "get_traceback_limit"), *traces = call_original(list, "is_tracing");
     object *yes = py.PyBool_FromLong(1);
-    if (traces == yes && limit != NULL && tracing.window < 0) {
+    if (traces == yes && limit != NULL) {
         object *stopped = call_original(list, "stop");
         if (stopped != NULL)
             py.Py_DecRef(stopped);
         tracing.limit = (uint32_t)py.PyLong_AsLong(limit);
         tracing.window = hk_window_open(true);
+        trace_references();
     }
     py.Py_DecRef(yes);
     py.Py_DecRef(traces);
     py.Py_DecRef(limit);
+}
+
+static bool asked;
+
+static int take_over_pending(void *unused)
+{
+    take_over();
+    return 0;
+}
+
+void hk_cpython_tracemalloc_ask(void)
+{
+    if (original == NULL || asked || hk_python.add_pending_call == NULL || hk_python.is_initialized == NULL ||
+        !hk_python.is_initialized()) /* it begins before that; site and the program come after */
+        return;
+    asked = true;
+    hk_python.add_pending_call(take_over_pending, NULL);
 }
 
 static object *init(void)
@@ -736,7 +848,7 @@ static object *init(void)
         return NULL;
     if (why_not() != NULL)
         return original();
-    hk_cpython_tracemalloc_take_over();
+    take_over();
     return py.PyModuleDef_Init(&module);
 }
 

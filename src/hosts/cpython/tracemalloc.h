@@ -12,7 +12,7 @@ HK_API void *hk_python_tracing(void);
 /* Before Python is initialised: `import _tracemalloc` gives this module, and what -X tracemalloc or PYTHONTRACEMALLOC started is
  * stopped, and goes on here. */
 void hk_cpython_tracemalloc_prepare(void);
-/* From a pending call, soon after the start. */
-void hk_cpython_tracemalloc_take_over(void);
+/* Another hook stands before us: perhaps the interpreter's own tracemalloc, which is to be stopped soon. hook: yes. */
+void hk_cpython_tracemalloc_ask(void);
 
 #endif

@@ -301,11 +301,26 @@ static bool is_hidden(const struct resolving *r, const struct hk_capture_node *n
     return (code->flags & HK_CODE_TRAMPOLINE) || (code->line_table_size == 0 && code->file == code->name && code->file != 0);
 }
 
+/* The frame makes its cells, or is a generator's that is being made: CPython says that it is incomplete. These instructions have
+ * no line. */
+static bool is_incomplete(const struct resolving *r, const struct hk_capture_node *node)
+{
+    const struct hk_capture_code *code = &r->look.codes[node->code];
+    const int prologue = 256; /* bytes; a cell or two are usual */
+    if (hk_python.layout->minor < 11 || node->offset >= prologue)
+        return false;
+    return node->offset < 0 ||
+           (code->line_table != 0 && hk_line_of(hk_python.layout->minor, (const uint8_t *)r->look.strings + code->line_table,
+                                                code->line_table_size, code->first_line, node->offset) < 0);
+}
+
 /* The innermost frames of a node, at out->path[path_length]; their number, or NONE. */
 static uint32_t put_path(struct resolving *r, uint32_t at)
 {
     struct hk_traces *t = r->out;
     uint32_t length = 0;
+    if (at != 0 && r->options->as_cpython && is_incomplete(r, &r->look.nodes[at]))
+        at = r->look.nodes[at].parent;
     for (; at != 0 && length < r->options->frames; at = r->look.nodes[at].parent) {
         const struct hk_capture_node *node = &r->look.nodes[at];
         if (is_hidden(r, node))
@@ -390,7 +405,7 @@ static bool count_frames(struct resolving *r, const struct hk_group *group, uint
     }
     for (uint32_t i = 0; i < length; i++) {
         uint32_t frame = t->path[t->path_length + i];
-        if (r->options->once && r->seen[frame] == serial)
+        if (!r->options->as_cpython && r->seen[frame] == serial)
             continue;
         r->seen[frame] = serial;
         t->traces[frame].bytes += group->bytes;

@@ -13,7 +13,8 @@
 
 struct hk_group {
     uint64_t bytes, blocks; /* sums; of collected groups all blocks have the same size */
-    uint32_t site, reserved;
+    uint32_t site;
+    uint32_t domain; /* tracemalloc's: 0: Python's own allocators; see tracked.h */
 };
 
 /* Groups of the blocks that belong to the window (windows.h), or, -1, of all that are recorded. *groups: to be given to
@@ -53,7 +54,8 @@ struct hk_traces_options {
     uint32_t frames;   /* at most so many of a stack, at least 1 */
     bool depths;       /* stacks that differ in their depth only are different traces */
     bool cumulative;   /* each frame is a trace of its own, with what was allocated in it and what it called */
-    bool once;         /* with it: a frame counts once, however often it is in the stack */
+    bool as_cpython;   /* as CPython's tracemalloc: a frame that has not begun yet is none (3.11 on), and, cumulative, one that is
+                          in the stack several times counts as often */
 };
 
 /* False: no memory, or a group of a site that does not exist. Freed by hk_traces_end in either case. */

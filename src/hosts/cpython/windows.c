@@ -159,6 +159,11 @@ static void change_live(struct hk_window *window, int64_t bytes, bool main)
     take_apart(window);
 }
 
+void hk_window_add(int window, int64_t bytes)
+{
+    change_live(&hk_windows.at[window], bytes, true);
+}
+
 void hk_window_birth(size_t bytes, bool main)
 {
     if (hk_windows.paused)

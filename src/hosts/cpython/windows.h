@@ -41,6 +41,7 @@ bool hk_window_restart(int window); /* as if it were opened now; false: no memor
 void hk_window_close(int window);
 void hk_window_figures(int window, uint64_t *live, uint64_t *peak);
 void hk_window_reset_peak(int window);
+void hk_window_add(int window, int64_t bytes); /* that no allocator has seen */
 
 /* For exact.c, where hk_windows.end is not 0. */
 void hk_window_birth(size_t bytes, bool main);

@@ -17,6 +17,7 @@
  *   HEAPKEEPER_DEBUG       1: heaps are in debug mode
  *   HEAPKEEPER_NATIVE      who has the malloc family: all, or one pid
  *   HEAPKEEPER_NATIVE_STACKS  1: with the callers of those who call malloc
+ *   HEAPKEEPER_TRACEMALLOC 1: with exact recording, Python's _tracemalloc is ours
  *   HEAPKEEPER_SEED        of the sampler, for tests
  *
  * Nothing is printed: what there is to say goes into the capture. Except in debug mode, which was asked for. */
@@ -33,6 +34,7 @@
 #include "heap/debug.h"
 #include "hosts/cpython/domains.h"
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/tracemalloc.h"
 #include "hosts/malloc/family.h"
 #include "hosts/malloc/interpose.h"
 #include "hosts/native/stack.h"
@@ -227,6 +229,8 @@ static bool record_start(void)
         note_sampled(why_sampled);
     if (started)
         attach(options.mode == HK_MODE_SAMPLE);
+    if (started && options.mode == HK_MODE_EXACT && secure_getenv("HEAPKEEPER_TRACEMALLOC") != NULL)
+        hk_cpython_tracemalloc_prepare();
     return started;
 }
 

@@ -1,0 +1,140 @@
+"""`heapkeeper run --tracemalloc`: `import tracemalloc` is the standard module on our record, and CPython's own tests say so."""
+
+import fnmatch
+import json
+import os
+import re
+import textwrap
+
+import pytest
+from conftest import execute
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+OURS = ("--tracemalloc",)
+
+with open(os.path.join(HERE, "tracemalloc_known.json")) as file:
+    KNOWN = json.load(file)["known"]
+
+
+def known(test, version, is_static):
+    """The reason why this test of CPython's cannot pass, or None."""
+    for entry in KNOWN:
+        concerns = version in entry.get("versions", [version]) and (is_static or "if" not in entry)
+        if concerns and fnmatch.fnmatchcase(test, entry["test"]) and test.split(".")[-1] not in entry.get("but", []):
+            assert entry["reason"]
+            return entry["reason"]
+    return None
+
+
+def results(text):
+    """{Class.test: ok, FAIL, ERROR or skipped} of what unittest -v prints."""
+    found = {}
+    for name, where, rest in re.findall(r"^(test_\w+) \((\S+)\)(.*(?:\n(?!test_|=|-).*)?)", text, re.MULTILINE):
+        words = where.split(".")
+        kind = words[-2] if words[-1] == name else words[-1]
+        outcome = re.search(r"\.\.\. .*?(ok|FAIL|ERROR|skipped|expected failure)", rest, re.DOTALL)
+        found.setdefault(kind + "." + name, outcome.group(1) if outcome else "no outcome")
+    for outcome, name, where in re.findall(r"^(FAIL|ERROR): (test_\w+) \((\S+?)\)", text, re.MULTILINE):
+        words = where.split(".")
+        found[(words[-2] if words[-1] == name else words[-1]) + "." + name] = outcome
+    return found
+
+
+def test_cpythons_own_tests_of_tracemalloc_pass_but_for_the_ones_that_are_listed(heapkeeper, tmp_path, every_python):
+    present = execute([every_python.path, "-c", "import test.test_tracemalloc"])
+    if present.status != 0:
+        pytest.skip("this Python has no test suite")
+    done = heapkeeper.run(["-m", "unittest", "-v", "test.test_tracemalloc"], python=every_python, options=OURS, cwd=str(tmp_path), timeout=300)
+    text = done.err.decode()
+    found, facts = results(text), ("%d.%d" % every_python.version, not every_python.is_shared)
+    assert len(found) >= 47, text[-3000:]
+    wrong = {test: outcome for test, outcome in found.items() if outcome not in ("ok", "skipped") and not known(test, *facts)}
+    assert not wrong, text[-6000:]
+    stale = {test for test, outcome in found.items() if outcome == "ok" and known(test, *facts)}
+    assert not stale, "these pass by now: take them off the list"
+    assert sum(outcome == "ok" for outcome in found.values()) >= 38, found
+
+
+PROGRAM = """
+    import json, sys, _tracemalloc, tracemalloc
+    if not tracemalloc.is_tracing():
+        tracemalloc.start()
+    kept = [bytes(1000) for _ in range(1000)]
+    top = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, __file__)]).statistics("lineno")[0]
+    print(json.dumps([tracemalloc.get_traceback_limit(), hasattr(_tracemalloc, "_look"), top.count, top.size, top.traceback[0].lineno,
+                      tracemalloc.get_traced_memory()[0] > 1033000, tracemalloc.get_object_traceback(kept[7])[-1].lineno]))
+"""
+
+
+@pytest.mark.parametrize("way, limit", [("no", 1), ("-X tracemalloc", 1), ("-X tracemalloc=9", 9), ("PYTHONTRACEMALLOC", 12)])
+def test_what_the_interpreter_was_told_to_trace_goes_on_in_our_record(heapkeeper, tmp_path, every_python, way, limit):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    words = way.split() if way.startswith("-X") else []
+    environment = {"PYTHONTRACEMALLOC": "12"} if way == "PYTHONTRACEMALLOC" else {}
+    done = heapkeeper.run(words + [str(program)], python=every_python, options=OURS, env=environment)
+    assert done.status == 0, done.err.decode()[-3000:]
+    frames, ours, count, size, line, enough, own = done.json
+    assert (frames, ours, line, enough, own) == (limit, True, 5, True, 5)
+    assert 1000 <= count <= 1005 and 1033000 <= size < 1033000 + 12000
+    assert heapkeeper.report()["watch"] == "ours", "nobody stands before us"
+
+
+TRACK = """
+    import ctypes, json, tracemalloc
+    process = ctypes.CDLL(None)
+    track, untrack = process.PyTraceMalloc_Track, process.PyTraceMalloc_Untrack
+    track.argtypes, untrack.argtypes = [ctypes.c_uint, ctypes.c_size_t, ctypes.c_size_t], [ctypes.c_uint, ctypes.c_size_t]
+    off = track(7, 4096, 1), untrack(7, 4096)
+    tracemalloc.start(3)
+    for i in range(1, 1001):
+        assert track(7, i * 4096, 1000000) == 0
+    for i in range(1, 1001, 2):
+        assert untrack(7, i * 4096) == 0 == untrack(7, 0)
+    assert track(7, 8192, 10) == 0 and track(8, 8192, 20) == 0
+    size, peak = tracemalloc.get_traced_memory()
+    own = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, 7)]).statistics("lineno")
+    tracemalloc.clear_traces()
+    print(json.dumps([off, size, peak, [(s.size, s.count, s.traceback[0].lineno) for s in own], tracemalloc.get_traced_memory()[0]]))
+"""
+
+
+def test_memory_that_c_code_tells_of_is_traced_in_its_domain(heapkeeper, tmp_path, every_python):
+    if not every_python.is_shared:
+        pytest.skip("a static interpreter's own PyTraceMalloc_Track is found first")
+    program = tmp_path / "track.py"
+    program.write_text(textwrap.dedent(TRACK))
+    theirs = heapkeeper.stock([str(program)], python=every_python)
+    ours = heapkeeper.run([str(program)], python=every_python, options=OURS)
+    assert (theirs.status, ours.status) == (0, 0), (theirs.err + ours.err).decode()[-3000:]
+    off, size, peak, own, cleared = ours.json
+    assert (off, own) == (theirs.json[0], theirs.json[3]) and sorted(own) == [[10, 1, 12], [499000000, 499, 9]]
+    assert 499000030 <= size < 499100000 and 1000000000 <= peak < 1000100000 and cleared < 10000
+
+
+def test_without_the_option_the_standard_tracemalloc_is_cpythons(heapkeeper, every_python):
+    done = heapkeeper.run("""
+        import json, _tracemalloc, tracemalloc
+        tracemalloc.start()
+        kept = [bytes(1000) for _ in range(1000)]
+        print(json.dumps([hasattr(_tracemalloc, "_look"), tracemalloc.get_traced_memory()[0] > 1033000]))
+    """, python=every_python, options=("--exact",))
+    assert done.status == 0 and done.json == [False, True], done.err.decode()
+
+
+def test_children_have_it_too_and_an_error_names_where_an_object_is_from(heapkeeper, tmp_path, every_python):
+    program = tmp_path / "child.py"
+    program.write_text("def make():\n    return open(__file__)\nmake()\n")
+    done = heapkeeper.run("""
+        import subprocess, sys
+        done = subprocess.run([sys.executable, "-X", "tracemalloc=3", "-W", "always", %r], stderr=subprocess.PIPE)
+        sys.stdout.write(done.stderr.decode())
+    """ % str(program), python=every_python, options=OURS)
+    assert b"ResourceWarning" in done.out and b"Object allocated at (most recent call last)" in done.out
+    assert b'child.py", lineno 3' in done.out and b'child.py", lineno 2' in done.out
+
+
+@pytest.mark.parametrize("options", [("--tracemalloc", "--sample"), ("--tracemalloc", "--no-record"), ("--tracemalloc", "--debug")])
+def test_options_that_exclude_it_are_refused_by_name(heapkeeper, options):
+    done = heapkeeper.run("pass", options=options)
+    assert done.status == 2 and b"--tracemalloc" in done.err and options[1].encode() in done.err
