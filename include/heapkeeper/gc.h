@@ -12,6 +12,10 @@
  *                 collector's whole work is linear in what a program allocates, and the heap never holds more than
  *                 (1 + growth) times what survived, plus the young
  *
+ * Pauses. A full collection takes some 30 to 100 ns for each object of the heap. Young ones that yield little wait until they are
+ * worth it, so that one may be as long as half a full one. Who wants short pauses collects in steps (hk_gc_step): beside these
+ * young collections begin at their threshold.
+ *
  * The order of a collection: candidates, unreachable set, all weak references to it cleared (then callbacks of weak references from
  * outside called), finalizers, once each; if there was one, what it saved is found by a second look at the set alone;
  * then the dead are freed together.

@@ -29,6 +29,8 @@ static uint64_t allocated_by_all(void)
     struct hk_heap_cursor cursor = {0};
     for (const hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
         total += hk_heap_allocated_bytes(heap);
+    for (int domain = 0; domain < 4; domain++)
+        total += __atomic_load_n(&hk_heaps_ended.bytes[domain], __ATOMIC_RELAXED);
     return total;
 }
 

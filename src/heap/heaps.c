@@ -237,9 +237,18 @@ static bool is_for_ever(const hk_heap *heap)
     return heap->is_domain || heap == hk_process_heap;
 }
 
+struct hk_heaps_ended hk_heaps_ended;
+
+static void note_ended(int domain, const hk_heap_stats *stats)
+{
+    __atomic_fetch_add(&hk_heaps_ended.bytes[domain & 3], stats->allocated_bytes, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&hk_heaps_ended.blocks, stats->allocated_blocks, __ATOMIC_RELAXED);
+}
+
 void hk_heap_destroy(hk_heap *heap)
 {
     char name[96];
+    hk_heap_stats stats = {.size = sizeof(stats)};
     if (heap == NULL || !hk_is_heap(heap, "hk_heap_destroy"))
         return;
     if (is_for_ever(heap)) {
@@ -248,10 +257,14 @@ void hk_heap_destroy(hk_heap *heap)
     }
     if (heap->is_debug)
         hk_debug_end(heap);
+    int domain = heap->domain;
+    if (hk_recorder.tick != NULL)
+        hk_heap_get_stats(heap, &stats);
     if (heap->source == HK_SOURCE_BUFFER) {
         hk_buffer_unregister(heap);
         heap_clear(heap);
     } else if (hk_heap_unregister(heap)) {
         heap_give_up(heap);
     }
+    note_ended(domain, &stats);
 }

@@ -218,6 +218,12 @@ struct hk_libc {
 };
 extern struct hk_libc hk_libc;
 
+/* What was allocated from heaps that have ended, by domain; while something is recorded. Atomic. */
+struct hk_heaps_ended {
+    uint64_t bytes[4], blocks;
+};
+extern struct hk_heaps_ended hk_heaps_ended;
+
 /* heaps.c: all heaps. To go through them, in the order in which they were made unless some have ended:
  *     struct hk_heap_cursor cursor = {0};
  *     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) */

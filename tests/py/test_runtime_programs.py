@@ -115,6 +115,8 @@ def test_what_the_program_keeps_is_live_at_its_site_and_what_it_frees_is_not(pro
     gone = sum(site["live_bytes"] for site in report["sites"] if len(site["stack"]) == 5)
     total = sum(site["total_bytes"] for site in report["sites"] if len(site["stack"]) == 5)
     assert kept > 1000 * 300 and total > 3000 * 300  # the strings alone
+    allocated = [point["allocated_bytes"] for point in report["timeline"]]
+    assert allocated == sorted(allocated)
     assert gone == 0
 
 
@@ -175,6 +177,15 @@ COLLECTING = r"""
         return 0;
     }
 """
+
+
+def test_what_was_allocated_from_runtimes_that_have_ended_stays_counted(program, tmp_path):
+    report = record(program, tmp_path, "5")[1]
+    allocated = [point["allocated_bytes"] for point in report["timeline"]]
+    assert allocated == sorted(allocated)
+    assert report["allocated_bytes"] == sum(domain["allocated_bytes"] for domain in report["heap"]["domains"].values())
+    assert report["allocated_bytes"] > 5 * 3000 * 300 and report["heap"]["allocated_blocks"] > 5 * 3000 * 3
+    assert report["live_bytes"] < 100_000  # all runtimes have ended
 
 
 def test_collections_of_a_runtime_are_on_the_timeline_with_their_causes(compile_c, tmp_path):

@@ -317,6 +317,12 @@ HK_HOT void hk_cpython_fill_point(struct hk_capture_point *point)
         point->domain_allocated_bytes[heap->domain] += s.allocated_bytes;
         point->domain_live_bytes[heap->domain] += s.live_bytes + s.large_bytes;
     }
+    for (int domain = 0; domain < 4; domain++) {
+        uint64_t ended = __atomic_load_n(&hk_heaps_ended.bytes[domain], __ATOMIC_RELAXED);
+        point->allocated_bytes += ended;
+        point->domain_allocated_bytes[domain] += ended;
+    }
+    point->allocated_blocks += __atomic_load_n(&hk_heaps_ended.blocks, __ATOMIC_RELAXED);
     point->recorder_bytes = hk_slots_bytes();
     point->frame_chunks_bytes = (uint64_t)__atomic_load_n(&hk_python.frame_chunk_bytes, __ATOMIC_RELAXED);
     point->mapped_bytes += point->frame_chunks_bytes;
