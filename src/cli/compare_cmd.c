@@ -142,7 +142,9 @@ static void become(const struct options *o, char **words, const char *capture)
     char **argv = hk_must_calloc(count + 8, sizeof *argv), sample[64];
     snprintf(sample, sizeof sample, "--sample%s%s", o->sample && *o->sample ? "=" : "", o->sample ? o->sample : "");
     argv[at++] = hk_must_strdup("run");
-    argv[at++] = o->sample ? sample : hk_must_strdup("--exact");
+    argv[at++] = hk_must_strdup("--quiet");
+    if (o->sample)
+        argv[at++] = sample;
     argv[at++] = hk_must_strdup("-o");
     argv[at++] = hk_must_strdup(capture);
     if (o->python) {

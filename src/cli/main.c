@@ -56,6 +56,7 @@ static const char run_usage[] =
     "  -o, --output FILE   write the capture to FILE (further processes: FILE.PID); /dev/null "
     "keeps nothing\n"
     "  -f, --force         write over an existing FILE\n"
+    "  -q, --quiet         say nothing on a terminal, either\n"
     "  --python PYTHON     the Python for a script, -m and -c; else the one beside this command, "
     "else\n"
     "                      $VIRTUAL_ENV's, else python3 on PATH\n"

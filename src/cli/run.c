@@ -27,7 +27,7 @@
 
 struct options {
     struct hk_settings settings;
-    bool sample_given, exact_given, off_given, sampled_for_native, force;
+    bool sample_given, exact_given, off_given, sampled_for_native, force, quiet;
     const char *output, *python;
 };
 
@@ -119,6 +119,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case 'f':
         o->force = true;
         return 0;
+    case 'q':
+        o->quiet = true;
+        return 0;
     default:
         return hk_cli_bad_option(argc, argv, option);
     }
@@ -138,6 +141,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"no-record", no_argument, NULL, NO_RECORD},
         {"output", required_argument, NULL, 'o'},
         {"force", no_argument, NULL, 'f'},
+        {"quiet", no_argument, NULL, 'q'},
         {"python", required_argument, NULL, PYTHON},
         {"geometry", required_argument, NULL, GEOMETRY},
         {"debug", no_argument, NULL, DEBUG},
@@ -149,7 +153,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     opterr = 0;
     for (;;) {
         int at = optind;
-        int option = getopt_long(argc, argv, "+:o:fmc", known, NULL);
+        int option = getopt_long(argc, argv, "+:o:fqmc", known, NULL);
         if ((option == 'm' || option == 'c') && argv[at][0] == '-' && argv[at][1] == option) {
             *program = at;
             break;
@@ -213,7 +217,7 @@ static void announce(const struct options *o, const struct hk_target *target,
 {
     char *doubts[8];
     size_t count;
-    if (!isatty(STDERR_FILENO))
+    if (o->quiet || !isatty(STDERR_FILENO))
         return;
     count = hk_target_doubts(target, doubts, 8);
     for (size_t i = 0; i < count; i++) {

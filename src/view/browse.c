@@ -49,14 +49,15 @@ static void list_rows(struct browser *b)
     }
 }
 
-/* Opens from `at` down as long as one child has most of it. */
+/* Opens `at`, and from its heaviest child on as long as one has most of its caller's. */
 static void open_heavy(struct browser *b, uint32_t at)
 {
-    for (; at || b->outline.rows[0].first; at = b->outline.rows[at].first) {
-        b->open[at] = true;
-        uint32_t child = b->outline.rows[at].first;
-        if (!child || hk_tree_figure(&b->outline.rows[child], b->view.of) * 2 < hk_tree_figure(&b->outline.rows[at], b->view.of))
+    const struct hk_tree_row *rows = b->outline.rows;
+    b->open[at] = true;
+    for (uint32_t child = rows[at].first; child; at = child, child = rows[at].first) {
+        if (at && hk_tree_figure(&rows[child], b->view.of) * 2 < hk_tree_figure(&rows[at], b->view.of))
             return;
+        b->open[child] = true;
     }
 }
 
@@ -71,7 +72,7 @@ static void make(struct browser *b)
     b->list = hk_must_calloc(b->outline.count, sizeof *b->list);
     b->depths = hk_must_calloc(b->outline.count, sizeof *b->depths);
     b->cursor = b->top = 0;
-    open_heavy(b, 0);
+    b->open[0] = true;
     list_rows(b);
 }
 
