@@ -437,6 +437,7 @@ def test_terminal_is_told_in_one_line_where_the_record_goes(place, tmp_path):
                         % re.escape(str(place[0])), said)
     said = on_a_terminal("run", "-o", tmp_path / "o", PYTHON, "-c", "pass")
     assert said == "heapkeeper: recording to %s; read it with: %s report %s\n" % (tmp_path / "o", COMMAND, tmp_path / "o")
+    assert on_a_terminal("run", "-q", "-o", tmp_path / "quiet", PYTHON, "-c", "print('hello')") == "hello\n"
 
 
 def test_terminal_is_told_what_stands_in_the_way(place, compile_c, tmp_path):
