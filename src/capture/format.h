@@ -12,6 +12,7 @@
  *                   | events                   |  what happened: fork, allocator replaced, ...
  *                   | collections              |  of cycles, by the program's collector
  *                   | modules                  |  native modules: where they lay, and their build ids
+ *                   | threads                  |  of an exact capture: who allocated
  *                   | codes                    |  one entry per code object and per native module seen
  *                   | nodes                    |  the call tree: (parent, code, instruction offset)
  *                   | strings                  |  names, line tables; NUL terminated, offsets into it
@@ -43,7 +44,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 3
+#define HK_CAPTURE_MINOR 4
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
@@ -63,6 +64,7 @@ enum hk_section_kind {
     HK_SECTION_COUNTERS = 11,    /* since 1.2, of exact captures: struct hk_capture_counters, and with the same index */
     HK_SECTION_EXACT_SITES = 12, /* struct hk_capture_exact_site; there is no section of sites then */
     HK_SECTION_COLLECTIONS = 13, /* since 1.3: struct hk_capture_collection */
+    HK_SECTION_THREADS = 14,     /* since 1.4, of exact captures: struct hk_capture_thread */
     HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
 };
 
@@ -282,10 +284,18 @@ struct hk_capture_exact_site {
     uint32_t node;  /* these as in hk_capture_site */
     uint8_t domain;
     uint8_t flags;
-    uint16_t thread;
+    uint16_t thread; /* since 1.4: its entry + 1 in the threads; 0: not known */
     uint64_t inherited_bytes, inherited_blocks; /* alive at the fork, allocated by the parent */
     uint64_t reserved;
     uint32_t at_mark[HK_MARKS]; /* KiB */
+};
+
+/* A thread that allocated. The last of HK_CAPTURE_THREADS stands for all that came when the others were taken: it has no id. */
+#define HK_CAPTURE_THREADS 64
+struct hk_capture_thread {
+    uint32_t id;   /* the kernel's; the main thread's is the process's */
+    uint32_t name; /* string: as the kernel has it, 15 bytes at most */
+    uint64_t first_ns;
 };
 
 enum hk_site_flag {
@@ -509,6 +519,7 @@ _Static_assert(sizeof(struct hk_capture_site) == 256, "sites stay small");
 _Static_assert(sizeof(struct hk_capture_counters) == 64, "a line of the cache");
 _Static_assert(sizeof(struct hk_capture_exact_site) == 96, "with its counters 160 bytes");
 _Static_assert(sizeof(struct hk_capture_collection) == 72, "nothing between");
+_Static_assert(sizeof(struct hk_capture_thread) == 16, "nothing between");
 _Static_assert(sizeof(struct hk_capture_child) == 128, "readers step by this");
 _Static_assert(sizeof(struct hk_capture_map_pool) == 8, "one for each pool");
 _Static_assert(sizeof(struct hk_capture_map) % 8 == 0, "arrays follow it");

@@ -16,7 +16,7 @@ struct options {
     const char *filter, *colour, *from, *to, *targets[2];
 };
 
-static const char *const by_words[] = {"line", "function", "file", "module", "domain", NULL};
+static const char *const by_words[] = {"line", "function", "file", "module", "domain", "thread", NULL};
 static const char *const sort_words[] = {"live", "peak", "total", "blocks", NULL};
 
 static int parse_option(struct options *o, int option)

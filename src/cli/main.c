@@ -105,7 +105,7 @@ static const char table_usage[] =
     "peak\n"
     "and allocated in total. What is not shown is summed up as \"others\". Without CAPTURE or PID: the newest run.\n"
     "\n"
-    "  --by WORD           line (default), function, file, module, domain. Captures do not tell threads apart\n"
+    "  --by WORD           line (default), function, file, module, domain; thread, where every block was recorded\n"
     "  --sort WORD         live (default), peak, total, blocks: the largest come first\n"
     "  --filter PATTERN    only rows whose name has PATTERN in it; * is any text, ? any byte\n"
     "  --limit N           rows (default 20, with --json all); 0: all\n"

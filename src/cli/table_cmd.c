@@ -16,7 +16,7 @@ struct options {
     const char *filter, *colour, *target;
 };
 
-static const char *const by_words[] = {"line", "function", "file", "module", "domain", NULL};
+static const char *const by_words[] = {"line", "function", "file", "module", "domain", "thread", NULL};
 static const char *const sort_words[] = {"live", "peak", "total", "blocks", NULL};
 
 static int parse_option(struct options *o, int option)
@@ -26,9 +26,6 @@ static int parse_option(struct options *o, int option)
         o->json = true;
         return 0;
     case 'b':
-        if (strcmp(optarg, "thread") == 0)
-            return hk_cli_fail(HK_EXIT_USAGE, "table: captures do not tell threads apart; "
-                                              "--by is line, function, file, module or domain");
         return (o->by = hk_cli_choice("table", "--by", optarg, by_words)) < 0 ? HK_EXIT_USAGE : 0;
     case 's':
         return (o->sort = hk_cli_choice("table", "--sort", optarg, sort_words)) < 0 ? HK_EXIT_USAGE : 0;
@@ -80,6 +77,12 @@ int hk_cli_table(int argc, char **argv)
         return HK_EXIT_FAILURE;
 
     struct hk_sites *sites = hk_sites_read(capture);
+    if (o.by == HK_BY_THREAD && !hk_sites_have_threads(sites)) {
+        hk_sites_free(sites);
+        hk_capture_close(capture);
+        return hk_cli_fail(HK_EXIT_FAILURE, "table: this capture does not tell threads apart; "
+                                             "a record of every block does (run without --sample)");
+    }
     struct hk_table_view view = {capture,  sites,  (enum hk_group_by)o.by, (enum hk_sort)o.sort,
                                  o.filter, o.json && !o.limited ? 0 : o.limit};
     hk_cli_terminal(&terminal, o.colour);

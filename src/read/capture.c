@@ -44,6 +44,7 @@ static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_COUNTERS] = sizeof(struct hk_capture_counters),
     [HK_SECTION_EXACT_SITES] = sizeof(struct hk_capture_exact_site),
     [HK_SECTION_COLLECTIONS] = sizeof(struct hk_capture_collection),
+    [HK_SECTION_THREADS] = sizeof(struct hk_capture_thread),
 };
 
 static const char *const section_names[HK_SECTION_KINDS] = {
@@ -53,7 +54,7 @@ static const char *const section_names[HK_SECTION_KINDS] = {
     [HK_SECTION_STRINGS] = "strings", [HK_SECTION_SITES] = "sites",
     [HK_SECTION_MAP_A] = "map A",     [HK_SECTION_MAP_B] = "map B",
     [HK_SECTION_COUNTERS] = "counters", [HK_SECTION_EXACT_SITES] = "exact sites",
-    [HK_SECTION_COLLECTIONS] = "collections",
+    [HK_SECTION_COLLECTIONS] = "collections", [HK_SECTION_THREADS] = "threads",
 };
 
 /* ---- errors and memory ---- */

@@ -1,4 +1,4 @@
-/* Groups are made of the merged lines, which already hold every site once; of domains, of the sites themselves.
+/* Groups are made of the merged lines, which already hold every site once; of domains and threads, of the sites themselves.
  *
  * Each line is turned into what its group has in common (a frame without its line, a file alone, a module's name), and
  * a hash table finds the group that has the same. */
@@ -15,7 +15,7 @@ struct table {
 
 const char *hk_group_word(enum hk_group_by by)
 {
-    static const char *const words[] = {"line", "function", "file", "module", "domain"};
+    static const char *const words[] = {"line", "function", "file", "module", "domain", "thread"};
     return by < HK_GROUP_CHOICES ? words[by] : "unknown";
 }
 
@@ -183,21 +183,22 @@ static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk
     free(t.slots);
 }
 
-static void group_domains(struct hk_groups *all, const struct hk_sites *s)
+/* By domain, or by thread. */
+static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by_thread)
 {
-    uint32_t index[4] = {0}; /* of a group + 1 */
-    all->groups = hk_must_calloc(4, sizeof *all->groups);
+    uint32_t index[HK_CAPTURE_THREADS + 1] = {0}; /* of a group + 1 */
+    all->groups = hk_must_calloc(HK_CAPTURE_THREADS + 1, sizeof *all->groups);
     for (size_t i = 0; i < s->site_count; i++) {
         const struct hk_site *site = &s->sites[i];
-        unsigned domain = site->domain & 3;
-        if (!index[domain]) {
+        unsigned key = by_thread ? site->thread : site->domain & 3u;
+        if (!index[key]) {
             all->groups[all->count].frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL};
-            all->groups[all->count].name = hk_must_strdup(hk_domain_name(domain));
-            index[domain] = (uint32_t)++all->count;
+            all->groups[all->count].name = by_thread ? hk_sites_thread(s, key) : hk_must_strdup(hk_domain_name(key));
+            index[key] = (uint32_t)++all->count;
         }
         struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
                                      site->total_bytes, site->total_blocks, site->samples_total};
-        struct hk_group *g = &all->groups[index[domain] - 1];
+        struct hk_group *g = &all->groups[index[key] - 1];
         hk_amounts_add(&g->amounts, &amounts);
         add_marks(g, site->at_mark, site->born_in);
         g->site_count++;
@@ -221,8 +222,8 @@ static void drop_empty(struct hk_groups *all)
 struct hk_groups *hk_groups_make(const struct hk_sites *s, enum hk_group_by by)
 {
     struct hk_groups *all = hk_must_calloc(1, sizeof *all);
-    if (by == HK_BY_DOMAIN)
-        group_domains(all, s);
+    if (by == HK_BY_DOMAIN || by == HK_BY_THREAD)
+        group_sites(all, s, by == HK_BY_THREAD);
     else
         group_lines(all, s, by);
     drop_empty(all);

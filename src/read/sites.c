@@ -8,6 +8,7 @@
  */
 #include "read/sites.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -127,6 +128,7 @@ static void read_exact(const struct hk_capture *c, size_t index, struct hk_captu
         .node = at.node,
         .domain = at.domain,
         .flags = at.flags,
+        .thread = at.thread,
         .live_bytes = bytes > n.freed_bytes ? bytes - n.freed_bytes : 0,
         .live_blocks = blocks > n.freed_blocks ? blocks - n.freed_blocks : 0,
         .peak_bytes = at.inherited_bytes + n.peak_bytes,
@@ -161,6 +163,7 @@ static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site)
         .node = raw.node,
         .domain = raw.domain,
         .flags = raw.flags,
+        .thread = raw.thread <= HK_CAPTURE_THREADS ? raw.thread : 0,
         .live_bytes = raw.live_bytes,
         .live_blocks = raw.live_blocks,
         .peak_bytes = saved ? raw.peak_bytes : raw.live_bytes,
@@ -173,6 +176,26 @@ static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site)
     };
     hk_growth_update(&raw, c->status.marks_generation, c->mark_count, site->at_mark, site->born_in);
     return true;
+}
+
+bool hk_sites_have_threads(const struct hk_sites *s)
+{
+    return s->capture->tables[HK_SECTION_THREADS].count > 0;
+}
+
+char *hk_sites_thread(const struct hk_sites *s, unsigned number)
+{
+    struct hk_capture_thread thread;
+    char *text = NULL;
+    if (number == 0 || number > s->capture->tables[HK_SECTION_THREADS].count)
+        return hk_must_strdup("(not recorded)");
+    hk_capture_entry(s->capture, HK_SECTION_THREADS, number - 1, &thread, sizeof thread);
+    if (thread.id == 0)
+        return hk_must_strdup("(further threads)");
+    const char *name = thread.id == s->capture->header.pid ? "main" : hk_capture_string(s->capture, thread.name);
+    if (asprintf(&text, "%s (%u)", *name ? name : "thread", thread.id) < 0)
+        abort();
+    return text;
 }
 
 static void read_sites(struct hk_sites *s)

@@ -26,6 +26,7 @@ struct hk_source_frame {
 struct hk_site {
     uint32_t node;
     uint8_t domain, flags; /* HK_SITE_* */
+    uint16_t thread;       /* 0: not known */
     uint64_t live_bytes, live_blocks;
     uint64_t peak_bytes, peak_blocks; /* live when the recorded total was at its peak */
     uint64_t total_bytes, total_blocks;
@@ -90,6 +91,11 @@ const char *hk_sites_unread_module(const struct hk_sites *sites, enum hk_symbols
  * the mean during the run and the header has the largest; what these samples weighed tells more. 0:
  * exact. */
 double hk_sites_mean(const struct hk_sites *sites, uint64_t total_bytes, uint64_t samples);
+
+/* "main (1234)", "worker (1240)", "63 threads and more", "(not recorded)"; of a thread the kernel's number. Allocated; the caller frees it. */
+char *hk_sites_thread(const struct hk_sites *sites, unsigned thread);
+/* True if the capture tells threads apart. */
+bool hk_sites_have_threads(const struct hk_sites *sites);
 
 const char *hk_domain_name(unsigned domain); /* "raw", "mem", "object", "native" */
 

@@ -236,13 +236,30 @@ uint32_t hk_exact_site(int domain, uint8_t flags)
         __atomic_add_fetch(&hk_rec.skipped, 1, __ATOMIC_RELAXED);
         return HK_EXACT_NONE;
     }
-    if (hk_rec_wake() && hk_exact.births)
+    if (hk_rec_wake() && hk_exact.births) {
+        uint64_t had = hk_rec.section[HK_SECTION_EXACT_SITES].count;
+        hk_rec_meet_thread();
         site = hk_rec_site_here(domain, flags);
+        if (hk_rec.section[HK_SECTION_EXACT_SITES].count != had && hk_rec.stage == HK_REC_ON)
+            hk_rec_look_at_thread();
+    }
     if (HK_UNLIKELY(hk_rec.stage != HK_REC_ON))
         hk_exact_refresh();
     hk_rec_leave();
     errno = error;
     return site;
+}
+
+void hk_exact_meet_thread(void)
+{
+    int error = errno;
+
+    if (hk_rec_enter()) {
+        if (hk_rec_wake())
+            hk_rec_meet_thread();
+        hk_rec_leave();
+    }
+    errno = error;
 }
 
 bool hk_exact_is_main(uint32_t site)

@@ -51,6 +51,10 @@ extern hk_lock hk_exact_apart;
 
 #define HK_EXACT_NONE UINT32_MAX
 
+/* This thread's number in the record; 0: it has none yet. Part of what a site is, so what finds sites by stacks asks for it. */
+extern __thread uint16_t hk_exact_thread;
+void hk_exact_meet_thread(void); /* it has one from now on, if there is room. hk_exact_apart may be held */
+
 /* Called where births or deaths are 0: false: it stays so (frozen, stopped, ended). In the child of a fork makes its record, in
  * memory as yet. Any thread. */
 bool hk_exact_wake(void);

@@ -246,6 +246,7 @@ static void layout_exact(uint64_t offset)
     place(HK_SECTION_EVENTS, sizeof(struct hk_capture_event), &offset, bound / 2048);
     place(HK_SECTION_MODULES, sizeof(struct hk_capture_module), &offset, bound / 512);
     place(HK_SECTION_COLLECTIONS, sizeof(struct hk_capture_collection), &offset, bound / 1024);
+    place(HK_SECTION_THREADS, sizeof(struct hk_capture_thread), &offset, HK_CAPTURE_THREADS * sizeof(struct hk_capture_thread));
     place(HK_SECTION_CODES, sizeof(struct hk_capture_code), &offset, bound / 64);
     place(HK_SECTION_NODES, sizeof(struct hk_capture_node), &offset, bound / 8);
     place(HK_SECTION_STRINGS, 1, &offset, bound / 8);

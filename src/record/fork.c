@@ -199,7 +199,8 @@ bool hk_rec_adopt(void)
     struct hk_rec_section parent[HK_SECTION_KINDS];
     uint8_t *parent_map = hk_rec.map;
     uint64_t parent_bound = hk_rec.bound;
-    static const int copied[] = {HK_SECTION_STRINGS, HK_SECTION_MODULES, HK_SECTION_CODES, HK_SECTION_NODES};
+    static const int copied[] = {HK_SECTION_STRINGS, HK_SECTION_MODULES, HK_SECTION_CODES, HK_SECTION_NODES,
+                                 HK_SECTION_THREADS};
     bool good;
 
     memcpy(parent, hk_rec.section, sizeof parent);
@@ -212,6 +213,7 @@ bool hk_rec_adopt(void)
         for (size_t i = 0; good && i < sizeof copied / sizeof copied[0]; i++)
             good = copy_section(copied[i], &parent[copied[i]]);
         if (hk_rec.exact) {
+            hk_rec_thread_forked();
             good = good && hk_exact_adopt(parent) && hk_rec_begin();
             if (good)
                 hk_exact_inherit();

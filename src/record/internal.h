@@ -249,6 +249,11 @@ void hk_rec_mark(uint64_t now_ns, uint64_t allocated_bytes);
 uint32_t hk_rec_kib(uint64_t bytes);
 uint32_t hk_rec_birth_kib(const struct hk_rec_sample *sample);
 
+/* thread_table.c, of exact recording: hk_exact_thread is this thread's number from then on; its name may be another by now */
+void hk_rec_meet_thread(void);
+void hk_rec_look_at_thread(void);
+void hk_rec_thread_forked(void);
+
 /* exact.c; all do nothing in other modes */
 void hk_exact_begin(void);
 void hk_exact_refresh(void); /* births and deaths are as they should be */

@@ -17,9 +17,11 @@
  */
 #include <string.h>
 
+#include "record/exact.h"
 #include "record/internal.h"
 
 #define CUT_DEPTH 4u
+#define ENDLESS_DEPTH 256u /* innermost frames of a stack that is longer than HK_REC_FRAMES: each further call shifts all levels */
 #define KEY_FLAGS (HK_SITE_OTHER | HK_SITE_CUT | HK_SITE_BLIND | HK_SITE_APART) /* part of a site's key */
 
 static uint32_t node_hash(uint32_t parent, uint32_t code, int32_t offset)
@@ -90,15 +92,22 @@ static uint32_t find_path(uint32_t depth, uint64_t most)
     return parent;
 }
 
-static uint32_t site_hash(uint32_t node, int domain, uint8_t flags)
+/* Whose the sites are that are looked for; 0 where threads are not told apart. */
+static uint16_t thread_here(uint8_t flags)
 {
-    return hk_rec_hash(node, (uint64_t)(flags & KEY_FLAGS) << 8 | (uint64_t)domain);
+    return hk_rec.exact && !(flags & HK_SITE_OTHER) ? hk_exact_thread : 0;
+}
+
+static uint32_t site_hash(uint32_t node, int domain, uint8_t flags, uint16_t thread)
+{
+    return hk_rec_hash(node, (uint64_t)thread << 16 | (uint64_t)(flags & KEY_FLAGS) << 8 | (uint64_t)domain);
 }
 
 static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
 {
     const struct hk_rec_index *index = &hk_rec.sites;
-    uint32_t hash = site_hash(node, domain, flags), mask = index->capacity - 1;
+    uint16_t thread = thread_here(flags);
+    uint32_t hash = site_hash(node, domain, flags, thread), mask = index->capacity - 1;
 
     if (index->capacity == 0)
         return HK_REC_NONE;
@@ -106,7 +115,7 @@ static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
         if (index->slots[at].hash != hash)
             continue;
         const struct hk_rec_site_key *site = hk_rec_site_key(index->slots[at].entry);
-        if (site->node == node && site->domain == domain &&
+        if (site->node == node && site->domain == domain && site->thread == thread &&
             (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
             return index->slots[at].entry;
     }
@@ -121,12 +130,13 @@ static uint32_t make_site(uint32_t node, int domain, uint8_t flags)
     struct hk_rec_site_key *site = hk_rec_append(kind, 1);
 
     if (!site || (hk_rec.exact && !counters) ||
-        !hk_rec_index_add(&hk_rec.sites, site_hash(node, domain, flags), number))
+        !hk_rec_index_add(&hk_rec.sites, site_hash(node, domain, flags, thread_here(flags)), number))
         return HK_REC_NONE;
     memset(site, 0, hk_rec.section[kind].entry_size);
     site->node = node;
     site->domain = (uint8_t)domain;
     site->flags = flags;
+    site->thread = thread_here(flags);
     if (counters) {
         *counters = (struct hk_capture_counters){.mark = (uint16_t)hk_rec.mark,
                                                  .mark_generation = (uint16_t)hk_rec.generation};
@@ -153,7 +163,7 @@ bool hk_rec_index_sites(void)
     hk_rec_index_clear(&hk_rec.sites);
     for (uint32_t i = 0; i < hk_rec.section[hk_rec_site_kind()].count; i++) {
         const struct hk_rec_site_key *site = hk_rec_site_key(i);
-        if (!hk_rec_index_add(&hk_rec.sites, site_hash(site->node, site->domain, site->flags), i))
+        if (!hk_rec_index_add(&hk_rec.sites, site_hash(site->node, site->domain, site->flags, site->thread), i))
             return false;
     }
     return true;
@@ -199,9 +209,10 @@ static uint32_t walk(int domain, uint8_t *flags)
             *flags |= HK_SITE_CUT;
             return i;
         }
-        bool repeated = i > 0 && hk_rec.frames[i].code == hk_rec.frames[i - 1].code; /* recursion */
-        hk_rec.frame_codes[i] =
-            repeated ? hk_rec.frame_codes[i - 1] : hk_rec_code(hk_rec.frames[i].code);
+        uint32_t back = i > 0 && hk_rec.frames[i].code == hk_rec.frames[i - 1].code   ? 1 /* recursion */
+                        : i > 1 && hk_rec.frames[i].code == hk_rec.frames[i - 2].code ? 2 /* of two functions */
+                                                                                      : 0;
+        hk_rec.frame_codes[i] = back ? hk_rec.frame_codes[i - back] : hk_rec_code(hk_rec.frames[i].code);
         if (HK_UNLIKELY(hk_rec.frame_codes[i] == 0)) {
             *flags |= HK_SITE_CUT; /* its callers cannot be shown without it */
             return i;
@@ -217,6 +228,8 @@ uint32_t hk_rec_site_here(int domain, uint8_t extra)
     bool lost = depth == 0 &&
                 (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
 
+    if (depth == HK_REC_FRAMES && (flags & HK_SITE_CUT))
+        depth = ENDLESS_DEPTH;
     flags = (flags & (HK_SITE_CUT | HK_SITE_JIT | HK_SITE_BLIND)) | extra;
     if (hk_rec.stage != HK_REC_ON)
         return HK_REC_NONE;

@@ -361,6 +361,9 @@ static void put_csv_row(struct export *e, const struct hk_site *site)
     fprintf(e->out, "%d,", where.line);
     put_field(e, module ? module : "");
     put_numbers(e, site);
+    char *thread = hk_sites_thread(e->sites, site->thread);
+    put_field(e, site->thread ? thread : "");
+    free(thread);
 
     char *text = NULL;
     size_t size = 0;
@@ -390,7 +393,7 @@ static void put_json_line(struct export *e, const struct hk_site *site)
     struct hk_source_frame where = hk_sites_where(e->sites, site);
     hk_json_start(j, e->out);
     hk_json_object(j, NULL, true);
-    hk_report_json_site(j, &where, site);
+    hk_report_json_site(j, e->sites, &where, site);
     hk_json_unsigned(j, "samples", site->samples_total);
     hk_json_array(j, "stack", true);
     for (size_t i = 0; i < e->count; i++) {
@@ -443,7 +446,7 @@ bool hk_export(const struct hk_capture *capture, const struct hk_sites *sites, e
         break;
     case HK_EXPORT_CSV:
         fputs("domain,function,qualified_name,file,line,module,live_bytes,live_blocks,peak_bytes,peak_blocks,total_bytes,"
-              "total_blocks,samples,stack\n",
+              "total_blocks,samples,thread,stack\n",
               out);
         each_site(&e, put_csv_row);
         break;

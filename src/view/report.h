@@ -30,7 +30,7 @@ void hk_report_json(const struct hk_report *report, FILE *out);
 /* The keys of a frame, into the object that is open. */
 void hk_report_json_frame(struct hk_json *json, const struct hk_source_frame *frame);
 /* In an open object: where the site is, its domain, and what is allocated there. */
-void hk_report_json_site(struct hk_json *j, const struct hk_source_frame *where, const struct hk_site *site);
+void hk_report_json_site(struct hk_json *j, const struct hk_sites *s, const struct hk_source_frame *where, const struct hk_site *site);
 
 /* The heap at the newest point, with sums made here and not taken from the file. */
 struct hk_heap_view {

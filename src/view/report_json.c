@@ -23,10 +23,15 @@ void hk_report_json_frame(struct hk_json *j, const struct hk_source_frame *f)
         hk_json_string(j, "through", f->through);
 }
 
-void hk_report_json_site(struct hk_json *j, const struct hk_source_frame *where, const struct hk_site *site)
+void hk_report_json_site(struct hk_json *j, const struct hk_sites *s, const struct hk_source_frame *where, const struct hk_site *site)
 {
     hk_report_json_frame(j, where);
     hk_json_string(j, "domain", hk_domain_name(site->domain));
+    if (site->thread) {
+        char *thread = hk_sites_thread(s, site->thread);
+        hk_json_string(j, "thread", thread);
+        free(thread);
+    }
     hk_json_unsigned(j, "live_bytes", site->live_bytes);
     hk_json_unsigned(j, "live_blocks", site->live_blocks);
     hk_json_unsigned(j, "peak_bytes", site->peak_bytes);
@@ -95,7 +100,7 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
         const struct hk_site *site = &s->sites[order[i]];
         struct hk_source_frame where = hk_sites_where(s, site), native;
         hk_json_object(j, NULL, true);
-        hk_report_json_site(j, &where, site);
+        hk_report_json_site(j, s, &where, site);
         hk_json_unsigned(j, "inherited_bytes", site->inherited_bytes);
         hk_json_unsigned(j, "samples", site->samples_total);
         hk_json_unsigned(j, "samples_live", site->samples_live);

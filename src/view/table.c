@@ -240,7 +240,7 @@ void hk_group_json(struct hk_json *j, enum hk_group_by by, const struct hk_group
         hk_json_string(j, "function", g->frame.function);
         hk_json_string(j, "qualified_name", g->frame.qualified_name);
     }
-    if (by != HK_BY_DOMAIN && by != HK_BY_MODULE)
+    if (by != HK_BY_DOMAIN && by != HK_BY_THREAD && by != HK_BY_MODULE)
         hk_json_string(j, "file", g->frame.file);
     if (by == HK_BY_LINE)
         hk_json_signed(j, "line", g->frame.line);
@@ -270,10 +270,12 @@ static void put_facts(struct hk_json *j, const struct hk_table_view *v)
         hk_json_string(j, "filter", v->filter);
     hk_json_array(j, "choices", true);
     for (int i = 0; i < HK_GROUP_CHOICES; i++)
-        hk_json_string(j, NULL, hk_group_word((enum hk_group_by)i));
+        if (i != HK_BY_THREAD || hk_sites_have_threads(v->sites))
+            hk_json_string(j, NULL, hk_group_word((enum hk_group_by)i));
     hk_json_end_array(j);
     hk_json_array(j, "not_recorded", true);
-    hk_json_string(j, NULL, "thread");
+    if (!hk_sites_have_threads(v->sites))
+        hk_json_string(j, NULL, "thread");
     hk_json_end_array(j);
 }
 

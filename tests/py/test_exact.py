@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from conftest import TREE, check_real_path, embedding_flags, execute, live_in, sites_in, total_in
+from conftest import COMMAND, TREE, check_real_path, embedding_flags, execute, live_in, sites_in, total_in
 
 EXACT = ("--exact",)
 PROGRAM = os.path.join(TREE, "tests", "py", "exact_program.py")
@@ -366,6 +366,68 @@ def test_embedded_interpreters_are_recorded(heapkeeper, compile_c, every_python)
     done = execute(heapkeeper.command([], python=program, options=EXACT))
     assert done.status == 0, done.err
     assert near_blocks(heapkeeper.report(), "inside", 933, 2000)
+
+
+def threads_of(heapkeeper):
+    done = execute([COMMAND, "table", "--by", "thread", "--json", heapkeeper.output])
+    assert done.status == 0, done.err
+    table = done.json
+    for key in ("live_bytes", "live_blocks", "total_bytes", "peak_bytes"):
+        assert table["totals"][key] == table["others"][key] + sum(row[key] for row in table["rows"])
+    assert table["not_recorded"] == []
+    return {row["name"]: row for row in table["rows"]}
+
+
+def test_threads_have_sites_of_their_own(exact, heapkeeper, every_python):
+    report = exact("""
+        import ctypes, os, threading
+        kept = []
+        def work(n, name):
+            ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
+            kept.append([bytes(1000) for _ in range(n)])
+        threads = [threading.Thread(target=work, args=(1000 * (i + 1), b"worker-%d" % i)) for i in range(3)]
+        for thread in threads: thread.start(); thread.join()
+        work(500, b"first")
+        print(os.getpid())
+    """, python=every_python)
+    pid = int(report["out"])
+    rows = threads_of(heapkeeper)
+    for i, name in enumerate(["worker-0", "worker-1", "worker-2"]):
+        [row] = [row for key, row in rows.items() if key.startswith(name + " (")]
+        assert 1033000 * (i + 1) <= row["live_bytes"] < 1033000 * (i + 1) + 50000
+    assert rows["main (%d)" % pid]["live_bytes"] > 500 * 1033
+    inside = [site for site in sites_in(report, "work")[0] if site["live_bytes"] > 500000]
+    assert sorted(site["thread"].split(" ")[0] for site in inside) == ["main", "worker-0", "worker-1", "worker-2"]
+
+
+def test_threads_that_come_and_go_share_their_sites_in_the_end(exact, heapkeeper, python):
+    report = exact("""
+        import threading
+        kept = [None] * 300
+        def work(i): kept[i] = bytes(5000)
+        for i in range(300):
+            thread = threading.Thread(target=work, args=(i,))
+            thread.start()
+            thread.join()
+    """, python=python)
+    rows = threads_of(heapkeeper)
+    assert len(rows) == 64
+    assert rows["(further threads)"]["live_bytes"] >= (300 - 62) * 5033
+    assert live_in(report, "work") >= 300 * 5033
+
+
+def test_a_forked_childs_thread_is_its_main_one(heapkeeper, every_python):
+    pid = int(heapkeeper.good(FAMILY, python=every_python, options=EXACT).out)
+    [child] = [path for path in heapkeeper.captures if heapkeeper.report(path)["pid"] == pid]
+    table = execute([COMMAND, "table", "--by", "thread", "--json", child]).json
+    [row] = [row for row in table["rows"] if row["name"] == "main (%d)" % pid]
+    assert row["live_bytes"] > 30000000 * 0.9
+
+
+def test_sampled_records_do_not_tell_threads_apart_and_say_so(heapkeeper):
+    heapkeeper.good("pass", options=("--sample",))
+    done = execute([COMMAND, "table", "--by", "thread", heapkeeper.output])
+    assert done.status == 1 and b"does not tell threads apart" in done.err and done.err.count(b"\n") == 1
 
 
 # --- it is the default ---

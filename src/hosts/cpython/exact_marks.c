@@ -20,8 +20,8 @@
  * the interpreter releases it when the frame ends, and its collector passes it by.
  *
  * Where the place is does not stand in the table of offsets, though its neighbours do. It is believed when a module's
- * frame has been seen, whose locals are its globals. Whenever a key was not in the cache, its stack is walked whole, too; if
- * the two are not the same all marks are worthless, and the walk is believed. A debugger that moves a caller to another
+ * frame has been seen, whose locals are its globals. When a key was not in the cache, its stack is walked whole, too (of stacks
+ * of thousands of frames one in some); if the two are not the same all marks are worthless, and the walk is believed. A debugger that moves a caller to another
  * line (f_lineno) may do that; and greenlet, while it takes the interpreter's own frames out of a stack that it leaves.
  *
  * All of this under the main interpreter's lock. The apart lane walks whole stacks. */
@@ -216,5 +216,13 @@ uint64_t hk_exact_key_deep(const void *state, uint64_t start)
         if (is_over)
             place_near(innermost(state), count, start, power, key);
     }
+    return hk_exact_jit(state, key, HK_WAY_3_13);
+}
+
+uint64_t hk_exact_key_whole(const void *state, uint64_t start, uint64_t *frames)
+{
+    uint64_t key = start;
+    for (uintptr_t frame = innermost(state); frame != 0; frame = previous_of(frame), ++*frames)
+        key = step(key, frame);
     return hk_exact_jit(state, key, HK_WAY_3_13);
 }

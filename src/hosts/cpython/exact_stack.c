@@ -18,12 +18,15 @@
 
 struct hk_exact_stacks hk_exact_stacks;
 
+#define FAIR 256 /* frames of a walk that is made to see whether marks are right */
+
 static struct {
+    uint64_t debt; /* frames beyond that: so long marks are believed, or a stack of 20,000 would be walked for each site */
     bool is_asked; /* a test: each stack is walked whole, too; else those that the cache does not know */
     uint64_t done, differ;
 } comparison;
 
-static uint32_t blind[2][HK_DOMAINS]; /* [apart][domain]; HK_EXACT_NONE: not asked for yet */
+static uint32_t blind[2][HK_DOMAINS][HK_CAPTURE_THREADS + 1]; /* [apart][domain][thread]: a site + 1; 0: not asked for yet */
 
 /* --- where the state is --- */
 
@@ -136,8 +139,7 @@ bool hk_exact_stacks_init(const hk_py_layout *layout)
 
 void hk_exact_sites_forget(void)
 {
-    for (int i = 0; i < HK_DOMAINS; i++)
-        blind[0][i] = blind[1][i] = HK_EXACT_NONE;
+    memset(blind, 0, sizeof blind);
 }
 
 static uint8_t flags_of(int domain, bool apart)
@@ -145,13 +147,22 @@ static uint8_t flags_of(int domain, bool apart)
     return apart && domain != HK_DOMAIN_RAW ? HK_SITE_APART : 0;
 }
 
+static void meet_thread(void)
+{
+    if (__builtin_expect(hk_exact_thread == 0, 0))
+        hk_exact_meet_thread();
+}
+
 /* Of a thread without a stack. */
 static uint32_t site_blind(int domain, bool apart)
 {
-    uint32_t *site = &blind[apart][domain];
-    if (*site == HK_EXACT_NONE)
-        *site = hk_exact_site(domain, flags_of(domain, apart));
-    return *site;
+    uint32_t *known = &blind[apart][domain][hk_exact_thread], site;
+    if (*known != 0)
+        return *known - 1;
+    site = hk_exact_site(domain, flags_of(domain, apart));
+    if (site != HK_EXACT_NONE)
+        *known = site + 1;
+    return site;
 }
 
 /* Of a key that the cache does not know. */
@@ -186,14 +197,27 @@ static uint64_t long_key_of(const void *state, uint64_t start)
     return hk_exact_stacks.unmarked == UINT32_MAX ? key_of(state, start) : hk_exact_key_long(state, start);
 }
 
+/* Is the key to be compared with that of a walk? Only marks say what they do not look at. */
+static bool is_doubtful(void)
+{
+    if (hk_exact_stacks.way != HK_WAY_3_13)
+        return false;
+    if (comparison.debt < FAIR)
+        return true;
+    comparison.debt -= FAIR;
+    return false;
+}
+
 uint32_t hk_exact_site_main(int domain)
 {
     const void *state = hk_exact_stacks.state();
+    meet_thread();
     if (state == NULL || !hk_cpython_stacks_ready(domain))
         return site_blind(domain, false);
     uint64_t start = hk_exact_start(domain), key = long_key_of(state, start);
-    if (comparison.is_asked || hk_exact_entry(key)->key != key) {
-        uint64_t whole = key_of(state, start);
+    if (comparison.is_asked || (hk_exact_entry(key)->key != key && is_doubtful())) {
+        uint64_t frames = 0, whole = hk_exact_stacks.way == HK_WAY_3_13 ? hk_exact_key_whole(state, start, &frames) : key_of(state, start);
+        comparison.debt += frames > FAIR ? frames - FAIR : 0;
         comparison.done++;
         comparison.differ += whole != key;
         if (whole != key)
@@ -218,9 +242,10 @@ void hk_exact_stacks_say(void)
 uint32_t hk_exact_site_apart(int domain, const void *state)
 {
     struct hk_exact_stacks *s = &hk_exact_stacks;
+    meet_thread();
     if (state == NULL || !hk_cpython_stacks_ready(domain))
         return site_blind(domain, true);
-    uint64_t key = key_of(state, (s->seed ^ s->apart_seed) + (uint64_t)domain * HK_KEY_DOMAIN);
+    uint64_t key = key_of(state, (s->seed ^ s->apart_seed) + (uint64_t)domain * HK_KEY_DOMAIN + hk_exact_thread * HK_KEY_THREAD);
     struct hk_key_entry *entry = &s->apart[key >> (64 - HK_KEY_APART_BITS)];
     return entry->key == key ? hk_slot_site(entry->word) : site_missed(entry, key, domain, flags_of(domain, true));
 }

@@ -22,6 +22,7 @@
 #define HK_KEY_BASE 0x9e3779b97f4a7c15u
 #define HK_KEY_INDEX 0xd6e8feb86659fd93u  /* of a frame object's instruction */
 #define HK_KEY_DOMAIN 0xa0761d6478bd642fu
+#define HK_KEY_THREAD 0xe7037ed1a0b428dbu
 #define HK_KEY_BITS 15 /* entries of the cache: 2^15 */
 #define HK_KEY_APART_BITS 11
 
@@ -104,6 +105,8 @@ uint64_t hk_exact_key_long(const void *state, uint64_t start);
 void hk_exact_marks_init(const hk_py_layout *layout);
 /* The key of a stack of any depth; places marks. */
 uint64_t hk_exact_key_deep(const void *state, uint64_t start);
+/* The same without marks; *frames: how many they are. */
+uint64_t hk_exact_key_whole(const void *state, uint64_t start, uint64_t *frames);
 
 static inline uintptr_t hk_word_at(const void *base, intptr_t offset)
 {
@@ -196,7 +199,7 @@ static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *
 
 static inline uint64_t hk_exact_start(int domain)
 {
-    return hk_exact_stacks.seed + (uint64_t)domain * HK_KEY_DOMAIN;
+    return hk_exact_stacks.seed + (uint64_t)domain * HK_KEY_DOMAIN + hk_exact_thread * HK_KEY_THREAD;
 }
 
 static inline struct hk_key_entry *hk_exact_entry(uint64_t key)
