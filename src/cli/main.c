@@ -101,9 +101,9 @@ static const char blocks_usage[] =
 static const char table_usage[] =
     "usage: heapkeeper table [OPTIONS] [CAPTURE|PID]\n"
     "\n"
-    "One row for each line of source, or each function, file, module or domain, with what it has live, had at the "
-    "peak\n"
-    "and allocated in total. What is not shown is summed up as \"others\". Without CAPTURE or PID: the newest run.\n"
+    "One row for each line of source, or each function, file, module, domain or thread, with what it has live, had at\n"
+    "the peak and allocated in total. What is not shown is summed up as \"others\". Without CAPTURE or PID: the newest\n"
+    "run.\n"
     "\n"
     "  --by WORD           line (default), function, file, module, domain; thread, where every block was recorded\n"
     "  --sort WORD         live (default), peak, total, blocks: the largest come first\n"

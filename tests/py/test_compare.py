@@ -93,7 +93,7 @@ def test_samples_do_for_long_programs(programs):
 @pytest.mark.parametrize("words, wanted", [
     ([], b"needs two programs"), (["a.py"], b"needs two programs"), (["a.py", "b.py", "c.py"], b"needs two programs"),
     (["a.py", "--"], b'behind "--"'), (["--", "a.py"], b'before "--"'), (["--runs", "0", "a", "b"], b"--runs is 1 to 1000"),
-    (["--runs", "x", "a", "b"], b"--runs is 1 to 1000"), (["--by", "colour", "a", "b"], b"line, function, file, module, domain or thread"),
+    (["--runs", "x", "a", "b"], b"--runs is 1 to 1000"), (["--by", "colour", "a", "b"], b"line, function, file, module or domain"),
     (["--limit", "x", "a", "b"], b"number of rows"), (["--nonsense", "a", "b"], b"unknown option"),
 ])
 def test_wrong_command_lines_are_one_line_and_status_2(words, wanted):
