@@ -5,13 +5,13 @@
 #include "cli/cli.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/options.h"
 #include "read/attach.h"
 #include "read/find.h"
 #include "view/blocks.h"
@@ -23,71 +23,37 @@ struct options {
     uint32_t block_size;
 };
 
-static bool number(const char *text, long *value)
+static bool number(const char *text, void *to)
 {
-    char *end;
-    errno = 0;
-    *value = strtol(text, &end, 10);
-    return *text && !*end && errno == 0 && *value >= 0;
+    size_t value;
+    bool good = hk_cli_number(text, &value) && value <= LONG_MAX;
+    *(long *)to = good ? (long)value : -1;
+    return good;
 }
 
-static int parse_option(struct options *o, int option)
+static bool block_size(const char *text, void *to)
 {
-    long value;
-    switch (option) {
-    case 'j':
-        o->json = true;
-        return 0;
-    case 'A':
-        o->all = true;
-        return 0;
-    case 's':
-        o->stored = true;
-        return 0;
-    case 'H':
-        o->heap = optarg;
-        return 0;
-    case 'P':
-        o->pool = optarg;
-        return 0;
-    case 'a':
-        return number(optarg, &o->arena)
-                   ? 0
-                   : hk_cli_fail(HK_EXIT_USAGE, "blocks: --arena needs the number of an arena, not \"%s\"", optarg);
-    case 'k':
-        if (!number(optarg, &value) || value == 0 || value > INT_MAX)
-            return hk_cli_fail(HK_EXIT_USAGE, "blocks: --class needs a size in bytes, not \"%s\"", optarg);
-        o->block_size = (uint32_t)value;
-        return 0;
-    default:
-        o->colour = optarg;
-        if (strcmp(optarg, "auto") && strcmp(optarg, "always") && strcmp(optarg, "never"))
-            return hk_cli_fail(HK_EXIT_USAGE, "blocks: --color is auto, always or never, not \"%s\"", optarg);
-        return 0;
-    }
+    size_t value;
+    bool good = hk_cli_count(text, &value) && value <= INT_MAX;
+    *(uint32_t *)to = good ? (uint32_t)value : 0;
+    return good;
 }
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},         {"all", no_argument, NULL, 'A'},
-        {"stored", no_argument, NULL, 's'},       {"heap", required_argument, NULL, 'H'},
-        {"arena", required_argument, NULL, 'a'},  {"pool", required_argument, NULL, 'P'},
-        {"class", required_argument, NULL, 'k'},  {"color", required_argument, NULL, 'c'},
-        {"colour", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &o->json),
+        HK_FLAG("all", 0, &o->all),
+        HK_FLAG("stored", 0, &o->stored),
+        HK_TEXT("heap", 0, &o->heap),
+        HK_VALUE("arena", 0, &o->arena, number, "needs the number of an arena"),
+        HK_TEXT("pool", 0, &o->pool),
+        HK_VALUE("class", 0, &o->block_size, block_size, "needs a size in bytes"),
+        HK_COLOUR(&o->colour),
+        HK_NO_OPTION,
     };
-    int option, status;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":j", known, NULL)) != -1) {
-        if (option == '?' || option == ':')
-            return hk_cli_bad_option(argc, argv, option);
-        if ((status = parse_option(o, option)) != 0)
-            return status;
-    }
-    if (argc - optind > 1)
-        return hk_cli_fail(HK_EXIT_USAGE, "blocks: one capture or process at a time, not \"%s\" too", argv[optind + 1]);
-    o->target = argv[optind];
-    return 0;
+    int status = hk_cli_options(argc, argv, options);
+    return status ? status : hk_cli_target(argc, argv, "capture or process", &o->target);
 }
 
 /* ---- what to show ---- */
@@ -181,9 +147,7 @@ static int show(const struct options *o, struct hk_blocks *b)
     int status = choose(o, b);
     if (status)
         return status;
-    hk_terminal_for(&terminal, stdout);
-    if (o->colour && strcmp(o->colour, "auto") != 0)
-        terminal.colour = strcmp(o->colour, "always") == 0;
+    hk_cli_terminal(&terminal, o->colour);
     if (o->json)
         hk_blocks_json(b, stdout);
     else

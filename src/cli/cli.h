@@ -43,9 +43,6 @@ extern const char *const hk_cli_colour_words[]; /* of --color */
 /* Standard output, with --color's word (NULL: not given). */
 void hk_cli_terminal(struct hk_terminal *terminal, const char *colour);
 
-/* A number in decimal digits and nothing else; false: it is none. */
-bool hk_cli_number(const char *text, size_t *number);
-
 /* Flushes standard output; the exit status, having said that "the WHAT could not be written" if it could not. */
 int hk_cli_written(const char *what);
 

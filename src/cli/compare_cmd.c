@@ -21,12 +21,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/options.h"
 #include "cli/target.h"
 #include "view/compare.h"
 
-#define RUNS     5
-#define RUNS_MAX 1000
-#define ROWS     10
+#define RUNS 5
+#define ROWS 10
 
 struct options {
     bool json;
@@ -39,34 +39,6 @@ struct options {
 static const char *const by_words[] = {"line", "function", "file", "module", "domain", NULL};
 
 /* ---- the command line ---- */
-
-static int parse_option(struct options *o, int option)
-{
-    switch (option) {
-    case 'j':
-        o->json = true;
-        return 0;
-    case 'b':
-        return (o->by = hk_cli_choice("compare", "--by", optarg, by_words)) < 0 ? HK_EXIT_USAGE : 0;
-    case 'r':
-        if (!hk_cli_number(optarg, &o->runs) || o->runs == 0 || o->runs > RUNS_MAX)
-            return hk_cli_fail(HK_EXIT_USAGE, "compare: --runs is 1 to %d, not \"%s\"", RUNS_MAX, optarg);
-        return 0;
-    case 'n':
-        return hk_cli_number(optarg, &o->limit)
-                   ? 0
-                   : hk_cli_fail(HK_EXIT_USAGE, "compare: --limit needs a number of rows, not \"%s\"", optarg);
-    case 's':
-        o->sample = optarg ? optarg : "";
-        return 0;
-    case 'p':
-        o->python = optarg;
-        return 0;
-    default:
-        o->colour = optarg;
-        return hk_cli_choice("compare", "--color", optarg, hk_cli_colour_words) < 0 ? HK_EXIT_USAGE : 0;
-    }
-}
 
 /* "A B", or the words of A, --, and those of B. */
 static int split(struct options *o, char **words, int count)
@@ -88,23 +60,26 @@ static int split(struct options *o, char **words, int count)
     return 0;
 }
 
+static bool parse_runs(const char *text, void *runs)
+{
+    return hk_cli_count(text, runs) && *(size_t *)runs <= 1000;
+}
+
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},          {"by", required_argument, NULL, 'b'},
-        {"runs", required_argument, NULL, 'r'},    {"limit", required_argument, NULL, 'n'},
-        {"sample", optional_argument, NULL, 's'},  {"python", required_argument, NULL, 'p'},
-        {"color", required_argument, NULL, 'c'},   {"colour", required_argument, NULL, 'c'},
-        {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &o->json),
+        HK_WORD("by", &o->by, by_words),
+        HK_VALUE("runs", 'r', &o->runs, parse_runs, "is 1 to 1000"),
+        HK_VALUE("limit", 'n', &o->limit, hk_cli_number, "needs a number of rows"),
+        HK_MAYBE("sample", &o->sample),
+        HK_TEXT("python", 0, &o->python),
+        HK_COLOUR(&o->colour),
+        HK_STOP_AT_WORD,
     };
-    int option, status;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, "+:jr:n:", known, NULL)) != -1) {
-        if (option == '?' || option == ':')
-            return hk_cli_bad_option(argc, argv, option);
-        if ((status = parse_option(o, option)) != 0)
-            return status;
-    }
+    int status = hk_cli_options(argc, argv, options);
+    if (status)
+        return status;
     if (optind < argc && optind > 1 && strcmp(argv[optind - 1], "--") == 0)
         optind--; /* it stands before nothing: said below */
     return split(o, argv + optind, argc - optind);

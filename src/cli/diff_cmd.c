@@ -5,12 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/options.h"
 #include "view/diff.h"
 
 #define ROWS 20 /* of a text, unless asked for more */
 
 struct options {
-    bool json, limited;
+    bool json;
     int by, sort;
     size_t limit;
     const char *filter, *colour, *from, *to, *targets[2];
@@ -19,53 +20,22 @@ struct options {
 static const char *const by_words[] = {"line", "function", "file", "module", "domain", "thread", NULL};
 static const char *const sort_words[] = {"live", "peak", "total", "blocks", NULL};
 
-static int parse_option(struct options *o, int option)
-{
-    switch (option) {
-    case 'j':
-        o->json = true;
-        return 0;
-    case 'b':
-        return (o->by = hk_cli_choice("diff", "--by", optarg, by_words)) < 0 ? HK_EXIT_USAGE : 0;
-    case 's':
-        return (o->sort = hk_cli_choice("diff", "--sort", optarg, sort_words)) < 0 ? HK_EXIT_USAGE : 0;
-    case 'F':
-        o->filter = optarg;
-        return 0;
-    case 'n':
-        o->limited = true;
-        return hk_cli_number(optarg, &o->limit)
-                   ? 0
-                   : hk_cli_fail(HK_EXIT_USAGE, "diff: --limit needs a number of rows, not \"%s\"", optarg);
-    case 'f':
-        o->from = optarg;
-        return 0;
-    case 't':
-        o->to = optarg;
-        return 0;
-    default:
-        o->colour = optarg;
-        return hk_cli_choice("diff", "--color", optarg, hk_cli_colour_words) < 0 ? HK_EXIT_USAGE : 0;
-    }
-}
-
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},         {"by", required_argument, NULL, 'b'},
-        {"sort", required_argument, NULL, 's'},   {"filter", required_argument, NULL, 'F'},
-        {"limit", required_argument, NULL, 'n'},  {"from", required_argument, NULL, 'f'},
-        {"to", required_argument, NULL, 't'},     {"color", required_argument, NULL, 'c'},
-        {"colour", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &o->json),
+        HK_WORD("by", &o->by, by_words),
+        HK_WORD("sort", &o->sort, sort_words),
+        HK_TEXT("filter", 0, &o->filter),
+        HK_VALUE("limit", 'n', &o->limit, hk_cli_number, "needs a number of rows"),
+        HK_TEXT("from", 0, &o->from),
+        HK_TEXT("to", 0, &o->to),
+        HK_COLOUR(&o->colour),
+        HK_NO_OPTION,
     };
-    int option, status;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":jn:", known, NULL)) != -1) {
-        if (option == '?' || option == ':')
-            return hk_cli_bad_option(argc, argv, option);
-        if ((status = parse_option(o, option)) != 0)
-            return status;
-    }
+    int status = hk_cli_options(argc, argv, options);
+    if (status)
+        return status;
     int words = argc - optind;
     bool moments = o->from || o->to;
     if (words > 2)
@@ -147,13 +117,13 @@ static int show_moments(const struct options *o, struct hk_diff_view *v)
 
 int hk_cli_diff(int argc, char **argv)
 {
-    struct options o = {.limit = ROWS};
+    struct options o = {.limit = HK_NOT_GIVEN};
     int status = parse(argc, argv, &o);
     if (status)
         return status;
     struct hk_diff_view view = {.by = (enum hk_group_by)o.by,
                                 .sort = (enum hk_sort)o.sort,
                                 .filter = o.filter,
-                                .limit = o.json && !o.limited ? 0 : o.limit};
+                                .limit = hk_cli_limit(o.limit, o.json, ROWS)};
     return o.from || o.to ? show_moments(&o, &view) : show_captures(&o, &view);
 }

@@ -1,8 +1,8 @@
 /* heapkeeper export: finds the capture and writes its sites for another tool, to standard output or a file. */
 #include "cli/cli.h"
 
-#include <getopt.h>
 
+#include "cli/options.h"
 #include "cli/output.h"
 #include "view/export.h"
 
@@ -17,38 +17,19 @@ static const char *const of_words[] = {"live", "peak", "total", NULL};
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"format", required_argument, NULL, 'F'}, {"of", required_argument, NULL, 'O'}, {"output", required_argument, NULL, 'o'},
-        {"force", no_argument, NULL, 'f'},        {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_WORD("format", &o->format, format_words),
+        HK_WORD("of", &o->of, of_words),
+        HK_TEXT("output", 'o', &o->output),
+        HK_FLAG("force", 'f', &o->force),
+        HK_NO_OPTION,
     };
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":o:f", known, NULL)) != -1) {
-        switch (option) {
-        case 'F':
-            if ((o->format = hk_cli_choice("export", "--format", optarg, format_words)) < 0)
-                return HK_EXIT_USAGE;
-            break;
-        case 'O':
-            if ((o->of = hk_cli_choice("export", "--of", optarg, of_words)) < 0)
-                return HK_EXIT_USAGE;
-            break;
-        case 'o':
-            o->output = optarg;
-            break;
-        case 'f':
-            o->force = true;
-            break;
-        default:
-            return hk_cli_bad_option(argc, argv, option);
-        }
-    }
+    int status = hk_cli_options(argc, argv, options);
+    if (status)
+        return status;
     if (o->format < 0)
         return hk_cli_fail(HK_EXIT_USAGE, "export: --format is needed: collapsed, speedscope, pprof, chrome, csv or json");
-    if (argc - optind > 1)
-        return hk_cli_fail(HK_EXIT_USAGE, "export: one capture or process at a time, not \"%s\" too", argv[optind + 1]);
-    o->target = argv[optind];
-    return 0;
+    return hk_cli_target(argc, argv, "capture or process", &o->target);
 }
 
 static int write_sites(const struct options *o, const struct hk_capture *capture)

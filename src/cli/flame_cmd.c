@@ -1,10 +1,10 @@
 /* heapkeeper flame: finds the capture and writes its stacks as a page, or as JSON. */
 #include "cli/cli.h"
 
-#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/options.h"
 #include "cli/output.h"
 #include "view/flame.h"
 
@@ -15,37 +15,15 @@ struct options {
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},
-        {"output", required_argument, NULL, 'o'},
-        {"force", no_argument, NULL, 'f'},
-        {"before", required_argument, NULL, 'B'},
-        {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &o->json),
+        HK_TEXT("output", 'o', &o->output),
+        HK_FLAG("force", 'f', &o->force),
+        HK_TEXT("before", 0, &o->before),
+        HK_NO_OPTION,
     };
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":jo:f", known, NULL)) != -1) {
-        switch (option) {
-        case 'j':
-            o->json = true;
-            break;
-        case 'o':
-            o->output = optarg;
-            break;
-        case 'f':
-            o->force = true;
-            break;
-        case 'B':
-            o->before = optarg;
-            break;
-        default:
-            return hk_cli_bad_option(argc, argv, option);
-        }
-    }
-    if (argc - optind > 1)
-        return hk_cli_fail(HK_EXIT_USAGE, "flame: one capture or process at a time, not \"%s\" too", argv[optind + 1]);
-    o->target = argv[optind];
-    return 0;
+    int status = hk_cli_options(argc, argv, options);
+    return status ? status : hk_cli_target(argc, argv, "capture or process", &o->target);
 }
 
 /* Writes what was asked for; `before` may be NULL. */

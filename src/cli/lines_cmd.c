@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/options.h"
 #include "read/groups.h"
 #include "view/lines.h"
 
@@ -19,34 +20,16 @@ struct options {
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},         {"all", no_argument, NULL, 'a'},
-        {"context", required_argument, NULL, 'C'}, {"color", required_argument, NULL, 'c'},
-        {"colour", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &o->json),
+        HK_FLAG("all", 'a', &o->all),
+        HK_VALUE("context", 'C', &o->context, hk_cli_number, "needs a number of lines"),
+        HK_COLOUR(&o->colour),
+        HK_NO_OPTION,
     };
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":jaC:", known, NULL)) != -1) {
-        switch (option) {
-        case 'j':
-            o->json = true;
-            break;
-        case 'a':
-            o->all = true;
-            break;
-        case 'C':
-            if (!hk_cli_number(optarg, &o->context))
-                return hk_cli_fail(HK_EXIT_USAGE, "lines: --context needs a number of lines, not \"%s\"", optarg);
-            break;
-        case 'c':
-            o->colour = optarg;
-            if (hk_cli_choice("lines", "--color", optarg, hk_cli_colour_words) < 0)
-                return HK_EXIT_USAGE;
-            break;
-        default:
-            return hk_cli_bad_option(argc, argv, option);
-        }
-    }
+    int status = hk_cli_options(argc, argv, options);
+    if (status)
+        return status;
     if (argc - optind < 1)
         return hk_cli_fail(HK_EXIT_USAGE, "lines: needs a source file of the program's, or the end of its path: shop.py, web/views.py");
     if (argc - optind > 2)

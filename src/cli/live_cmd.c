@@ -5,18 +5,16 @@
  */
 #include "cli/cli.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "cli/options.h"
 #include "read/attach.h"
 #include "read/find.h"
 #include "view/report.h"
 #include "view/screen.h"
-
-#define LONGEST 3600.0 /* seconds between reports */
 
 struct options {
     bool json;
@@ -25,48 +23,25 @@ struct options {
     const char *colour, *target;
 };
 
+static bool parse_interval(const char *text, void *to)
+{
+    char *end;
+    double seconds = *(double *)to = strtod(text, &end);
+    return end != text && !*end && seconds >= 0.05 && seconds <= 3600;
+}
+
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},        {"interval", required_argument, NULL, 'i'},
-        {"top", required_argument, NULL, 'n'},   {"count", required_argument, NULL, 'N'},
-        {"color", required_argument, NULL, 'c'}, {"colour", required_argument, NULL, 'c'},
-        {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &o->json),
+        HK_VALUE("interval", 'i', &o->interval, parse_interval, "is 0.05 to 3600 seconds"),
+        HK_VALUE("top", 'n', &o->top, hk_cli_count, "needs a number"),
+        HK_VALUE("count", 0, &o->count, hk_cli_count, "needs a number of reports"),
+        HK_COLOUR(&o->colour),
+        HK_NO_OPTION,
     };
-    int option;
-    char *end;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":ji:n:", known, NULL)) != -1) {
-        switch (option) {
-        case 'j':
-            o->json = true;
-            break;
-        case 'i':
-            o->interval = strtod(optarg, &end);
-            if (end == optarg || *end || !(o->interval >= 0.05 && o->interval <= LONGEST))
-                return hk_cli_fail(HK_EXIT_USAGE, "live: --interval is 0.05 to 3600 seconds, not \"%s\"", optarg);
-            break;
-        case 'n':
-            if (!hk_cli_number(optarg, &o->top) || o->top == 0)
-                return hk_cli_fail(HK_EXIT_USAGE, "live: --top needs a number, not \"%s\"", optarg);
-            break;
-        case 'N':
-            if (!hk_cli_number(optarg, &o->count) || o->count == 0)
-                return hk_cli_fail(HK_EXIT_USAGE, "live: --count needs a number of reports, not \"%s\"", optarg);
-            break;
-        case 'c':
-            o->colour = optarg;
-            if (hk_cli_choice("live", "--color", optarg, hk_cli_colour_words) < 0)
-                return HK_EXIT_USAGE;
-            break;
-        default:
-            return hk_cli_bad_option(argc, argv, option);
-        }
-    }
-    if (argc - optind > 1)
-        return hk_cli_fail(HK_EXIT_USAGE, "live: one process at a time, not \"%s\" too", argv[optind + 1]);
-    o->target = argv[optind];
-    return 0;
+    int status = hk_cli_options(argc, argv, options);
+    return status ? status : hk_cli_target(argc, argv, "process", &o->target);
 }
 
 /* The capture as it is now. One that has no file is gone with its process: NULL. */

@@ -136,7 +136,7 @@ static const char diff_usage[] =
     "\n"
     "  --from MOMENT       start (default), end, a share of the time (30%), a time since the start (@2.5, 300ms, 5min);\n"
     "  --to MOMENT         (default end) of some sixteen that a capture keeps the nearest is taken\n"
-    "  --by WORD           line (default), function, file, module, domain\n"
+    "  --by WORD           line (default), function, file, module, domain, thread\n"
     "  --sort WORD         live (default), peak, total, blocks: the largest changes of it come first\n"
     "  --filter PATTERN    only rows whose name has PATTERN in it; * is any text, ? any byte\n"
     "  --limit N           rows (default 20, with --json all); 0: all that changed\n"

@@ -1,16 +1,15 @@
 /* heapkeeper plot: memory over time, of one process or of all of a run. */
 #include "cli/cli.h"
 
-#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/options.h"
 #include "cli/output.h"
 #include "read/find.h"
 #include "view/plot.h"
 
-#define ROWS     16
-#define ROWS_MAX 200
+#define ROWS 16
 
 enum format { FORMAT_TEXT, FORMAT_SVG, FORMAT_PNG, FORMAT_JSON };
 
@@ -23,52 +22,29 @@ struct options {
 
 static const char *const format_words[] = {"text", "svg", "png", "json", NULL};
 
-static int parse_option(struct options *o, int option)
+static bool parse_height(const char *text, void *rows)
 {
-    switch (option) {
-    case 'F':
-        return (o->format = hk_cli_choice("plot", "--format", optarg, format_words)) < 0 ? HK_EXIT_USAGE : 0;
-    case 'j':
-        o->format = FORMAT_JSON;
-        return 0;
-    case 'r':
-        o->of_run = true;
-        return 0;
-    case 'h':
-        if (!hk_cli_number(optarg, &o->rows) || o->rows < 4 || o->rows > ROWS_MAX)
-            return hk_cli_fail(HK_EXIT_USAGE, "plot: --height is 4 to %d rows, not \"%s\"", ROWS_MAX, optarg);
-        return 0;
-    case 'o':
-        o->output = optarg;
-        return 0;
-    case 'f':
-        o->force = true;
-        return 0;
-    default:
-        o->colour = optarg;
-        return hk_cli_choice("plot", "--color", optarg, hk_cli_colour_words) < 0 ? HK_EXIT_USAGE : 0;
-    }
+    return hk_cli_number(text, rows) && *(size_t *)rows >= 4 && *(size_t *)rows <= 200;
 }
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},         {"format", required_argument, NULL, 'F'},
-        {"run", no_argument, NULL, 'r'},          {"height", required_argument, NULL, 'h'},
-        {"output", required_argument, NULL, 'o'}, {"force", no_argument, NULL, 'f'},
-        {"color", required_argument, NULL, 'c'},  {"colour", required_argument, NULL, 'c'},
-        {NULL, 0, NULL, 0},
+    bool json = false;
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &json),
+        HK_WORD("format", &o->format, format_words),
+        HK_FLAG("run", 0, &o->of_run),
+        HK_VALUE("height", 0, &o->rows, parse_height, "is 4 to 200 rows"),
+        HK_TEXT("output", 'o', &o->output),
+        HK_FLAG("force", 'f', &o->force),
+        HK_COLOUR(&o->colour),
+        HK_NO_OPTION,
     };
-    int option, status;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":jo:f", known, NULL)) != -1) {
-        if (option == '?' || option == ':')
-            return hk_cli_bad_option(argc, argv, option);
-        if ((status = parse_option(o, option)) != 0)
-            return status;
-    }
-    if (argc - optind > 1)
-        return hk_cli_fail(HK_EXIT_USAGE, "plot: one capture or process at a time, not \"%s\" too", argv[optind + 1]);
+    int status = hk_cli_options(argc, argv, options);
+    if (status || (status = hk_cli_target(argc, argv, "capture or process", &o->target)) != 0)
+        return status;
+    if (json)
+        o->format = FORMAT_JSON;
     const char *ending = o->output ? strrchr(o->output, '.') : NULL;
     if (o->format < 0 && ending)
         o->format = strcmp(ending, ".svg") == 0    ? FORMAT_SVG
@@ -80,7 +56,6 @@ static int parse(int argc, char **argv, struct options *o)
         return hk_cli_fail(HK_EXIT_USAGE, "plot: \"%s\" ends in none of .svg, .png, .json and .txt; --format says what it is to be", o->output);
     if (o->format < 0)
         o->format = FORMAT_TEXT;
-    o->target = argv[optind];
     return 0;
 }
 

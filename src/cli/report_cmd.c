@@ -1,11 +1,12 @@
 /* heapkeeper report: finds the capture, reads it, shows it or writes it as a page. */
 #include "cli/cli.h"
 
-#include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/options.h"
 #include "cli/output.h"
 #include "view/report_html.h"
 
@@ -13,69 +14,39 @@
 
 struct options {
     bool json, html, force;
-    unsigned top;
+    size_t top;
     long pid; /* 0: the main process */
     const char *colour;
     const char *output;
     const char *file; /* NULL: the newest run */
 };
 
+static bool parse_pid(const char *text, void *to)
+{
+    size_t pid;
+    bool good = hk_cli_count(text, &pid) && pid <= INT_MAX;
+    *(long *)to = good ? (long)pid : 0;
+    return good;
+}
+
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        {"json", no_argument, NULL, 'j'},         {"pid", required_argument, NULL, 'p'},
-        {"top", required_argument, NULL, 'n'},    {"color", required_argument, NULL, 'c'},
-        {"colour", required_argument, NULL, 'c'}, {"html", no_argument, NULL, 'H'},
-        {"output", required_argument, NULL, 'o'}, {"force", no_argument, NULL, 'f'},
-        {NULL, 0, NULL, 0},
+    const struct hk_option options[] = {
+        HK_FLAG("json", 'j', &o->json),
+        HK_FLAG("html", 0, &o->html),
+        HK_VALUE("pid", 'p', &o->pid, parse_pid, "needs a process id"),
+        HK_VALUE("top", 'n', &o->top, hk_cli_count, "needs a number"),
+        HK_TEXT("output", 'o', &o->output),
+        HK_FLAG("force", 'f', &o->force),
+        HK_COLOUR(&o->colour),
+        HK_NO_OPTION,
     };
-    char *end;
-    int option;
-
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":jp:n:o:f", known, NULL)) != -1) {
-        switch (option) {
-        case 'j':
-            o->json = true;
-            break;
-        case 'H':
-            o->html = true;
-            break;
-        case 'o':
-            o->output = optarg;
-            break;
-        case 'f':
-            o->force = true;
-            break;
-        case 'p':
-            o->pid = strtol(optarg, &end, 10);
-            if (*end || o->pid <= 0)
-                return hk_cli_fail(HK_EXIT_USAGE, "report: --pid needs a process id, not \"%s\"",
-                                   optarg);
-            break;
-        case 'n':
-            o->top = (unsigned)strtoul(optarg, &end, 10);
-            if (*end || !*optarg || o->top == 0)
-                return hk_cli_fail(HK_EXIT_USAGE, "report: --top needs a number, not \"%s\"",
-                                   optarg);
-            break;
-        case 'c':
-            o->colour = optarg;
-            if (strcmp(optarg, "auto") && strcmp(optarg, "always") && strcmp(optarg, "never"))
-                return hk_cli_fail(HK_EXIT_USAGE,
-                                   "report: --color is auto, always or never, not \"%s\"", optarg);
-            break;
-        default:
-            return hk_cli_bad_option(argc, argv, option);
-        }
-    }
+    int status = hk_cli_options(argc, argv, options);
+    if (status)
+        return status;
     if (o->json && o->html)
         return hk_cli_fail(HK_EXIT_USAGE, "report: one of --json and --html, not both");
-    if (argc - optind > 1)
-        return hk_cli_fail(HK_EXIT_USAGE, "report: one capture at a time, not \"%s\" too",
-                           argv[optind + 1]);
-    o->file = argv[optind];
-    return 0;
+    return hk_cli_target(argc, argv, "capture", &o->file);
 }
 
 /* Which process of the run to show: the one named by --pid, the file named, or the main one; that also if the file named is
@@ -115,7 +86,7 @@ static int show(const struct options *o, struct hk_capture *capture, const struc
     if (!hk_output_open(&output, path, o->force, capture))
         return HK_EXIT_FAILURE;
     struct hk_sites *sites = hk_sites_read(capture);
-    struct hk_report report = {capture, sites, family, o->top};
+    struct hk_report report = {capture, sites, family, (unsigned)o->top};
 
     hk_terminal_for(&terminal, output.file);
     if (o->colour && strcmp(o->colour, "auto") != 0)

@@ -37,14 +37,6 @@ void hk_cli_terminal(struct hk_terminal *terminal, const char *colour)
         terminal->colour = strcmp(colour, "always") == 0;
 }
 
-bool hk_cli_number(const char *text, size_t *number)
-{
-    char *end;
-    errno = 0;
-    *number = strtoul(text, &end, 10);
-    return *text >= '0' && *text <= '9' && !*end && errno == 0;
-}
-
 int hk_cli_written(const char *what)
 {
     if (fflush(stdout) != 0 || ferror(stdout))
