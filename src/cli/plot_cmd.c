@@ -64,12 +64,12 @@ static struct hk_capture **open_run(struct hk_capture *first, size_t *count)
 {
     struct hk_family *family = hk_family_find(first->path);
     struct hk_capture **captures = hk_must_calloc(family->count + 1, sizeof *captures);
+    const struct hk_process *itself = hk_family_member(family, first);
     struct hk_error error;
     captures[(*count)++] = first;
     for (size_t i = 0; i < family->count; i++) {
         const struct hk_process *process = &family->processes[i];
-        bool itself = process->pid == first->header.pid && process->exec_count == first->header.exec_count;
-        struct hk_capture *c = itself ? NULL : hk_capture_open(process->path, HK_OPEN_BRIEF, &error);
+        struct hk_capture *c = process == itself ? NULL : hk_capture_open(process->path, HK_OPEN_BRIEF, &error);
         if (!c)
             continue;
         c->life = process->life;

@@ -79,10 +79,9 @@ static int show(const struct options *o, struct hk_capture *capture, const struc
     struct hk_output output;
     char name[HK_OUTPUT_NAME];
     const char *path = o->output ? o->output : o->html ? hk_output_name(name, capture, "report.html") : NULL;
-    for (size_t i = 0; i < family->count; i++) { /* what became of it, as its later captures tell */
-        if (strcmp(family->processes[i].path, capture->path) == 0)
-            capture->life = family->processes[i].life;
-    }
+    const struct hk_process *process = hk_family_member(family, capture);
+    if (process)
+        capture->life = process->life; /* what became of it, as its later captures tell */
     if (!hk_output_open(&output, path, o->force, capture))
         return HK_EXIT_FAILURE;
     struct hk_sites *sites = hk_sites_read(capture);

@@ -62,10 +62,9 @@ static struct hk_capture *open_file(const char *path, bool named, struct hk_erro
     bool itself = (named && !(stat(path, &st) == 0 && st.st_size == 0)) || family->count == 0;
     const char *chosen = itself ? path : family->processes[hk_family_main(family)].path;
     struct hk_capture *capture = hk_capture_open(chosen, HK_OPEN_WHOLE, error);
-    for (size_t i = 0; capture && i < family->count; i++) { /* what became of it, as its later captures tell */
-        if (strcmp(family->processes[i].path, capture->path) == 0)
-            capture->life = family->processes[i].life;
-    }
+    const struct hk_process *process = capture ? hk_family_member(family, capture) : NULL;
+    if (process)
+        capture->life = process->life; /* what became of it, as its later captures tell */
     hk_family_free(family);
     return capture;
 }

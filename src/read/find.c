@@ -358,6 +358,17 @@ void hk_family_judge(struct hk_family *f, size_t most)
     }
 }
 
+const struct hk_process *hk_family_member(const struct hk_family *family, const struct hk_capture *capture)
+{
+    for (size_t i = 0; i < family->count; i++) {
+        const struct hk_process *p = &family->processes[i];
+        if (p->pid == capture->header.pid && p->exec_count == capture->header.exec_count &&
+            p->start_realtime_ns == capture->header.start_realtime_ns)
+            return p;
+    }
+    return NULL;
+}
+
 void hk_family_free(struct hk_family *f)
 {
     if (!f)

@@ -55,6 +55,9 @@ struct hk_family {
 struct hk_family *hk_family_find(const char *path);
 void hk_family_free(struct hk_family *family);
 
+/* The process of the family that `capture` is of, whatever its path is called here; NULL: none of them. */
+const struct hk_process *hk_family_member(const struct hk_family *family, const struct hk_capture *capture);
+
 /* Looks into the sites of the processes for what grows; into the `most` with the largest peaks. */
 void hk_family_judge(struct hk_family *family, size_t most);
 

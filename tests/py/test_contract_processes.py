@@ -3,6 +3,7 @@ name these tests, which the last test here checks.
 """
 
 import glob
+import json
 import os
 import re
 import shutil
@@ -50,6 +51,13 @@ def test_python_that_is_exec_d_gets_a_capture_of_its_own(heapkeeper, every_pytho
     for report in (first, second):
         check_real_path(report, report["state"], every_python)
         assert live_in(report, "remember") > 50e6
+
+
+def test_a_small_program_that_execs_itself_is_shown_as_what_it_became(heapkeeper):
+    heapkeeper.good(["-c", "import os, sys; os.execv(sys.executable, [sys.executable, '-c', 'import os; print(os.getpid())'])"])
+    said = execute([COMMAND, "report", "--json", heapkeeper.output])
+    processes = json.loads(said.out)["processes"]
+    assert [process["state"] for process in processes] == ["execed", "ended"], processes
 
 
 STARTS = {

@@ -43,7 +43,7 @@
 static struct {
     const char *directory, *output, *children, *main; /* "" where there is none */
     bool keep_nothing;
-    bool first; /* the process that the command became */
+    bool first; /* the process that the command became, whatever it has exec'd since */
 } naming = {"", "", "", "", false, false};
 
 enum { LONGEST_PATH = 3072, CHILDREN_NAME = 64 };
@@ -127,7 +127,8 @@ static bool take_handed_file(struct hk_record_options *options)
             return false;
         id = end + 1;
     }
-    if (path == NULL || number[2] != (unsigned long long)getpid())
+    naming.first = number[2] == (unsigned long long)getpid();
+    if (path == NULL || !naming.first)
         return false;
     if (lstat(path, &status) != 0 || status.st_dev != number[0] || status.st_ino != number[1] || status.st_size != 0)
         return false;
@@ -213,8 +214,7 @@ static bool record_start(void)
     read_naming();
     parse_run_id(secure_getenv("HEAPKEEPER_RUN"), options.run_id);
     options.python_version = hk_cpython_version(&options.python_flags);
-    naming.first = take_handed_file(&options);
-    bool started = naming.first && hk_record_start(&options, &why);
+    bool started = take_handed_file(&options) && hk_record_start(&options, &why);
     for (uint32_t attempt = 0; !started && attempt < 16 && child_path(path, sizeof(path), attempt); attempt++) {
         options.path = path;
         options.path_is_new = true;
