@@ -4,7 +4,7 @@
 #   tools/test-pythons.sh [BUILD] [-o ONLY] [PYTEST ARGUMENT...]
 #
 # For each interpreter: a virtual environment with pytest (kept in ~/.cache/heapkeeper/venvs, in a chroot in its own
-# /var/cache), `pytest tests/py`, and the memory-related modules of CPython's own suite (tools/regrtest.py --quick),
+# /var/cache), `pytest tests/py` without the tests that are marked `once`, and the memory-related modules of CPython's own suite (tools/regrtest.py --quick),
 # where the interpreter has one. Arguments for pytest leave the latter out; HEAPKEEPER_SUITE=0 does, too. ONLY is a
 # pattern over the names that are printed, e.g. `-o 'sid*'`. Three interpreters at a time (JOBS=N): tests mostly wait.
 #
@@ -77,7 +77,7 @@ one() {
     shift 3
     venv=$(environment "$name" "$chroot" "$python") || { echo "no virtual environment with pytest"; return 1; }
     in_place "$chroot" env HEAPKEEPER_BUILD="$here/$build" HEAPKEEPER_TEST_PYTHONS="$venv" \
-        tools/pytest-twice.sh "$logs/$name.cache" "$venv" tests/py -q -ra "$@" || rc=$?
+        tools/pytest-twice.sh "$logs/$name.cache" "$venv" tests/py -q -ra -m 'not once' "$@" || rc=$?
     if [ "${HEAPKEEPER_SUITE:-1}" != 0 ] && [ $# = 0 ]; then
         local place=()
         [ "$chroot" = - ] || place=(--chroot "$chroot")

@@ -137,6 +137,7 @@ void hk_rec_limit(uint32_t limit)
         header->limit_time_ns = hk_rec_clock() - hk_rec.start_ns;
         __atomic_store_n(&hk_rec.stage, HK_REC_DISK_FULL, __ATOMIC_RELEASE);
         hk_exact_refresh();
+        hk_exact_publish(header->limit_time_ns, true);
     }
     hk_rec_event(HK_EVENT_LIMIT, limit, 0);
 }
@@ -543,6 +544,8 @@ void hk_record_exit(const char *small_child)
         if (!hk_rec.frozen)
             hk_rec_point(true, 0, true);
     }
+    if (stage == HK_REC_DISK_FULL)
+        hk_exact_publish(hk_rec_header()->limit_time_ns, true); /* with what was under way then */
     if (stage == HK_REC_ON || stage == HK_REC_DISK_FULL) {
         hk_rec_header()->end_ns = hk_rec_clock() - hk_rec.start_ns;
         __atomic_store_n(&hk_rec_header()->state, HK_STATE_EXITED, __ATOMIC_RELEASE);

@@ -10,6 +10,8 @@ import pytest
 
 from conftest import TREE
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = os.path.join(TREE, "examples")
 LIBRARIES = ["-lpthread", "-ldl", "-lm"]
 

@@ -12,6 +12,8 @@ import pytest
 from conftest import COMMAND, build_is_usable
 from test_views import show
 
+pytestmark = pytest.mark.once
+
 JOIN = """\
 words = [str(i) for i in range(4000)]
 def f():

@@ -11,6 +11,8 @@ from conftest import COMMAND, TREE, execute
 sys.path.insert(0, os.path.join(TREE, "tools"))
 import demo  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 SCRIPT = os.path.join(TREE, "tools", "demo.py")
 SHORT = ("--orders", "20000", "--rounds", "1", "--sample", "64K", "--without-tracemalloc")
 

@@ -10,6 +10,8 @@ import pytest
 
 from conftest import BUILD, TREE, build_is_usable
 
+pytestmark = pytest.mark.once
+
 TOOL = os.path.join(TREE, "tools", "tour.py")
 PAGE = os.path.join(TREE, "docs", "embedding.md")
 TOOLS = os.path.join(TREE, "build", "tools")

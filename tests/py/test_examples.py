@@ -12,6 +12,8 @@ import pytest
 
 from conftest import BUILD, COMMAND, TREE, clean_environment, execute
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = os.path.join(TREE, "examples")
 NAMES = sorted(os.path.basename(path)[:-2] for path in glob.glob(os.path.join(EXAMPLES, "*.c")))
 TOOLS = os.path.join(TREE, "build", "tools")  # a Meson that the distribution does not have

@@ -14,6 +14,8 @@ import capture_writer as cw
 from conftest import Runner, build_is_usable
 from test_views import PROGRAM, evil, export, show, table
 
+pytestmark = pytest.mark.once
+
 TYPES = ["alloc_objects", "alloc_space", "inuse_objects", "inuse_space", "peak_objects", "peak_space"]
 NAMES = ["total_blocks", "total_bytes", "live_blocks", "live_bytes", "peak_blocks", "peak_bytes"]
 OF = ("live", "peak", "total")

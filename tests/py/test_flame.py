@@ -12,6 +12,8 @@ import pages
 from conftest import COMMAND, Runner, build_is_usable, check_real_path, execute
 from test_contract_hostile import has_control_bytes
 
+pytestmark = pytest.mark.once
+
 FIGURES = ("live_bytes", "live_blocks", "peak_bytes", "peak_blocks", "total_bytes", "total_blocks")
 PROGRAM = """
     def keep(n):

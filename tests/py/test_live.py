@@ -12,6 +12,8 @@ from conftest import COMMAND
 from screen import DOWN, ENTER, Screen
 from test_views import show
 
+pytestmark = pytest.mark.once
+
 PROGRAM = """
     import sys
     kept = []

@@ -16,6 +16,8 @@ import capture_writer as cw
 import pages
 from conftest import BUILD, COMMAND, TREE
 
+pytestmark = pytest.mark.once
+
 ARTEFACTS = os.path.join(BUILD, "artefacts")
 MIB = 1 << 20
 

@@ -14,6 +14,8 @@ from conftest import COMMAND
 from test_contract_hostile import has_control_bytes
 from test_views import evil, show
 
+pytestmark = pytest.mark.once
+
 MIB = 1 << 20
 
 

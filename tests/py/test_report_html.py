@@ -10,6 +10,8 @@ import pages
 from conftest import COMMAND, Runner, build_is_usable, execute
 from test_contract_hostile import has_control_bytes
 
+pytestmark = pytest.mark.once
+
 MIB = 1 << 20
 
 

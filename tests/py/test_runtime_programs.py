@@ -9,6 +9,8 @@ import pytest
 
 from conftest import BUILD, COMMAND, TREE, build_is_usable, check_sums, execute
 
+pytestmark = pytest.mark.once
+
 FLAGS = ["-I" + os.path.join(TREE, "include"), "-L" + BUILD, "-Wl,-rpath," + BUILD, "-lheapkeeper"]
 
 PROGRAM = r"""

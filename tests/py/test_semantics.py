@@ -9,6 +9,8 @@ import pytest
 
 from conftest import TREE
 
+pytestmark = pytest.mark.once
+
 PAGE = os.path.join(TREE, "docs", "semantics.md")
 OURS = ["test_semantics.c", "test_semantics_dying.c"]
 ROOTS = [os.path.expanduser("~/.pyenv/versions/3.13.*/lib/python3.13/test"),

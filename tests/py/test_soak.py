@@ -11,6 +11,8 @@ from conftest import BUILD, TREE, execute
 sys.path.insert(0, os.path.join(TREE, "tools"))
 import soak  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 SCRIPT = os.path.join(TREE, "tools", "soak.py")
 
 

@@ -177,8 +177,8 @@ def test_threads_are_tracked_and_what_they_free_too(run):
         line = [s for s in tracker.statistics() if s.filename == __file__ and s.lineno == 6]
         print(json.dumps([line[0].size, line[0].count, line[0].allocated_count, tracker.size, tracker.peak]))
     """)
-    size, count, allocated, total, peak = found
-    assert 80 * 3033 <= size < 80 * 3033 + 8 * 300 and 80 <= count <= 96 and allocated >= 16000
+    size, count, allocated, total, peak = found  # of a thread: its list, the array of that, on some versions a frame
+    assert 80 * 3033 <= size < 80 * 3033 + 8 * 300 and 80 <= count <= 8 * 13 and allocated >= 16000
     assert size <= total <= peak < 3 * size
 
 

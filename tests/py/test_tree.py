@@ -15,6 +15,8 @@ from screen import DOWN, ENTER, LEFT, PAGE_DOWN, RIGHT, UP, Screen
 from test_contract_hostile import has_control_bytes
 from test_views import evil, show, table
 
+pytestmark = pytest.mark.once
+
 PROGRAM = """
     def helper(n):
         return [bytes(1000) for _ in range(n)]
