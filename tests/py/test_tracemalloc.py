@@ -76,7 +76,8 @@ def test_what_the_interpreter_was_told_to_trace_goes_on_in_our_record(heapkeeper
     assert done.status == 0, done.err.decode()[-3000:]
     frames, ours, count, size, line, enough, own = done.json
     assert (frames, ours, line, enough, own) == (limit, True, 5, True, 5)
-    assert 1000 <= count <= 1005 and 1033000 <= size < 1033000 + 12000
+    # Beside them: the list, its array, and from 3.13 on what the line took from free lists.
+    assert 1000 <= count <= 1012 and 1033000 <= size < 1033000 + 12000
     assert heapkeeper.report()["watch"] == "ours", "nobody stands before us"
 
 

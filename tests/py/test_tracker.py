@@ -52,8 +52,9 @@ def test_a_tracker_knows_what_lives_what_was_allocated_and_the_peak(run, every_p
     """, every_python)
     big, small = 1000 + 33, 500 + 33
     assert found["lines"]["7"][:2] == [50 * small, 50]
-    # From 3.13 on objects that are taken from a free list are charged to who takes them: here a range's iterator.
-    assert found["lines"]["7"][2] - (100 * big + 50 * small) in (0, 48, 96) and found["lines"]["7"][3] in (150, 151, 152)
+    # From 3.13 on objects that are taken from a free list are charged to who takes them: here a range and its iterator, twice.
+    more = found["lines"]["7"][2] - (100 * big + 50 * small), found["lines"]["7"][3] - 150
+    assert 0 <= more[0] <= 4 * 64 and 0 <= more[1] <= 4, more
     assert found["make"] == [50 * small, 50]
     assert 50 <= found["file"] < 60 and 50 * small <= found["size"] < 50 * small + 2048
     assert 100 * big <= found["peak"] < 100 * big + 2048
