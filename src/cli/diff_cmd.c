@@ -17,15 +17,12 @@ struct options {
     const char *filter, *colour, *from, *to, *targets[2];
 };
 
-static const char *const by_words[] = {"line", "function", "file", "module", "domain", "thread", NULL};
-static const char *const sort_words[] = {"live", "peak", "total", "blocks", NULL};
-
 static int parse(int argc, char **argv, struct options *o)
 {
     const struct hk_option options[] = {
         HK_FLAG("json", 'j', &o->json),
-        HK_WORD("by", &o->by, by_words),
-        HK_WORD("sort", &o->sort, sort_words),
+        HK_WORD("by", &o->by, hk_cli_by_words),
+        HK_WORD("sort", &o->sort, hk_cli_sort_words),
         HK_TEXT("filter", 0, &o->filter),
         HK_VALUE("limit", 'n', &o->limit, hk_cli_number, "needs a number of rows"),
         HK_TEXT("from", 0, &o->from),
@@ -45,7 +42,7 @@ static int parse(int argc, char **argv, struct options *o)
     if (words < 2 && !moments)
         return hk_cli_fail(HK_EXIT_USAGE, "diff: needs two captures, or one and its moments: --from 30%% --to end");
     if (moments && o->sort != HK_SORT_LIVE)
-        return hk_cli_fail(HK_EXIT_USAGE, "diff: of a moment only what was live is known, not %s", sort_words[o->sort]);
+        return hk_cli_fail(HK_EXIT_USAGE, "diff: of a moment only what was live is known, not %s", hk_cli_sort_words[o->sort]);
     o->targets[0] = words > 0 ? argv[optind] : NULL;
     o->targets[1] = words > 1 ? argv[optind + 1] : NULL;
     return 0;

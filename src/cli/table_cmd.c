@@ -16,15 +16,12 @@ struct options {
     const char *filter, *colour, *target;
 };
 
-static const char *const by_words[] = {"line", "function", "file", "module", "domain", "thread", NULL};
-static const char *const sort_words[] = {"live", "peak", "total", "blocks", NULL};
-
 static int parse(int argc, char **argv, struct options *o)
 {
     const struct hk_option options[] = {
         HK_FLAG("json", 'j', &o->json),
-        HK_WORD("by", &o->by, by_words),
-        HK_WORD("sort", &o->sort, sort_words),
+        HK_WORD("by", &o->by, hk_cli_by_words),
+        HK_WORD("sort", &o->sort, hk_cli_sort_words),
         HK_TEXT("filter", 0, &o->filter),
         HK_VALUE("limit", 'n', &o->limit, hk_cli_number, "needs a number of rows"),
         HK_COLOUR(&o->colour),

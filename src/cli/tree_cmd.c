@@ -16,8 +16,6 @@ struct options {
     const char *colour, *target;
 };
 
-static const char *const of_words[] = {"live", "peak", "total", "blocks", NULL};
-
 /* "1%", "0.5". */
 static bool parse_share(const char *word, void *to)
 {
@@ -32,7 +30,7 @@ static int parse(int argc, char **argv, struct options *o)
         HK_FLAG("json", 'j', &o->json),
         HK_FLAG("text", 't', &o->text),
         HK_FLAG("inverted", 'i', &o->inverted),
-        HK_WORD("of", &o->of, of_words),
+        HK_WORD("of", &o->of, hk_cli_sort_words),
         HK_VALUE("depth", 0, &o->depth, hk_cli_number, "needs a number of calls"),
         HK_VALUE("min", 0, &o->least, parse_share, "is a share of the whole, 0% to 100%"),
         HK_COLOUR(&o->colour),
