@@ -41,6 +41,7 @@ static const char *const patterns[] = {
     "/../lib64/python3*/site-packages/.heapkeeper.mesonpy.libs",
     "/..",
     "/../.heapkeeper.mesonpy.libs",
+    "/../python/heapkeeper",
 };
 
 /* Backslashes before what glob would take for a pattern. */
@@ -54,11 +55,11 @@ static void quote(char *to, const char *from)
     *to = 0;
 }
 
-char *hk_library_find(const struct hk_settings *settings, struct hk_error *error)
+/* The first file of that name in one of the places; NULL: there is none. The caller frees it. */
+static char *find(const char *name, char self[4096])
 {
-    const char *library = libraries[2 * settings->family + settings->guide][0];
-    char self[4096], quoted[2 * sizeof self], *found = NULL;
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    char quoted[2 * 4096], *found = NULL;
+    ssize_t n = readlink("/proc/self/exe", self, 4095);
     self[n > 0 ? n : 0] = 0;
     char *slash = strrchr(self, '/');
     if (slash)
@@ -67,7 +68,7 @@ char *hk_library_find(const struct hk_settings *settings, struct hk_error *error
     for (size_t i = 0; i < sizeof patterns / sizeof patterns[0] && !found; i++) {
         char *pattern = NULL;
         glob_t matches;
-        if (asprintf(&pattern, "%s%s/%s", quoted, patterns[i], library) < 0)
+        if (asprintf(&pattern, "%s%s/%s", quoted, patterns[i], name) < 0)
             break;
         if (glob(pattern, 0, NULL, &matches) == 0) {
             found = realpath(matches.gl_pathv[0], NULL);
@@ -75,6 +76,14 @@ char *hk_library_find(const struct hk_settings *settings, struct hk_error *error
         }
         free(pattern);
     }
+    return found;
+}
+
+char *hk_library_find(const struct hk_settings *settings, struct hk_error *error)
+{
+    const char *library = libraries[2 * settings->family + settings->guide][0];
+    char self[4096];
+    char *found = find(library, self);
     if (!found)
         hk_error_set(
             error,
@@ -172,6 +181,25 @@ static bool set(const char *name, const char *value)
     return value ? setenv(name, value, 1) == 0 : unsetenv(name) == 0;
 }
 
+/* The directory with our memory_profiler in front of the modules that Python finds. */
+static bool set_memory_profiler(struct hk_error *error)
+{
+    char self[4096], *value = NULL;
+    char *module = find("instead/memory_profiler.py", self);
+    const char *old = getenv("PYTHONPATH");
+    if (!module) {
+        hk_error_set(error, "--memory-profiler: heapkeeper's Python package was not found beside %s; install it with pip", self);
+        return false;
+    }
+    *strrchr(module, '/') = 0;
+    bool done = asprintf(&value, "%s%s%s", module, old && *old ? ":" : "", old ? old : "") > 0 && setenv("PYTHONPATH", value, 1) == 0;
+    if (!done)
+        hk_error_set(error, "the environment cannot be set: %s", strerror(errno));
+    free(value);
+    free(module);
+    return done;
+}
+
 /* 32 hexadecimal digits, never all zero. */
 static void draw_run_id(char digits[33])
 {
@@ -195,6 +223,10 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                                              : hk_must_strdup(library);
     if (library && !linked)
         return false;
+    if (s->memory_profiler && !set_memory_profiler(error)) {
+        free(linked);
+        return false;
+    }
     draw_run_id(run);
     snprintf(id, sizeof id, "%llu:%llu:%d", (unsigned long long)place->device,
              (unsigned long long)place->inode, (int)getpid());

@@ -14,6 +14,7 @@ struct hk_settings {
     bool family;           /* the library with the malloc family */
     bool native_stacks;    /* with the callers of those who call malloc */
     bool tracemalloc;      /* the standard library's stands on our record */
+    bool memory_profiler;  /* the program's import memory_profiler is heapkeeper.memory_profiler */
     bool native;           /* which serves every process of the run; else this one, unless it is a Python */
 };
 

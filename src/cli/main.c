@@ -42,6 +42,7 @@ static const char run_usage[] =
     "                      not given): no slower than without, for production\n"
     "  --no-record         only the heap's own counters\n"
     "  --tracemalloc       --exact, and the program's own `import tracemalloc` reads that record\n"
+    "  --memory-profiler   the program's own `import memory_profiler` and `-m memory_profiler` are heapkeeper's\n"
     "  --native            memory of the C library's malloc, too, and in all children; of a program "
     "without\n"
     "                      Python it is recorded always\n"

@@ -31,7 +31,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -87,6 +87,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
         o->exact_given = true;
         o->settings.tracemalloc = true;
         o->settings.mode = "exact";
+        return 0;
+    case MEMORY_PROFILER:
+        o->settings.memory_profiler = true;
         return 0;
     case NATIVE:
         o->settings.native = true;
@@ -146,6 +149,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"geometry", required_argument, NULL, GEOMETRY},
         {"debug", no_argument, NULL, DEBUG},
         {"tracemalloc", no_argument, NULL, TRACEMALLOC},
+        {"memory-profiler", no_argument, NULL, MEMORY_PROFILER},
         {"native", no_argument, NULL, NATIVE},
         {"native-stacks", no_argument, NULL, NATIVE_STACKS},
         {NULL, 0, NULL, 0},
