@@ -268,6 +268,11 @@ bool hk_exact_is_main(uint32_t site)
     return at->domain != 0 && !(at->flags & HK_SITE_APART);
 }
 
+uint16_t hk_exact_thread_of(uint32_t site)
+{
+    return hk_rec_exact_site(site)->thread;
+}
+
 bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site, uint8_t age)
 {
     int error = errno;

@@ -70,6 +70,7 @@ uint32_t hk_exact_site(int domain, uint8_t flags);
 
 /* True if the site is of the main lane. */
 bool hk_exact_is_main(uint32_t site);
+uint16_t hk_exact_thread_of(uint32_t site); /* the number of the thread whose stack it is; 0: none is known */
 
 /* Large blocks, which have no word in a pool's table. take: as it was added; false: it is not known. Any thread. age: the host's. */
 bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site, uint8_t age);

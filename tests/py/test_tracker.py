@@ -143,6 +143,49 @@ def test_a_decorated_function_is_tracked_while_it_runs(run):
     assert 400000 <= found[0] < 420000 and 100 <= found[1] < 10000 and "use `with` inside it" in found[2]
 
 
+def test_what_each_stack_had_at_the_peak_of_a_window_adds_up_to_it(run, every_python):
+    found = run("""
+        import gc, json, random, threading, heapkeeper
+        tracing = heapkeeper._tracing_module()
+        gc.disable()
+        chance, results = random.Random(7), []
+        def first(kept):
+            kept.append(bytes(chance.randrange(3000)))
+        def second(kept):
+            kept.append("x" * chance.randrange(9000))
+        def third(kept):
+            kept.append([float(i) for i in range(chance.randrange(50))])
+        def drop(kept):
+            if kept:
+                del kept[chance.randrange(len(kept))]
+        kept = []
+        def work():
+            for _ in range(400):
+                chance.choice((first, second, third, drop, drop))(kept)
+            del kept[chance.randrange(len(kept) + 1):]
+        def grow_only():
+            kept.extend(bytes(100) for _ in range(100))
+        for i in range(30):
+            window = tracing._open(False, True, False, False)
+            outer = tracing._open(False, True, True, True) if i % 3 == 0 else None
+            grow_only() if i % 10 == 5 else work()
+            live, peak, allocated, blocks = tracing._sums(window)
+            stacks = tracing._group(tracing._at_peak(window), 3, 65535, False, False)
+            results.append([peak - sum(size for _, size, _ in stacks), live <= peak <= allocated, blocks > 100])
+            if outer is not None:
+                stacks = tracing._group(tracing._at_peak(outer), 3, 65535, False, False)
+                results.append([tracing._sums(outer)[1] - sum(size for _, size, _ in stacks), True, True])
+                tracing._close(outer)
+            names = {frames[0][2] for frames, _, _ in stacks}
+            tracing._close(window)
+            del stacks
+        print(json.dumps([results, sorted(names & {"first", "second", "third", "grow_only", "work", "<listcomp>"})]))
+    """, every_python)
+    results, names = found
+    assert all(result == [0, True, True] for result in results), results
+    assert "first" in names and "second" in names
+
+
 def test_snapshots_differ_by_what_was_made_and_dropped_between_them(run):
     found = run("""
         import json, heapkeeper

@@ -155,7 +155,7 @@ static void count_death(const struct record *record)
         return;
     bool main = holds_main(&state), is_main = hk_exact_is_main(record->site);
     if (hk_windows_are_open())
-        hk_window_death(record->age, record->bytes, main);
+        hk_window_death(record->site, record->age, record->bytes, main);
     if (main && is_main) {
         hk_exact_death(&hk_exact.counters[record->site], record->bytes);
         return;
@@ -217,7 +217,7 @@ static void moved_smaller(const struct record *had, const void *moved, size_t si
         return;
     bool main = holds_main(&state), is_main = hk_exact_is_main(had->site);
     if (hk_windows_are_open())
-        hk_window_death(rest.age, rest.bytes, main);
+        hk_window_death(rest.site, rest.age, rest.bytes, main);
     if (main && is_main) {
         hk_exact_shrink(&hk_exact.counters[rest.site], rest.bytes);
         return;
@@ -243,7 +243,7 @@ static __attribute__((noinline)) void born_unusually(int domain, const void *blo
     hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
     exact.newest = block;
     if (hk_windows_are_open())
-        hk_window_birth((size_t)bytes, true);
+        hk_window_birth(site, (size_t)bytes, true);
 }
 
 static inline __attribute__((always_inline)) void *born(int domain, void *block, size_t size, int way)
@@ -424,7 +424,7 @@ static inline __attribute__((always_inline)) void main_moved(int domain, const s
         return;
     hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
     if (hk_windows_are_open())
-        hk_window_birth((size_t)bytes, true);
+        hk_window_birth(site, (size_t)bytes, true);
 }
 
 static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_heap *heap, void *block, size_t size, int way)
@@ -501,6 +501,8 @@ void hk_cpython_exact_reborn(const void *object)
     size_t bytes = bytes_of(pool, *word);
     *word = (*word & ((1u << HK_SLOT_SITE_SHIFT) - 1)) | hk_slot_word(site, 0);
     hk_exact_move(&hk_exact.counters[had], bytes, &hk_exact.counters[site], bytes);
+    if (hk_windows_are_open())
+        hk_window_move(had, site, *hk_age_of(word), bytes);
 }
 
 /* --- apart lane --- */
@@ -518,7 +520,7 @@ static void apart_born(int domain, const void *block, size_t size)
     if (bytes >= 0)
         hk_exact_apart_birth(site, (size_t)bytes, main);
     if (bytes >= 0 && hk_windows_are_open())
-        hk_window_birth((size_t)bytes, main);
+        hk_window_birth(site, (size_t)bytes, main);
     hk_lock_release(&hk_exact_apart);
 }
 

@@ -3,7 +3,7 @@
  *
  *      CPython's _tracemalloc     start stop is_tracing clear_traces get_traced_memory reset_peak get_traceback_limit
  *                                 get_tracemalloc_memory _get_traces _get_object_traceback
- *      our own                    _why_not; windows: _open _close _restart _figures _reset_peak; what lives:
+ *      our own                    _why_not; windows: _open _close _restart _figures _reset_peak _sums _at_peak; what lives:
  *                                 _collect, _collect_traced, _look (bytes objects: struct hk_group); and what is made of these: _group, _traces
  *
  * CPython's own module begins empty at start(): here that is a window (windows.h). Whatever is allocated to make an
@@ -347,7 +347,7 @@ static object *make(const struct hk_group *groups, size_t count, const struct hk
     struct hk_traces traces;
     struct maker maker = {0};
     object *list = NULL;
-    if (hk_traces_resolve(groups, count, options, &traces) && maker_begin(&maker, &traces, options->key == HK_BY_FUNCTION))
+    if (hk_traces_resolve(groups, count, options, &traces) && maker_begin(&maker, &traces, options->key >= HK_BY_FUNCTION))
         list = result == SUMS ? list_sums(&maker) : list_traces(&maker, groups, result == TRACES_FLAT);
     else
         py.PyErr_NoMemory();
@@ -410,11 +410,12 @@ static object *groups_object(bool good, struct hk_group *groups, size_t count)
 
 static object *open_window(object *self, object *arguments)
 {
-    int everything = 0;
-    if (!py.PyArg_ParseTuple(arguments, "|p:_open", &everything) || !may_work())
+    int everything = 0, at_peak = 0, this_thread = 0, totals = 1;
+    if (!py.PyArg_ParseTuple(arguments, "|pppp:_open", &everything, &at_peak, &this_thread, &totals) || !may_work())
         return NULL;
     struct totals before = {NULL, 0};
-    int window = hk_traces_totals(&before.groups, &before.count) ? hk_window_open(everything) : -1;
+    struct hk_window_options options = {everything, at_peak, this_thread};
+    int window = !totals || hk_traces_totals(&before.groups, &before.count) ? hk_window_open(options) : -1;
     if (window >= 0)
         opened[window] = before;
     else
@@ -473,6 +474,33 @@ static object *window_figures(object *self, object *arguments)
 {
     int window = window_of(arguments, "i:_figures");
     return window < 0 ? NULL : figures(window);
+}
+
+/* (live bytes, peak bytes, bytes and blocks that were allocated since the window was opened). */
+static object *window_sums(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_sums");
+    uint64_t live, peak;
+    if (window < 0)
+        return NULL;
+    hk_window_figures(window, &live, &peak);
+    const struct hk_window *at = &hk_windows.at[window];
+    uint64_t bytes = __atomic_load_n(&at->born_bytes, __ATOMIC_RELAXED), blocks = __atomic_load_n(&at->born_blocks, __ATOMIC_RELAXED);
+    pause();
+    return resume(make_tuple(py.PyLong_FromUnsignedLongLong(live), py.PyLong_FromUnsignedLongLong(peak),
+                             py.PyLong_FromUnsignedLongLong(bytes), py.PyLong_FromUnsignedLongLong(blocks), 4));
+}
+
+/* What each site had at the peak of a window that keeps it. */
+static object *window_at_peak(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_at_peak");
+    struct hk_group *groups;
+    size_t count;
+    if (window < 0 || !may_work())
+        return NULL;
+    bool good = hk_traces_at_peak(window, &groups, &count);
+    return groups_object(good, groups, count);
 }
 
 static object *reset_window_peak(object *self, object *arguments)
@@ -549,7 +577,7 @@ static object *group(object *self, object *arguments)
     int key, limit, cumulative, as_cpython;
     if (!py.PyArg_ParseTuple(arguments, "Oiipp:_group", &bytes, &key, &limit, &cumulative, &as_cpython) || !take_groups(bytes, &groups, &count))
         return NULL;
-    if (key < HK_BY_LINE || key > HK_BY_FUNCTION || limit < 1)
+    if (key < HK_BY_LINE || key > HK_BY_CALL || limit < 1)
         return py.PyErr_Format(*py.value_error, "no such key, or a limit below 1");
     struct hk_traces_options options = {(enum hk_traces_key)key, (uint32_t)limit, false, cumulative, as_cpython};
     pause();
@@ -585,7 +613,7 @@ static object *start(object *self, object *arguments)
         return none();
     if (!may_work())
         return NULL;
-    tracing.window = hk_window_open(false);
+    tracing.window = hk_window_open((struct hk_window_options){0});
     if (tracing.window < 0)
         return py.PyErr_NoMemory();
     tracing.limit = (uint32_t)limit;
@@ -761,6 +789,8 @@ static struct method methods[] = {
     {"_restart", restart_window, VARIABLE, NULL},
     {"_figures", window_figures, VARIABLE, NULL},
     {"_reset_peak", reset_window_peak, VARIABLE, NULL},
+    {"_sums", window_sums, VARIABLE, NULL},
+    {"_at_peak", window_at_peak, VARIABLE, NULL},
     {"_collect", collect, VARIABLE, NULL},
     {"_collect_traced", collect_traced, NO_ARGUMENTS, NULL},
     {"_look", look, VARIABLE, NULL},
@@ -811,7 +841,7 @@ static void take_over(void)
         if (stopped != NULL)
             py.Py_DecRef(stopped);
         tracing.limit = (uint32_t)py.PyLong_AsLong(limit);
-        tracing.window = hk_window_open(true);
+        tracing.window = hk_window_open((struct hk_window_options){.everything = true});
         trace_references();
     }
     py.Py_DecRef(yes);

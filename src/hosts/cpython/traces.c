@@ -107,12 +107,15 @@ struct collection {
     uint64_t last_key; /* blocks of one kind often lie together */
     struct hk_group *last;
     uint32_t first; /* age; 0: all */
+    uint32_t thread; /* 0: all */
     uint32_t sites;
     bool failed;
 };
 
 static void collect(struct collection *c, uint32_t site, size_t bytes)
 {
+    if (c->thread != 0 && hk_exact_thread_of(site) != c->thread)
+        return;
     uint64_t key = (uint64_t)site << 40 ^ bytes; /* 20 bits of site; blocks of 2^40 bytes and more do not exist */
     if (key != c->last_key || c->last == NULL) {
         uint32_t *number = c->failed ? NULL : number_of(&c->numbers, key);
@@ -155,7 +158,7 @@ static uint32_t first_age(int window)
 bool hk_traces_collect(int window, struct hk_group **groups, size_t *count)
 {
     struct hk_look look;
-    struct collection c = {.first = first_age(window)};
+    struct collection c = {.first = first_age(window), .thread = window >= 0 ? hk_windows.at[window].thread : 0};
     *groups = NULL;
     *count = 0;
     if (!hk_look(&look))
@@ -199,6 +202,26 @@ bool hk_traces_totals(struct hk_group **groups, size_t *count)
     *groups = list;
     *count = look.site_count;
     return list != NULL;
+}
+
+bool hk_traces_at_peak(int window, struct hk_group **groups, size_t *count)
+{
+    struct hk_look look;
+    size_t found = 0;
+    *groups = NULL;
+    *count = 0;
+    if (!hk_look(&look))
+        return false;
+    for (uint32_t site = 0; site < look.site_count; site++)
+        found += hk_window_at_peak(window, site) != 0;
+    struct hk_group *list = found != 0 ? hk_os_map(found * sizeof *list) : NULL;
+    size_t filled = 0;
+    for (uint32_t site = 0; list != NULL && site < look.site_count && filled < found; site++)
+        if (hk_window_at_peak(window, site) != 0)
+            list[filled++] = (struct hk_group){.bytes = hk_window_at_peak(window, site), .site = site};
+    *groups = list;
+    *count = list != NULL ? found : 0;
+    return list != NULL || found == 0;
 }
 
 /* An object may begin behind the start of its block: the collector's header, a dict and a list of weak references. */
@@ -254,7 +277,10 @@ struct resolving {
 static uint32_t add_frame(struct resolving *r, struct hk_trace_frame frame, uint32_t what)
 {
     struct hk_traces *t = r->out;
-    uint32_t *number = number_of(&r->frames, (uint64_t)frame.file << 32 | what);
+    uint64_t place = (uint64_t)frame.file << 32 | what;
+    if (r->options->key == HK_BY_CALL)
+        place ^= (uint64_t)frame.function * 0x9e3779b97f4a7c15u;
+    uint32_t *number = number_of(&r->frames, place);
     if (number == NULL)
         return NONE;
     if (*number == 0) {
@@ -290,7 +316,8 @@ static uint32_t frame_of(struct resolving *r, const struct hk_capture_node *node
         return NONE;
     if (*place == 0) {
         int32_t line = line_of(r, code, node->offset);
-        *place = add_frame(r, (struct hk_trace_frame){code->file, 0, line}, (uint32_t)line) + 1; /* NONE: 0 again */
+        uint32_t function = r->options->key == HK_BY_CALL ? code->name : 0;
+        *place = add_frame(r, (struct hk_trace_frame){code->file, function, line}, (uint32_t)line) + 1; /* NONE: 0 again */
     }
     return *place - 1;
 }

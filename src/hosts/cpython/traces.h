@@ -26,6 +26,7 @@ enum hk_traces_key {
     HK_BY_LINE,
     HK_BY_FILE,     /* all lines are 0 */
     HK_BY_FUNCTION, /* line: the function's first one */
+    HK_BY_CALL,     /* as HK_BY_LINE, and in which function */
 };
 
 struct hk_trace {
@@ -70,5 +71,8 @@ bool hk_traces_find(const void *object, int window, struct hk_group *group);
 
 /* What was allocated at every site since the recording began, of `*count` sites; to be given to hk_traces_free. */
 bool hk_traces_totals(struct hk_group **groups, size_t *count);
+
+/* What sites had at the window's peak, those that had anything, in bytes; blocks are not known. */
+bool hk_traces_at_peak(int window, struct hk_group **groups, size_t *count);
 
 #endif

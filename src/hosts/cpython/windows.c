@@ -76,12 +76,38 @@ static void find_end(void)
 
 static void begin(struct hk_window *window, uint32_t first, uint64_t live)
 {
-    *window = (struct hk_window){.live = (int64_t)live, .peak = (int64_t)live};
+    *window = (struct hk_window){.live = (int64_t)live, .peak = (int64_t)live, .serial = 1};
     window->first = first;
 }
 
-int hk_window_open(bool everything)
+/* What sites have at the peak: one table is kept for the next window. */
+#define SITES_BYTES (HK_SLOT_SITES * sizeof(struct hk_window_site))
+
+static struct hk_window_site *spare;
+
+static struct hk_window_site *take_sites(void)
 {
+    struct hk_window_site *sites = spare;
+    if (sites == NULL)
+        return hk_os_map(SITES_BYTES);
+    spare = NULL;
+    if (!hk_os_discard(sites, SITES_BYTES))
+        memset(sites, 0, SITES_BYTES);
+    return sites;
+}
+
+static void give_sites(struct hk_window_site *sites)
+{
+    if (sites != NULL && spare != NULL)
+        hk_os_unmap(sites, SITES_BYTES);
+    else if (sites != NULL)
+        spare = sites;
+}
+
+int hk_window_open(struct hk_window_options options)
+{
+    bool everything = options.everything;
+    struct hk_window_site *sites = NULL;
     int free = 0;
     while (free < HK_WINDOWS && hk_windows.at[free].first != 0)
         free++;
@@ -94,6 +120,8 @@ int hk_window_open(bool everything)
         hk_exact_large_visit(change_large, &none);
         hk_windows.age = OLDEST;
     }
+    if (options.at_peak && (sites = take_sites()) == NULL)
+        return -1;
     if (hk_windows.age == NEWEST)
         renumber();
     hk_windows.age++;
@@ -106,6 +134,12 @@ int hk_window_open(bool everything)
         live = change_ages(&old);
     }
     begin(&hk_windows.at[free], everything ? OLDEST : hk_windows.age, live);
+    hk_windows.at[free].sites = sites;
+    if (options.this_thread) {
+        if (hk_exact_thread == 0)
+            hk_exact_meet_thread();
+        hk_windows.at[free].thread = hk_exact_thread;
+    }
     find_end();
     return free;
 }
@@ -120,8 +154,12 @@ bool hk_window_restart(int window)
 
 void hk_window_close(int window)
 {
-    hk_windows.at[window].first = 0;
+    struct hk_window *at = &hk_windows.at[window];
+    struct hk_window_site *sites = at->sites;
+    at->first = 0;
+    at->sites = NULL;
     find_end();
+    give_sites(sites);
 }
 
 /* --- figures --- */
@@ -130,8 +168,10 @@ static void take_apart(struct hk_window *window)
 {
     if (__builtin_expect(__atomic_load_n(&window->apart, __ATOMIC_RELAXED) != 0, 0))
         window->live += __atomic_exchange_n(&window->apart, 0, __ATOMIC_RELAXED);
-    if (window->live > window->peak)
+    if (window->live > window->peak) {
         window->peak = window->live;
+        window->serial++;
+    }
 }
 
 void hk_window_figures(int window, uint64_t *live, uint64_t *peak)
@@ -147,6 +187,29 @@ void hk_window_reset_peak(int window)
     struct hk_window *at = &hk_windows.at[window];
     take_apart(at);
     at->peak = at->live;
+    at->serial++;
+}
+
+uint64_t hk_window_at_peak(int window, uint32_t site)
+{
+    const struct hk_window *at = &hk_windows.at[window];
+    if (at->sites == NULL || site >= HK_SLOT_SITES)
+        return 0;
+    const struct hk_window_site *s = &at->sites[site];
+    int64_t bytes = s->serial == at->serial ? s->at_peak : s->live;
+    return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
+static void change_site(struct hk_window *window, uint32_t site, int64_t bytes, bool main)
+{
+    struct hk_window_site *sites = window->sites;
+    if (sites == NULL || site >= HK_SLOT_SITES)
+        return;
+    if (main && sites[site].serial != window->serial) {
+        sites[site].at_peak = __atomic_load_n(&sites[site].live, __ATOMIC_RELAXED);
+        sites[site].serial = window->serial;
+    }
+    __atomic_add_fetch(&sites[site].live, bytes, __ATOMIC_RELAXED);
 }
 
 static void change_live(struct hk_window *window, int64_t bytes, bool main)
@@ -164,18 +227,49 @@ void hk_window_add(int window, int64_t bytes)
     change_live(&hk_windows.at[window], bytes, true);
 }
 
-void hk_window_birth(size_t bytes, bool main)
+static bool has(const struct hk_window *window, uint32_t site)
+{
+    return window->first != 0 && (window->thread == 0 || hk_exact_thread_of(site) == window->thread);
+}
+
+void hk_window_birth(uint32_t site, size_t bytes, bool main)
 {
     if (hk_windows.paused)
         return;
-    for (uint32_t i = 0; i < hk_windows.end; i++)
-        if (hk_windows.at[i].first != 0)
-            change_live(&hk_windows.at[i], (int64_t)bytes, main);
+    for (uint32_t i = 0; i < hk_windows.end; i++) {
+        struct hk_window *window = &hk_windows.at[i];
+        if (!has(window, site))
+            continue;
+        __atomic_add_fetch(&window->born_bytes, bytes, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&window->born_blocks, 1, __ATOMIC_RELAXED);
+        change_site(window, site, (int64_t)bytes, main);
+        change_live(window, (int64_t)bytes, main);
+    }
 }
 
-void hk_window_death(uint8_t age, size_t bytes, bool main)
+void hk_window_death(uint32_t site, uint8_t age, size_t bytes, bool main)
 {
-    for (uint32_t i = 0; i < hk_windows.end && age != 0; i++)
-        if (hk_windows.at[i].first != 0 && age >= hk_windows.at[i].first)
-            change_live(&hk_windows.at[i], -(int64_t)bytes, main);
+    for (uint32_t i = 0; i < hk_windows.end && age != 0; i++) {
+        struct hk_window *window = &hk_windows.at[i];
+        if (!has(window, site) || age < window->first)
+            continue;
+        change_site(window, site, -(int64_t)bytes, main);
+        change_live(window, -(int64_t)bytes, main);
+    }
+}
+
+void hk_window_move(uint32_t from, uint32_t to, uint8_t age, size_t bytes)
+{
+    for (uint32_t i = 0; i < hk_windows.end && age != 0; i++) {
+        struct hk_window *window = &hk_windows.at[i];
+        if (window->first == 0 || age < window->first)
+            continue;
+        bool had = has(window, from), takes = has(window, to);
+        if (had)
+            change_site(window, from, -(int64_t)bytes, true);
+        if (takes)
+            change_site(window, to, (int64_t)bytes, true);
+        if (had != takes)
+            change_live(window, takes ? (int64_t)bytes : -(int64_t)bytes, true);
+    }
 }

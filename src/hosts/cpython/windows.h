@@ -8,10 +8,15 @@
  *      age 0     from before the first window that is open, or allocated by ourselves to answer
  *      age 1     from before a window to which everything belongs that was recorded
  *
+ * A window may be of one thread: of what that thread allocates, whoever frees it. And it may keep what each site has at its peak,
+ * as exact.h does for the whole record: at a new peak the values are the live ones, and a site that changes afterwards saves first
+ * what it had. Then it takes 24 bytes of address space for each site that could be.
+ *
  * While a window is open exact.c takes its long ways, and reports each birth and each death. With none this costs nothing.
  *
  * Who opens, closes, or asks holds the main interpreter's lock; so does who says `main`. Others add to a sum of their own, which
- * the next event under the lock takes over: the peak is exact but for these bytes in flight. */
+ * the next event under the lock takes over: the peak is exact but for these bytes in flight. What sites have at it does not know of
+ * these. */
 #ifndef HK_HOSTS_CPYTHON_WINDOWS_H
 #define HK_HOSTS_CPYTHON_WINDOWS_H
 
@@ -25,6 +30,15 @@ struct hk_window {
     uint32_t first; /* the age of its first blocks; 0: closed */
     int64_t live, peak; /* bytes */
     int64_t apart;      /* of live: not handed over yet; atomic */
+    uint64_t born_bytes, born_blocks; /* allocated since it was opened; atomic */
+    uint32_t thread;    /* the number of the only one, or 0 */
+    uint32_t serial;    /* of the peak */
+    struct hk_window_site *sites; /* NULL: they are not kept */
+};
+
+struct hk_window_site {
+    int64_t live, at_peak; /* bytes; live: atomic */
+    uint32_t serial; /* not the window's: it has not changed since the peak, at_peak is live */
 };
 
 struct hk_windows {
@@ -35,17 +49,24 @@ struct hk_windows {
 };
 extern struct hk_windows hk_windows;
 
-/* everything: what was recorded before belongs to it, too. -1: there are too many, or no memory. */
-int hk_window_open(bool everything);
+/* everything: what was recorded before belongs to it, too. at_peak: what each site has then is kept. -1: there are too many, or no
+ * memory. */
+struct hk_window_options {
+    bool everything, at_peak, this_thread;
+};
+int hk_window_open(struct hk_window_options options);
 bool hk_window_restart(int window); /* as if it were opened now; false: no memory */
 void hk_window_close(int window);
 void hk_window_figures(int window, uint64_t *live, uint64_t *peak);
 void hk_window_reset_peak(int window);
 void hk_window_add(int window, int64_t bytes); /* that no allocator has seen */
+/* Bytes of the site at the window's peak; 0 where that is not kept. */
+uint64_t hk_window_at_peak(int window, uint32_t site);
 
 /* For exact.c, where hk_windows.end is not 0. */
-void hk_window_birth(size_t bytes, bool main);
-void hk_window_death(uint8_t age, size_t bytes, bool main);
+void hk_window_birth(uint32_t site, size_t bytes, bool main);
+void hk_window_death(uint32_t site, uint8_t age, size_t bytes, bool main);
+void hk_window_move(uint32_t from, uint32_t to, uint8_t age, size_t bytes); /* a block is charged to another site. Main lane */
 
 static inline bool hk_windows_are_open(void)
 {
