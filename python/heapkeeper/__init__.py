@@ -20,10 +20,12 @@ import os
 import sys
 import tracemalloc as _standard_tracemalloc
 
+from .lines import LineProfile, profile
 from .tracker import Difference, Snapshot, Statistic, Tracker, take_snapshot
 
 __all__ = [
     "Difference",
+    "LineProfile",
     "Snapshot",
     "Statistic",
     "Tracker",
@@ -35,6 +37,7 @@ __all__ = [
     "install",
     "library_path",
     "mark",
+    "profile",
     "recording",
     "stats",
     "take_snapshot",
@@ -88,6 +91,7 @@ def _declare(library):
     library.hk_heap_of.restype, library.hk_heap_of.argtypes = pointer, [pointer]
     if hasattr(library, "hk_python_install"):
         library.hk_python_install.restype, library.hk_python_install.argtypes = chars, []
+        library.hk_python_lines.restype, library.hk_python_lines.argtypes = ctypes.py_object, []
         library.hk_python_tracing.restype, library.hk_python_tracing.argtypes = ctypes.py_object, []
     return library
 
@@ -203,6 +207,13 @@ def _tracing_module():
             raise RuntimeError("heapkeeper: %s was not found beside %s" % (_WITH_HOSTS, library_path))
         _tracing = _library.hk_python_tracing()
     return _tracing
+
+
+def _lines_module():
+    """The library's functions behind heapkeeper.lines; RuntimeError: this library has none."""
+    if not _preloaded or not hasattr(_library, "hk_python_lines"):
+        raise RuntimeError("heapkeeper: this process does not run on heapkeeper's heap: start it with `heapkeeper run`")
+    return _library.hk_python_lines()
 
 
 def recording():

@@ -55,6 +55,13 @@ COMMON = {
     "runtime_finalizing": OFFSET % ("_PyRuntimeState", "_finalizing"),
 }
 
+TRACE = {
+    "thread_trace": OFFSET % ("PyThreadState", "c_tracefunc"),
+    "thread_profile": OFFSET % ("PyThreadState", "c_profilefunc"),
+    "thread_tracing": OFFSET % ("PyThreadState", "tracing"),
+    "thread_use_tracing": OFFSET % ("PyThreadState", "cframe"),
+}
+
 FRAME_OBJECTS = {
     "frames": "HK_PY_FRAME_OBJECTS",
     "thread_frame": OFFSET % ("PyThreadState", "frame"),
@@ -92,14 +99,18 @@ FRAME_STRUCTS = {
 NO_OWN_GIL = {"interpreter_gil": "-1", "interpreter_own_gil": "-1", "raw_may_walk": "false"}
 
 VERSIONS = {
-    (3, 9): {**COMMON, **FRAME_OBJECTS, **NO_OWN_GIL, "instruction_unit": "1",
+    (3, 9): {**COMMON, **FRAME_OBJECTS, **NO_OWN_GIL, "instruction_unit": "1", **TRACE,
+             "interpreter_tracing": OFFSET % ("PyInterpreterState", "ceval.tracing_possible"),
+             "thread_use_tracing": OFFSET % ("PyThreadState", "use_tracing"),
              "code_linetable": OFFSET % ("PyCodeObject", "co_lnotab")},
-    (3, 10): {**COMMON, **FRAME_OBJECTS, **NO_OWN_GIL, "instruction_unit": "2",
+    (3, 10): {**COMMON, **FRAME_OBJECTS, **NO_OWN_GIL, "instruction_unit": "2", **TRACE,
               "code_linetable": OFFSET % ("PyCodeObject", "co_linetable")},
     # 3.11 has no frames of the interpreter's own: no owner is above "frame object" (2).
     (3, 11): {**COMMON, **FRAME_STRUCTS, **NO_OWN_GIL, "first_shim_owner": "FRAME_OWNED_BY_FRAME_OBJECT + 1",
+              **TRACE,
               "unicode_ready_shift": "bit_of(ready)"},
     (3, 12): {**COMMON, **FRAME_STRUCTS, "first_shim_owner": "FRAME_OWNED_BY_CSTACK",
+              **dict.fromkeys(TRACE, "-1"),
               "raw_may_walk": "true", "unicode_ready_shift": "-1",
               "interpreter_gil": OFFSET % ("PyInterpreterState", "ceval.gil"),
               "interpreter_own_gil": OFFSET % ("PyInterpreterState", "_gil")},

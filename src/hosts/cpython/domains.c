@@ -15,6 +15,7 @@
  * not in use: they are mapped pages, counted.
  */
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/lines_count.h"
 
 #include <dlfcn.h>
 #include <string.h>
@@ -113,6 +114,7 @@ HK_HOT bool hk_cpython_table_is_ours(int domain)
 {
     hk_allocator table;
     hk_python.get_allocator(domain, &table);
+    hk_line_count_below(domain, &table);
     return table.context == hk_python.heaps[domain] &&
            (table.malloc == hk_cpython_table(domain).malloc || hk_cpython_is_many_table(&table));
 }

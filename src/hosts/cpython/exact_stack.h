@@ -108,13 +108,6 @@ uint64_t hk_exact_key_deep(const void *state, uint64_t start);
 /* The same without marks; *frames: how many they are. */
 uint64_t hk_exact_key_whole(const void *state, uint64_t start, uint64_t *frames);
 
-static inline uintptr_t hk_word_at(const void *base, intptr_t offset)
-{
-    uintptr_t word;
-    memcpy(&word, (const char *)base + offset, sizeof word);
-    return word;
-}
-
 /* This thread's state; NULL: it has none, or a function is to be asked. */
 static inline __attribute__((always_inline)) const void *hk_exact_state(void)
 {

@@ -2,6 +2,8 @@
 #ifndef HK_HOSTS_CPYTHON_INTERNAL_H
 #define HK_HOSTS_CPYTHON_INTERNAL_H
 
+#include <string.h>
+
 #include "heap/pool.h"
 #include "hosts/cpython/domains.h"
 #include "hosts/cpython/frames.h"
@@ -32,6 +34,13 @@ struct hk_python {
 };
 
 extern struct hk_python hk_python;
+
+static inline uintptr_t hk_word_at(const void *base, intptr_t offset)
+{
+    uintptr_t word;
+    memcpy(&word, (const char *)base + offset, sizeof word);
+    return word;
+}
 
 /* debug_frames.c: stacks of debug mode have Python's frames from now on. */
 void hk_cpython_debug_begin(void);

@@ -25,6 +25,7 @@
  * it by. (To refuse the interpreter is no way out: CPython ends the process then.)
  */
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/lines_count.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -308,6 +309,7 @@ static bool replace_table(int domain)
 {
     hk_allocator table = many_table(domain), ours = hk_cpython_table(domain), in_force;
     hk_python.get_allocator(domain, &in_force);
+    hk_line_count_below(domain, &in_force);
     hk_allocator *copy = NULL;
     bool is_hooked = !is_table(&in_force, &ours);
     if (is_hooked && (copy = find_copy(&in_force, &ours)) != NULL) {
@@ -318,7 +320,8 @@ static bool replace_table(int domain)
         hooks[domain] = in_force;
         table = front_table(domain);
     }
-    hk_python.set_allocator(domain, &table);
+    if (!hk_line_count_put_below(domain, &table))
+        hk_python.set_allocator(domain, &table);
     return !is_hooked;
 }
 
@@ -334,6 +337,7 @@ void hk_cpython_become_many(void)
     for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++) {
         hk_allocator in_force, ours = hk_cpython_table(i);
         hk_python.get_allocator(i, &in_force);
+        hk_line_count_below(i, &in_force);
         if (!hk_python.many || is_table(&in_force, &ours))
             good &= replace_table(i);
     }

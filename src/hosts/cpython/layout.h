@@ -53,6 +53,9 @@ typedef struct hk_py_layout {
     /* Thread state and interpreter. From 3.11 to 3.12 the thread state's frame pointer leads to a
      * structure that holds the innermost frame at cframe_current; else that is -1. */
     int32_t thread_interpreter, thread_frame, cframe_current;
+    int32_t thread_trace, thread_profile, thread_tracing; /* 3.9 to 3.11: its functions, and whether one of them runs (int) */
+    int32_t thread_use_tracing; /* 3.9: an int; 3.10, 3.11: a pointer to a structure that begins with an int, a byte */
+    int32_t interpreter_tracing; /* 3.9: int, how many threads may have a trace function; 0: no such field */
     int32_t thread_executor; /* non-NULL while in JIT code; -1: no JIT to ask about */
     int32_t interpreter_id, interpreter_next;     /* int64; pointer */
     int32_t interpreter_gil, interpreter_own_gil; /* pointer to its lock; embedded lock (3.12 on) */

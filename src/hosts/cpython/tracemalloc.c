@@ -1,5 +1,4 @@
-/* A module of Python's in C without Python's headers: the functions of its API that we call are looked up by name, and the two
- * structures that describe a module are declared here (they are part of the stable ABI).
+/* Read capi.h and windows.h first.
  *
  *      CPython's _tracemalloc     start stop is_tracing clear_traces get_traced_memory reset_peak get_traceback_limit
  *                                 get_tracemalloc_memory _get_traces _get_object_traceback
@@ -20,6 +19,7 @@
 #include <sys/types.h>
 
 #include "heap/slots.h"
+#include "hosts/cpython/capi.h"
 #include "hosts/cpython/exact.h"
 #include "hosts/cpython/tracked.h"
 #include "hosts/cpython/traces.h"
@@ -30,101 +30,10 @@
 #define LARGEST_LIMIT 65535
 #define UNKNOWN "<unknown>"
 
-typedef struct object object; /* PyObject */
-
-struct method { /* PyMethodDef */
-    const char *name;
-    object *(*call)(object *self, object *arguments);
-    int flags;
-    const char *documentation;
-};
-enum { VARIABLE = 1, NO_ARGUMENTS = 4, ONE_ARGUMENT = 8 }; /* METH_VARARGS, METH_NOARGS, METH_O */
-
-struct module_slot {
-    int slot;
-    void *value;
-};
-
-struct module { /* PyModuleDef */
-    ssize_t references;
-    void *type;
-    object *(*init)(void);
-    ssize_t index;
-    object *copy;
-    const char *name, *documentation;
-    ssize_t size;
-    struct method *methods;
-    struct module_slot *slots;
-    void *traverse, *clear, *free;
-};
-
-struct builtin { /* struct _inittab */
-    const char *name;
-    object *(*init)(void);
-};
-
-#define FUNCTIONS(X)                                                                    \
-    X(object *, PyList_New, (ssize_t))                                                  \
-    X(int, PyList_SetItem, (object *, ssize_t, object *))                               \
-    X(object *, PyTuple_New, (ssize_t))                                                 \
-    X(int, PyTuple_SetItem, (object *, ssize_t, object *))                              \
-    X(object *, PyLong_FromUnsignedLongLong, (unsigned long long))                      \
-    X(object *, PyLong_FromLong, (long))                                                \
-    X(object *, PyBool_FromLong, (long))                                                \
-    X(object *, PyUnicode_DecodeUTF8, (const char *, ssize_t, const char *))            \
-    X(object *, PyBytes_FromStringAndSize, (const char *, ssize_t))                     \
-    X(int, PyBytes_AsStringAndSize, (object *, char **, ssize_t *))                     \
-    X(int, PyArg_ParseTuple, (object *, const char *, ...))                             \
-    X(object *, PyErr_Format, (object *, const char *, ...))                            \
-    X(object *, PyErr_NoMemory, (void))                                                 \
-    X(void, PyErr_Clear, (void))                                                        \
-    X(void, Py_IncRef, (object *))                                                      \
-    X(void, Py_DecRef, (object *))                                                      \
-    X(object *, PyModule_New, (const char *))                                           \
-    X(int, PyModule_AddFunctions, (object *, struct method *))                          \
-    X(struct module *, PyModule_GetDef, (object *))                                     \
-    X(object *, PyModuleDef_Init, (struct module *))                                    \
-    X(long, PyLong_AsLong, (object *))                                                  \
-    X(int, PyGILState_Ensure, (void))                                                   \
-    X(void, PyGILState_Release, (int))
-
-static struct {
-#define DECLARE(result, name, parameters) result(*name) parameters;
-    FUNCTIONS(DECLARE)
-    object *none;
-    object **value_error, **runtime_error;
-    void *module_type; /* of a struct module */
-    int (*set_tracer)(int (*tracer)(object *, int, void *), void *data); /* PyRefTracer_*; NULL before 3.13 */
-    int (*(*get_tracer)(void **data))(object *, int, void *);
-} py;
-
-static bool find_functions(void)
-{
-    static bool found;
-    bool good = true;
-    if (found)
-        return true;
-#define FIND(result, name, parameters) good &= (py.name = (result(*) parameters)(uintptr_t)dlsym(RTLD_DEFAULT, #name)) != NULL;
-    FUNCTIONS(FIND)
-    good &= (py.none = dlsym(RTLD_DEFAULT, "_Py_NoneStruct")) != NULL;
-    good &= (py.value_error = dlsym(RTLD_DEFAULT, "PyExc_ValueError")) != NULL;
-    good &= (py.runtime_error = dlsym(RTLD_DEFAULT, "PyExc_RuntimeError")) != NULL;
-    good &= (py.module_type = dlsym(RTLD_DEFAULT, "PyModuleDef_Type")) != NULL;
-    *(void **)&py.set_tracer = dlsym(RTLD_DEFAULT, "PyRefTracer_SetTracer");
-    *(void **)&py.get_tracer = dlsym(RTLD_DEFAULT, "PyRefTracer_GetTracer");
-    return found = good;
-}
-
 static struct {
     int window; /* -1: not tracing */
     uint32_t limit;
 } tracing = {-1, 1};
-
-static object *none(void)
-{
-    py.Py_IncRef(py.none);
-    return py.none;
-}
 
 /* --- what stands in the way --- */
 
@@ -149,7 +58,7 @@ static bool may_work(void)
 {
     const char *why = why_not();
     if (why != NULL)
-        py.PyErr_Format(*py.runtime_error, "heapkeeper: %s", why);
+        hk_capi.PyErr_Format(*hk_capi.runtime_error, "heapkeeper: %s", why);
     return why == NULL;
 }
 
@@ -168,32 +77,32 @@ static object *make_string(uint32_t string)
     static char buffer[4096]; /* under the GIL */
     size_t size = hk_traces_string(string, buffer, sizeof buffer);
     if (size == 0)
-        return py.PyUnicode_DecodeUTF8(UNKNOWN, sizeof UNKNOWN - 1, NULL);
-    return py.PyUnicode_DecodeUTF8(buffer, (ssize_t)size, "replace");
+        return hk_capi.PyUnicode_DecodeUTF8(UNKNOWN, sizeof UNKNOWN - 1, NULL);
+    return hk_capi.PyUnicode_DecodeUTF8(buffer, (ssize_t)size, "replace");
 }
 
 /* A list or tuple takes the references; NULL among them: nothing is made. */
 static object *make_tuple(object *a, object *b, object *c, object *d, ssize_t count)
 {
-    object *items[] = {a, b, c, d}, *tuple = py.PyTuple_New(count);
+    object *items[] = {a, b, c, d}, *tuple = hk_capi.PyTuple_New(count);
     bool good = tuple != NULL;
     for (ssize_t i = 0; i < count; i++)
         good &= items[i] != NULL;
     for (ssize_t i = 0; i < count; i++) {
         if (good)
-            py.PyTuple_SetItem(tuple, i, items[i]);
+            hk_capi.PyTuple_SetItem(tuple, i, items[i]);
         else if (items[i] != NULL)
-            py.Py_DecRef(items[i]);
+            hk_capi.Py_DecRef(items[i]);
     }
     if (!good && tuple != NULL)
-        py.Py_DecRef(tuple);
+        hk_capi.Py_DecRef(tuple);
     return good ? tuple : NULL;
 }
 
 static object *again(object *made)
 {
     if (made != NULL)
-        py.Py_IncRef(made);
+        hk_capi.Py_IncRef(made);
     return made;
 }
 
@@ -227,7 +136,7 @@ static object *frame_of(struct maker *m, uint32_t frame)
     const struct hk_trace_frame *f = &m->traces->frames[frame];
     if (m->frames[frame] != NULL)
         return again(m->frames[frame]);
-    object *file = file_of(m, f->file), *line = py.PyLong_FromLong(f->line);
+    object *file = file_of(m, f->file), *line = hk_capi.PyLong_FromLong(f->line);
     object *function = m->with_functions ? make_string(f->function) : NULL;
     m->frames[frame] = make_tuple(file, line, function, NULL, m->with_functions ? 3 : 2);
     return again(m->frames[frame]);
@@ -238,14 +147,14 @@ static object *traceback_of(struct maker *m, uint32_t trace)
     const struct hk_trace *t = &m->traces->traces[trace];
     if (m->tracebacks[trace] != NULL)
         return again(m->tracebacks[trace]);
-    object *tuple = py.PyTuple_New(t->length);
+    object *tuple = hk_capi.PyTuple_New(t->length);
     for (uint32_t i = 0; tuple != NULL && i < t->length; i++) {
         object *frame = frame_of(m, m->traces->path[t->first + i]);
         if (frame == NULL) {
-            py.Py_DecRef(tuple);
+            hk_capi.Py_DecRef(tuple);
             return NULL;
         }
-        py.PyTuple_SetItem(tuple, i, frame);
+        hk_capi.PyTuple_SetItem(tuple, i, frame);
     }
     m->tracebacks[trace] = tuple;
     return again(tuple);
@@ -267,7 +176,7 @@ static void drop(object **list, size_t count)
 {
     for (size_t i = 0; list != NULL && i < count; i++)
         if (list[i] != NULL)
-            py.Py_DecRef(list[i]);
+            hk_capi.Py_DecRef(list[i]);
     hk_traces_free(list, count * sizeof(object *) + 1);
 }
 
@@ -296,26 +205,26 @@ static object *list_sums(struct maker *m)
     ssize_t count = 0, at = 0;
     for (size_t i = 0; i < m->trace_count; i++)
         count += m->traces->traces[i].blocks != 0 || m->traces->traces[i].bytes != 0;
-    object *list = py.PyList_New(count);
+    object *list = hk_capi.PyList_New(count);
     for (uint32_t i = 0; list != NULL && i < m->trace_count; i++) {
         const struct hk_trace *t = &m->traces->traces[i];
         if (t->blocks == 0 && t->bytes == 0)
             continue;
-        object *entry = make_tuple(traceback_of(m, i), py.PyLong_FromUnsignedLongLong(t->bytes),
-                                   py.PyLong_FromUnsignedLongLong(t->blocks), NULL, 3);
+        object *entry = make_tuple(traceback_of(m, i), hk_capi.PyLong_FromUnsignedLongLong(t->bytes),
+                                   hk_capi.PyLong_FromUnsignedLongLong(t->blocks), NULL, 3);
         if (entry == NULL) {
-            py.Py_DecRef(list);
+            hk_capi.Py_DecRef(list);
             return NULL;
         }
-        py.PyList_SetItem(list, at++, entry);
+        hk_capi.PyList_SetItem(list, at++, entry);
     }
     return list;
 }
 
 static object *trace_object(struct maker *m, const struct hk_group *group, uint32_t trace)
 {
-    return make_tuple(py.PyLong_FromLong((long)group->domain), py.PyLong_FromUnsignedLongLong(group->bytes / group->blocks),
-                      traceback_of(m, trace), py.PyLong_FromLong(m->traces->traces[trace].depth < LARGEST_LIMIT ?
+    return make_tuple(hk_capi.PyLong_FromLong((long)group->domain), hk_capi.PyLong_FromUnsignedLongLong(group->bytes / group->blocks),
+                      traceback_of(m, trace), hk_capi.PyLong_FromLong(m->traces->traces[trace].depth < LARGEST_LIMIT ?
                                                                  (long)m->traces->traces[trace].depth : LARGEST_LIMIT), 4);
 }
 
@@ -325,17 +234,17 @@ static object *list_traces(struct maker *m, const struct hk_group *groups, bool 
     size_t count = m->traces->group_count, length = 0, at = 0;
     for (size_t i = 0; i < count; i++)
         length += flat ? groups[i].blocks : 1;
-    object *list = py.PyList_New((ssize_t)length);
+    object *list = hk_capi.PyList_New((ssize_t)length);
     for (size_t i = 0; list != NULL && i < count; i++) {
         object *trace = trace_object(m, &groups[i], m->traces->trace_of_group[i]);
         if (!flat)
-            trace = make_tuple(trace, py.PyLong_FromUnsignedLongLong(groups[i].blocks), NULL, NULL, 2);
+            trace = make_tuple(trace, hk_capi.PyLong_FromUnsignedLongLong(groups[i].blocks), NULL, NULL, 2);
         if (trace == NULL) {
-            py.Py_DecRef(list);
+            hk_capi.Py_DecRef(list);
             return NULL;
         }
         for (uint64_t k = flat ? groups[i].blocks : 1; k > 0; k--)
-            py.PyList_SetItem(list, (ssize_t)at++, k > 1 ? again(trace) : trace);
+            hk_capi.PyList_SetItem(list, (ssize_t)at++, k > 1 ? again(trace) : trace);
     }
     return list;
 }
@@ -350,7 +259,7 @@ static object *make(const struct hk_group *groups, size_t count, const struct hk
     if (hk_traces_resolve(groups, count, options, &traces) && maker_begin(&maker, &traces, options->key >= HK_BY_FUNCTION))
         list = result == SUMS ? list_sums(&maker) : list_traces(&maker, groups, result == TRACES_FLAT);
     else
-        py.PyErr_NoMemory();
+        hk_capi.PyErr_NoMemory();
     maker_end(&maker);
     hk_traces_end(&traces);
     return list;
@@ -369,13 +278,13 @@ static int reference_made(object *made, int event, void *unused)
 static void trace_references(void)
 {
     void *data;
-    if (py.set_tracer == NULL || py.get_tracer == NULL)
+    if (hk_capi.set_tracer == NULL || hk_capi.get_tracer == NULL)
         return;
-    int (*now)(object *, int, void *) = py.get_tracer(&data);
+    int (*now)(object *, int, void *) = hk_capi.get_tracer(&data);
     if (hk_windows.end != 0 && now == NULL)
-        py.set_tracer(reference_made, NULL);
+        hk_capi.set_tracer(reference_made, NULL);
     else if (hk_windows.end == 0 && now == reference_made)
-        py.set_tracer(NULL, NULL);
+        hk_capi.set_tracer(NULL, NULL);
 }
 
 /* --- our own functions --- */
@@ -383,7 +292,7 @@ static void trace_references(void)
 static object *why_not_object(object *self, object *unused)
 {
     const char *why = why_not();
-    return why == NULL ? none() : py.PyUnicode_DecodeUTF8(why, (ssize_t)strlen(why), NULL);
+    return why == NULL ? hk_capi_none() : hk_capi.PyUnicode_DecodeUTF8(why, (ssize_t)strlen(why), NULL);
 }
 
 /* What every site had allocated when the window was opened. */
@@ -403,7 +312,7 @@ static void subtract(struct hk_group *groups, size_t count, const struct totals 
 static object *groups_object(bool good, struct hk_group *groups, size_t count)
 {
     pause();
-    object *bytes = good ? py.PyBytes_FromStringAndSize((const char *)groups, (ssize_t)(count * sizeof *groups)) : py.PyErr_NoMemory();
+    object *bytes = good ? hk_capi.PyBytes_FromStringAndSize((const char *)groups, (ssize_t)(count * sizeof *groups)) : hk_capi.PyErr_NoMemory();
     hk_traces_free(groups, count * sizeof *groups);
     return resume(bytes);
 }
@@ -411,7 +320,7 @@ static object *groups_object(bool good, struct hk_group *groups, size_t count)
 static object *open_window(object *self, object *arguments)
 {
     int everything = 0, at_peak = 0, this_thread = 0, totals = 1;
-    if (!py.PyArg_ParseTuple(arguments, "|pppp:_open", &everything, &at_peak, &this_thread, &totals) || !may_work())
+    if (!hk_capi.PyArg_ParseTuple(arguments, "|pppp:_open", &everything, &at_peak, &this_thread, &totals) || !may_work())
         return NULL;
     struct totals before = {NULL, 0};
     struct hk_window_options options = {everything, at_peak, this_thread};
@@ -421,24 +330,24 @@ static object *open_window(object *self, object *arguments)
     else
         hk_traces_free(before.groups, before.count * sizeof *before.groups);
     if (window < 0)
-        return py.PyErr_Format(*py.runtime_error, "heapkeeper: %d trackers are at work already, or there is no memory for another",
+        return hk_capi.PyErr_Format(*hk_capi.runtime_error, "heapkeeper: %d trackers are at work already, or there is no memory for another",
                                HK_WINDOWS);
     trace_references();
-    return py.PyLong_FromLong(window);
+    return hk_capi.PyLong_FromLong(window);
 }
 
 static bool is_open(int window)
 {
     bool open = window >= 0 && window < HK_WINDOWS && hk_windows.at[window].first != 0;
     if (!open)
-        py.PyErr_Format(*py.value_error, "no such window: %d", window);
+        hk_capi.PyErr_Format(*hk_capi.value_error, "no such window: %d", window);
     return open;
 }
 
 static int window_of(object *arguments, const char *format)
 {
     int window;
-    return py.PyArg_ParseTuple(arguments, format, &window) && is_open(window) ? window : -1;
+    return hk_capi.PyArg_ParseTuple(arguments, format, &window) && is_open(window) ? window : -1;
 }
 
 static object *close_window(object *self, object *arguments)
@@ -450,7 +359,7 @@ static object *close_window(object *self, object *arguments)
     trace_references();
     hk_traces_free(opened[window].groups, opened[window].count * sizeof *opened[window].groups);
     opened[window] = (struct totals){NULL, 0};
-    return none();
+    return hk_capi_none();
 }
 
 static object *restart_window(object *self, object *arguments)
@@ -459,7 +368,7 @@ static object *restart_window(object *self, object *arguments)
     if (window < 0)
         return NULL;
     hk_window_restart(window);
-    return none();
+    return hk_capi_none();
 }
 
 static object *figures(int window)
@@ -467,7 +376,7 @@ static object *figures(int window)
     uint64_t live = 0, peak = 0;
     if (window >= 0)
         hk_window_figures(window, &live, &peak);
-    return make_tuple(py.PyLong_FromUnsignedLongLong(live), py.PyLong_FromUnsignedLongLong(peak), NULL, NULL, 2);
+    return make_tuple(hk_capi.PyLong_FromUnsignedLongLong(live), hk_capi.PyLong_FromUnsignedLongLong(peak), NULL, NULL, 2);
 }
 
 static object *window_figures(object *self, object *arguments)
@@ -487,8 +396,8 @@ static object *window_sums(object *self, object *arguments)
     const struct hk_window *at = &hk_windows.at[window];
     uint64_t bytes = __atomic_load_n(&at->born_bytes, __ATOMIC_RELAXED), blocks = __atomic_load_n(&at->born_blocks, __ATOMIC_RELAXED);
     pause();
-    return resume(make_tuple(py.PyLong_FromUnsignedLongLong(live), py.PyLong_FromUnsignedLongLong(peak),
-                             py.PyLong_FromUnsignedLongLong(bytes), py.PyLong_FromUnsignedLongLong(blocks), 4));
+    return resume(make_tuple(hk_capi.PyLong_FromUnsignedLongLong(live), hk_capi.PyLong_FromUnsignedLongLong(peak),
+                             hk_capi.PyLong_FromUnsignedLongLong(bytes), hk_capi.PyLong_FromUnsignedLongLong(blocks), 4));
 }
 
 /* What each site had at the peak of a window that keeps it. */
@@ -509,7 +418,7 @@ static object *reset_window_peak(object *self, object *arguments)
     if (window < 0)
         return NULL;
     hk_window_reset_peak(window);
-    return none();
+    return hk_capi_none();
 }
 
 static object *collect(object *self, object *arguments)
@@ -517,7 +426,7 @@ static object *collect(object *self, object *arguments)
     struct hk_group *groups;
     size_t count;
     int window = -1;
-    if (!py.PyArg_ParseTuple(arguments, "|i:_collect", &window) || (window != -1 && !is_open(window)) || !may_work())
+    if (!hk_capi.PyArg_ParseTuple(arguments, "|i:_collect", &window) || (window != -1 && !is_open(window)) || !may_work())
         return NULL;
     bool good = hk_traces_collect(window, &groups, &count);
     return groups_object(good, groups, count);
@@ -553,7 +462,7 @@ static object *look(object *self, object *arguments)
     if (good)
         subtract(allocated, count, &opened[window]);
     pause();
-    object *result = make_tuple(py.PyLong_FromUnsignedLongLong(bytes), py.PyLong_FromUnsignedLongLong(peak),
+    object *result = make_tuple(hk_capi.PyLong_FromUnsignedLongLong(bytes), hk_capi.PyLong_FromUnsignedLongLong(peak),
                                 groups_object(good, live, live_count), groups_object(good, allocated, count), 4);
     return resume(result);
 }
@@ -562,7 +471,7 @@ static bool take_groups(object *bytes, const struct hk_group **groups, size_t *c
 {
     char *data;
     ssize_t size;
-    if (py.PyBytes_AsStringAndSize(bytes, &data, &size) != 0 || !may_work())
+    if (hk_capi.PyBytes_AsStringAndSize(bytes, &data, &size) != 0 || !may_work())
         return false;
     *groups = (const void *)data;
     *count = (size_t)size / sizeof **groups;
@@ -575,10 +484,10 @@ static object *group(object *self, object *arguments)
     const struct hk_group *groups;
     size_t count;
     int key, limit, cumulative, as_cpython;
-    if (!py.PyArg_ParseTuple(arguments, "Oiipp:_group", &bytes, &key, &limit, &cumulative, &as_cpython) || !take_groups(bytes, &groups, &count))
+    if (!hk_capi.PyArg_ParseTuple(arguments, "Oiipp:_group", &bytes, &key, &limit, &cumulative, &as_cpython) || !take_groups(bytes, &groups, &count))
         return NULL;
     if (key < HK_BY_LINE || key > HK_BY_CALL || limit < 1)
-        return py.PyErr_Format(*py.value_error, "no such key, or a limit below 1");
+        return hk_capi.PyErr_Format(*hk_capi.value_error, "no such key, or a limit below 1");
     struct hk_traces_options options = {(enum hk_traces_key)key, (uint32_t)limit, false, cumulative, as_cpython};
     pause();
     return resume(make(groups, count, &options, SUMS));
@@ -590,12 +499,12 @@ static object *traces(object *self, object *arguments)
     const struct hk_group *groups;
     size_t count;
     int limit;
-    if (!py.PyArg_ParseTuple(arguments, "Oi:_traces", &bytes, &limit) || !take_groups(bytes, &groups, &count))
+    if (!hk_capi.PyArg_ParseTuple(arguments, "Oi:_traces", &bytes, &limit) || !take_groups(bytes, &groups, &count))
         return NULL;
     struct hk_traces_options options = {HK_BY_LINE, (uint32_t)limit, true, false, true};
     for (size_t i = 0; i < count; i++)
         if (groups[i].blocks == 0)
-            return py.PyErr_Format(*py.value_error, "a group without blocks");
+            return hk_capi.PyErr_Format(*hk_capi.value_error, "a group without blocks");
     pause();
     return resume(make(groups, count, &options, TRACES));
 }
@@ -605,20 +514,20 @@ static object *traces(object *self, object *arguments)
 static object *start(object *self, object *arguments)
 {
     int limit = 1;
-    if (!py.PyArg_ParseTuple(arguments, "|i:start", &limit))
+    if (!hk_capi.PyArg_ParseTuple(arguments, "|i:start", &limit))
         return NULL;
     if (limit < 1 || limit > LARGEST_LIMIT)
-        return py.PyErr_Format(*py.value_error, "the number of frames must be in range [1; %d]", LARGEST_LIMIT);
+        return hk_capi.PyErr_Format(*hk_capi.value_error, "the number of frames must be in range [1; %d]", LARGEST_LIMIT);
     if (tracing.window >= 0)
-        return none();
+        return hk_capi_none();
     if (!may_work())
         return NULL;
     tracing.window = hk_window_open((struct hk_window_options){0});
     if (tracing.window < 0)
-        return py.PyErr_NoMemory();
+        return hk_capi.PyErr_NoMemory();
     tracing.limit = (uint32_t)limit;
     trace_references();
-    return none();
+    return hk_capi_none();
 }
 
 static object *stop(object *self, object *unused)
@@ -628,12 +537,12 @@ static object *stop(object *self, object *unused)
     tracing.window = -1;
     hk_tracked_clear();
     trace_references();
-    return none();
+    return hk_capi_none();
 }
 
 static object *is_tracing(object *self, object *unused)
 {
-    return py.PyBool_FromLong(tracing.window >= 0);
+    return hk_capi.PyBool_FromLong(tracing.window >= 0);
 }
 
 static object *clear_traces(object *self, object *unused)
@@ -641,7 +550,7 @@ static object *clear_traces(object *self, object *unused)
     if (tracing.window >= 0)
         hk_window_restart(tracing.window);
     hk_tracked_clear();
-    return none();
+    return hk_capi_none();
 }
 
 static object *get_traced_memory(object *self, object *unused)
@@ -653,17 +562,17 @@ static object *reset_peak(object *self, object *unused)
 {
     if (tracing.window >= 0)
         hk_window_reset_peak(tracing.window);
-    return none();
+    return hk_capi_none();
 }
 
 static object *get_traceback_limit(object *self, object *unused)
 {
-    return py.PyLong_FromLong((long)tracing.limit);
+    return hk_capi.PyLong_FromLong((long)tracing.limit);
 }
 
 static object *get_tracemalloc_memory(object *self, object *unused)
 {
-    return py.PyLong_FromUnsignedLongLong(hk_slots_bytes() + hk_look_own_bytes());
+    return hk_capi.PyLong_FromUnsignedLongLong(hk_slots_bytes() + hk_look_own_bytes());
 }
 
 static object *get_traces(object *self, object *unused)
@@ -671,12 +580,12 @@ static object *get_traces(object *self, object *unused)
     struct hk_group *groups = NULL;
     size_t count = 0;
     if (tracing.window < 0)
-        return py.PyList_New(0);
+        return hk_capi.PyList_New(0);
     if (!may_work())
         return NULL;
     struct hk_traces_options options = {HK_BY_LINE, tracing.limit, true, false, true};
     pause();
-    object *list = collect_all(&groups, &count) ? make(groups, count, &options, TRACES_FLAT) : py.PyErr_NoMemory();
+    object *list = collect_all(&groups, &count) ? make(groups, count, &options, TRACES_FLAT) : hk_capi.PyErr_NoMemory();
     hk_traces_free(groups, count * sizeof *groups);
     return resume(list);
 }
@@ -692,7 +601,7 @@ static object *traceback_of_site(uint32_t site, uint32_t limit)
     if (hk_traces_resolve(&found, 1, &options, &traces) && maker_begin(&maker, &traces, false))
         tuple = traceback_of(&maker, traces.trace_of_group[0]);
     else
-        py.PyErr_NoMemory();
+        hk_capi.PyErr_NoMemory();
     maker_end(&maker);
     hk_traces_end(&traces);
     return resume(tuple);
@@ -702,7 +611,7 @@ static object *get_object_traceback(object *self, object *asked)
 {
     struct hk_group found;
     if (tracing.window < 0 || !hk_traces_find(asked, tracing.window, &found))
-        return none();
+        return hk_capi_none();
     return traceback_of_site(found.site, tracing.limit);
 }
 
@@ -722,7 +631,7 @@ int PyTraceMalloc_Track(unsigned domain, uintptr_t address, size_t size)
             *(void **)&theirs = dlsym(RTLD_NEXT, "PyTraceMalloc_Track");
         return theirs != NULL ? theirs(domain, address, size) : DISABLED;
     }
-    int state = py.PyGILState_Ensure(), result = -1;
+    int state = hk_capi.PyGILState_Ensure(), result = -1;
     uint32_t site = hk_cpython_exact_site_here();
     size_t had;
     if (tracing.window < 0) {
@@ -731,7 +640,7 @@ int PyTraceMalloc_Track(unsigned domain, uintptr_t address, size_t size)
         hk_window_add(tracing.window, (int64_t)size - (int64_t)had);
         result = 0;
     }
-    py.PyGILState_Release(state);
+    hk_capi.PyGILState_Release(state);
     return result;
 }
 
@@ -743,11 +652,11 @@ int PyTraceMalloc_Untrack(unsigned domain, uintptr_t address)
             *(void **)&theirs = dlsym(RTLD_NEXT, "PyTraceMalloc_Untrack");
         return theirs != NULL ? theirs(domain, address) : DISABLED;
     }
-    int state = py.PyGILState_Ensure();
+    int state = hk_capi.PyGILState_Ensure();
     size_t had;
     if (hk_tracked_remove(domain, address, &had) && tracing.window >= 0)
         hk_window_add(tracing.window, -(int64_t)had);
-    py.PyGILState_Release(state);
+    hk_capi.PyGILState_Release(state);
     return 0;
 }
 
@@ -756,7 +665,7 @@ void *_PyTraceMalloc_GetTraceback(unsigned domain, uintptr_t address)
     static void *(*theirs)(unsigned, uintptr_t);
     const struct hk_tracked *found = tracing.window >= 0 ? hk_tracked_find(domain, address) : NULL;
     if (tracing.window >= 0)
-        return found != NULL ? traceback_of_site(found->site - 1, tracing.limit) : none();
+        return found != NULL ? traceback_of_site(found->site - 1, tracing.limit) : hk_capi_none();
     if (theirs == NULL)
         *(void **)&theirs = dlsym(RTLD_NEXT, "_PyTraceMalloc_GetTraceback");
     return theirs != NULL ? theirs(domain, address) : NULL;
@@ -801,11 +710,7 @@ static struct method methods[] = {
 
 void *hk_python_tracing(void)
 {
-    object *module = find_functions() ? py.PyModule_New("_tracemalloc") : NULL;
-    if (module == NULL || py.PyModule_AddFunctions(module, methods) == 0)
-        return module;
-    py.Py_DecRef(module);
-    return NULL;
+    return hk_capi_module("_tracemalloc", methods);
 }
 
 /* --- run --tracemalloc --- */
@@ -823,30 +728,30 @@ static object *call_original(struct method *list, const char *name)
 /* What the interpreter itself traces goes on here, with all that was recorded before. */
 static void take_over(void)
 {
-    if (original == NULL || tracing.window >= 0 || !find_functions() || why_not() != NULL)
+    if (original == NULL || tracing.window >= 0 || !hk_capi_find() || why_not() != NULL)
         return;
     object *theirs = original();
     if (theirs == NULL) {
-        py.PyErr_Clear();
+        hk_capi.PyErr_Clear();
         return;
     }
     struct module *description = (struct module *)theirs;
-    if (description->type != py.module_type)
-        description = py.PyModule_GetDef(theirs);
+    if (description->type != hk_capi.module_type)
+        description = hk_capi.PyModule_GetDef(theirs);
     struct method *list = description->methods;
     object *limit = call_original(list, "get_traceback_limit"), *traces = call_original(list, "is_tracing");
-    object *yes = py.PyBool_FromLong(1);
+    object *yes = hk_capi.PyBool_FromLong(1);
     if (traces == yes && limit != NULL) {
         object *stopped = call_original(list, "stop");
         if (stopped != NULL)
-            py.Py_DecRef(stopped);
-        tracing.limit = (uint32_t)py.PyLong_AsLong(limit);
+            hk_capi.Py_DecRef(stopped);
+        tracing.limit = (uint32_t)hk_capi.PyLong_AsLong(limit);
         tracing.window = hk_window_open((struct hk_window_options){.everything = true});
         trace_references();
     }
-    py.Py_DecRef(yes);
-    py.Py_DecRef(traces);
-    py.Py_DecRef(limit);
+    hk_capi.Py_DecRef(yes);
+    hk_capi.Py_DecRef(traces);
+    hk_capi.Py_DecRef(limit);
 }
 
 static bool asked;
@@ -874,12 +779,12 @@ static object *init(void)
         .documentation = "Debug module to trace memory blocks allocated by Python: heapkeeper's.",
         .methods = methods,
     };
-    if (!find_functions())
+    if (!hk_capi_find())
         return NULL;
     if (why_not() != NULL)
         return original();
     take_over();
-    return py.PyModuleDef_Init(&module);
+    return hk_capi.PyModuleDef_Init(&module);
 }
 
 void hk_cpython_tracemalloc_prepare(void)

@@ -1,0 +1,418 @@
+"""Memory line by line: what each line of chosen functions allocates, frees and needs, exactly.
+
+    from heapkeeper import profile
+
+    @profile
+    def load(path):
+        ...
+
+and ``heapkeeper run program.py``; at its end the figures stand beside the source, on standard error. ``LineProfile`` is the same
+for a part of a program:
+
+    >>> with heapkeeper.LineProfile() as lines:
+    ...     lines.add_function(load)
+    ...     load("data.csv")
+    >>> lines.functions()[0].lines[2].net
+    8388704
+
+A line is charged with what its thread allocates and frees while it runs, in Python's three domains and in what it calls;
+what other threads do meanwhile changes nothing. No wrapper is put around a function: its code object is known to the library,
+which is told by sys.monitoring (3.12 on) or a trace function that stands in no other tool's way.
+"""
+
+import atexit
+import functools
+import inspect
+import linecache
+import os
+import struct
+import sys
+import time
+import types
+from collections import namedtuple
+
+__all__ = ["FunctionLines", "Line", "LineProfile", "profile", "why_not"]
+
+_ROW = struct.Struct("QQQQQqqqq")  # struct hk_line
+_CODE_HAS_LINES = hasattr(types.CodeType, "co_lines")
+_began = time.time()
+
+_engine = None  # the library's functions
+
+
+def _find_engine():
+    global _engine
+    if _engine is None:
+        import heapkeeper
+
+        _engine = heapkeeper._lines_module()
+    return _engine
+
+
+def why_not():
+    """What stands in the way of a line profile in this process, as a sentence; None: nothing."""
+    try:
+        return _find_engine().why_not()
+    except RuntimeError as error:
+        return str(error).replace("heapkeeper: ", "", 1)
+
+
+# --- how the library is told: sys.monitoring, or the gate ---
+
+_enabled = {}  # code object: by how many profiles
+_tool = None
+
+
+def _take_tool():
+    monitoring = sys.monitoring
+    for tool in monitoring.PROFILER_ID, 3, 4, monitoring.COVERAGE_ID, monitoring.OPTIMIZER_ID, monitoring.DEBUGGER_ID:
+        if monitoring.get_tool(tool) is None:
+            monitoring.use_tool_id(tool, "heapkeeper")
+            return tool
+    raise RuntimeError("heapkeeper: all places for tools in sys.monitoring are taken, by %s; lines can be profiled without one of them"
+                       % ", ".join(str(monitoring.get_tool(tool)) for tool in range(6)))
+
+
+def _begin():
+    """Before the first code object is enabled."""
+    global _tool
+    if sys.version_info < (3, 12):
+        if not _engine.open_gate():
+            raise RuntimeError("heapkeeper: this Python has no way to be told of lines (PEP 523)")
+        return
+    _tool = _take_tool()
+    events = sys.monitoring.events
+    callbacks = {events.LINE: _engine.on_line, events.PY_START: _engine.on_start, events.PY_RESUME: _engine.on_resume,
+                 events.PY_THROW: _engine.on_resume, events.PY_RETURN: _engine.on_leave, events.PY_YIELD: _engine.on_leave,
+                 events.PY_UNWIND: _engine.on_leave}
+    for event, callback in callbacks.items():
+        sys.monitoring.register_callback(_tool, event, callback)
+    sys.monitoring.set_events(_tool, events.PY_UNWIND | events.PY_THROW)  # these cannot be had of single code objects
+
+
+def _end():
+    global _tool
+    if sys.version_info < (3, 12):
+        _engine.close_gate()
+        return
+    events = sys.monitoring.events
+    sys.monitoring.set_events(_tool, 0)
+    for event in (events.LINE, events.PY_START, events.PY_RESUME, events.PY_THROW, events.PY_RETURN, events.PY_YIELD, events.PY_UNWIND):
+        sys.monitoring.register_callback(_tool, event, None)
+    sys.monitoring.free_tool_id(_tool)
+    _tool = None
+
+
+def _watch(code):
+    if code in _enabled:
+        _enabled[code] += 1
+        return
+    if not _enabled:
+        _begin()
+    _enabled[code] = 1
+    if _tool is not None:
+        events = sys.monitoring.events
+        sys.monitoring.set_local_events(_tool, code, events.LINE | events.PY_START | events.PY_RESUME | events.PY_RETURN | events.PY_YIELD)
+
+
+def _unwatch(code):
+    _enabled[code] -= 1
+    if _enabled[code]:
+        return
+    del _enabled[code]
+    if _tool is not None:
+        sys.monitoring.set_local_events(_tool, code, 0)
+    if not _enabled:
+        _end()
+
+
+# --- code objects ---
+
+
+def _lines_of(code):
+    """The numbers of the lines that have instructions."""
+    if _CODE_HAS_LINES:
+        return {line for _, _, line in code.co_lines() if line}
+    import dis
+
+    return {line for _, line in dis.findlinestarts(code) if line}
+
+
+def _nested(code):
+    """The code objects in this one, at any depth, itself first."""
+    found = [code]
+    for code in found:
+        found.extend(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return found
+
+
+def _functions_of(thing):
+    """The functions that are meant by whatever a user may give."""
+    if isinstance(thing, (types.FunctionType, types.CodeType)):
+        return [inspect.unwrap(thing) if isinstance(thing, types.FunctionType) else thing]
+    if isinstance(thing, (staticmethod, classmethod, types.MethodType)):
+        return _functions_of(thing.__func__)
+    if isinstance(thing, property):
+        return [f for part in (thing.fget, thing.fset, thing.fdel) if part is not None for f in _functions_of(part)]
+    if isinstance(thing, (functools.partial, functools.partialmethod, functools.cached_property)):
+        return _functions_of(thing.func)
+    if isinstance(thing, type):
+        return [f for value in vars(thing).values() if not isinstance(value, type) and _can_be_profiled(value) for f in _functions_of(value)]
+    if isinstance(thing, types.ModuleType):
+        return [f for value in vars(thing).values() if getattr(value, "__module__", None) == thing.__name__ and _can_be_profiled(value)
+                for f in _functions_of(value)]
+    if hasattr(thing, "__wrapped__"):
+        return _functions_of(inspect.unwrap(thing))
+    if isinstance(getattr(thing, "__code__", None), types.CodeType):
+        return [thing.__code__]
+    raise TypeError("heapkeeper: %r has no Python code whose lines could be profiled" % (thing,))
+
+
+def _can_be_profiled(thing):
+    try:
+        return bool(_functions_of(thing))
+    except TypeError:
+        return False
+
+
+class _Entry:
+    """A function in a profile."""
+
+    def __init__(self, function):
+        if isinstance(function, types.CodeType):
+            code, self.module = function, None
+            self.qualname = getattr(code, "co_qualname", code.co_name)
+        else:
+            code, self.module, self.qualname = function.__code__, function.__module__, function.__qualname__
+        self.code = code
+        self.codes = _nested(code)
+        self.numbers = sorted(set().union(*(_lines_of(c) for c in self.codes if c.co_filename == code.co_filename)) | {code.co_firstlineno})
+        self.first, self.last = code.co_firstlineno, max(self.numbers[-1], code.co_firstlineno)
+        self.table = _find_engine().table(self.first, self.last)
+        for each in self.codes:
+            _engine.add(self.table, each, each is code)
+
+    def enable(self):
+        for code in self.codes:
+            _watch(code)
+        _engine.enable(self.table)
+
+    def disable(self):
+        _engine.disable(self.table)
+        for code in self.codes:
+            _unwatch(code)
+
+
+# --- results ---
+
+_LINE = namedtuple("_LINE", "line hits net allocated freed peak blocks freed_blocks live live_max first_live")
+
+
+class Line(_LINE):
+    """The figures of one line; sizes are bytes.
+
+    line        its number in the file
+    hits        how often it was come to
+    net         what was allocated less what was freed while it ran, with what it called
+    allocated, freed, blocks, freed_blocks
+    peak        the most that lived above what lived when the line began, of all its visits
+    live        what lived in Python's heap after it, at its last visit; live_max: at most; first_live: when it began first
+    """
+
+    __slots__ = ()
+
+
+class FunctionLines:
+    """A function's figures, as they were when they were asked for; see Line. `peak` is above what lived when a call began;
+    `start_live` what lived when the first call began, None: it was not called."""
+
+    def __init__(self, entry):
+        self.code, self.module, self.qualname = entry.code, entry.module, entry.qualname
+        self.name, self.filename = entry.code.co_name, entry.code.co_filename
+        self.first_line, self.last_line = entry.first, entry.last
+        self.calls, self.peak, start, data = _engine.figures(entry.table)
+        self.start_live = start if start >= 0 else None
+        rows = list(_ROW.iter_unpack(data))
+        self.lines = [self._line(number, rows[number - entry.first]) for number in entry.numbers if entry.first <= number <= entry.last]
+        for what in "net", "allocated", "freed", "blocks", "freed_blocks":
+            setattr(self, what, sum(getattr(line, what) for line in self.lines))
+
+    @staticmethod
+    def _line(number, row):
+        hits, allocated, freed, blocks, freed_blocks, peak, live, live_max, first_live = row
+        return Line(number, hits, allocated - freed, allocated, freed, peak, blocks, freed_blocks, live, live_max, first_live)
+
+    def source(self):
+        """The lines of the function's text, from first_line on; [] where it cannot be read."""
+        linecache.checkcache(self.filename)
+        lines = linecache.getlines(self.filename)
+        if len(lines) < self.last_line:
+            return []
+        try:
+            block = inspect.getblock(lines[self.first_line - 1:])
+        except Exception:  # text that is not the function's (any more)
+            block = []
+        return [line.rstrip("\r\n") for line in lines[self.first_line - 1:max(self.last_line, self.first_line - 1 + len(block))]]
+
+    @property
+    def source_changed(self):
+        """The file was written after this program began: its text may not be what ran."""
+        try:
+            return os.stat(self.filename).st_mtime > _began
+        except OSError:
+            return False
+
+    def __repr__(self):
+        return "<heapkeeper.FunctionLines of %s, %d calls>" % (self.qualname, self.calls)
+
+
+class LineProfile:
+    """A profile of some functions, line by line, while it is enabled. There may be many at a time, also of the same function."""
+
+    def __init__(self, *functions):
+        self._entries = {}
+        self._depth = 0
+        for function in functions:
+            self.add_function(function)
+
+    def add_function(self, function):
+        """Also a method, property, class (all its functions), partial, code object. Returns it. TypeError: there is no Python code."""
+        _need()
+        for found in _functions_of(function):
+            code = found if isinstance(found, types.CodeType) else found.__code__
+            if code in self._entries:
+                continue
+            entry = self._entries[code] = _Entry(found)
+            if self._depth:
+                entry.enable()
+        return function
+
+    @property
+    def enabled(self):
+        return self._depth > 0
+
+    def enable(self):
+        """From now on, in all threads. RuntimeError where nothing can be measured. Enabled twice it is to be disabled twice."""
+        _need()
+        self._depth += 1
+        if self._depth == 1:
+            for entry in self._entries.values():
+                entry.enable()
+
+    def disable(self):
+        if self._depth == 0:
+            raise RuntimeError("heapkeeper: this line profile is not enabled")
+        self._depth -= 1
+        if self._depth == 0:
+            for entry in self._entries.values():
+                entry.disable()
+
+    def __enter__(self):
+        self.enable()
+        return self
+
+    def __exit__(self, *exception):
+        self.disable()
+
+    def __del__(self):
+        if self._depth and not sys.is_finalizing():
+            self._depth = 1
+            self.disable()
+
+    def reset(self):
+        """All figures are 0."""
+        for entry in self._entries.values():
+            _engine.reset(entry.table)
+
+    def functions(self):
+        """[FunctionLines] in the order in which they were added."""
+        return [FunctionLines(entry) for entry in self._entries.values()]
+
+    def show(self, stream=None, color=None):
+        """The figures beside the source, to stream (default: standard error)."""
+        show(self.functions(), stream, color)
+
+
+def _need():
+    why = why_not()
+    if why is not None:
+        raise RuntimeError("heapkeeper: " + why)
+
+
+def show(functions, stream=None, color=None):
+    """Figures beside the source. color: True, False; None: if stream is a terminal and NO_COLOR is not set."""
+    from .lines_text import table
+
+    stream = sys.stderr if stream is None else stream
+    stream.write(table(functions, stream, color))
+    stream.flush()
+
+
+# --- the decorator ---
+
+
+class _Profile:
+    """Before a function: what its lines allocate and free is shown beside its source at the end of the program.
+
+        @profile
+        def load(path): ...
+
+        @profile(stream=open("lines.txt", "w"))
+        def store(path): ...
+
+    The figures are the sums of all calls. profile.show() shows them earlier, profile.results() has them as objects, profile.reset()
+    begins anew. Without heapkeeper in the process one line on standard error says so, and the program runs as it is.
+
+    precision and backend are taken, and change nothing: memory_profiler has them.
+    """
+
+    def __init__(self):
+        self._profiles = []  # (stream, LineProfile)
+        self._pid = None
+        self._warned = False
+
+    def __call__(self, func=None, stream=None, precision=None, backend=None):
+        if func is None:
+            return functools.partial(self, stream=stream)
+        why = why_not()
+        if why is None:
+            self._of(stream).add_function(func)
+        elif not self._warned:
+            self._warned = True
+            print("heapkeeper: @profile measures nothing: %s" % why, file=sys.stderr)
+        return func
+
+    def _of(self, stream):
+        for known, lines in self._profiles:
+            if known is stream:
+                return lines
+        if not self._profiles:
+            self._pid = os.getpid()
+            atexit.register(self._at_exit)
+        lines = LineProfile()
+        lines.enable()
+        self._profiles.append((stream, lines))
+        return lines
+
+    def _at_exit(self):
+        if os.getpid() == self._pid:  # not in a child of a fork
+            self.show()
+
+    def show(self, stream=None, color=None):
+        """Every decorated function, to stream, or each to its own (default: standard error)."""
+        for own, lines in self._profiles:
+            lines.show(own if stream is None else stream, color)
+
+    def results(self):
+        """[FunctionLines] of every decorated function."""
+        return [function for _, lines in self._profiles for function in lines.functions()]
+
+    def reset(self):
+        for _, lines in self._profiles:
+            lines.reset()
+
+    def __repr__(self):
+        return "<heapkeeper.profile>"
+
+
+profile = _Profile()

@@ -1,0 +1,128 @@
+/* A profile of memory by line, of chosen functions: what each line allocated and freed while it ran, with all that it called.
+ *
+ *      code      each code object of a chosen function is known to us (lines.c); the interpreter tells us when a frame of it
+ *                begins, goes to another line, and ends: by sys.monitoring from 3.12 on (lines_module.c), before that by
+ *                lines_gate.c
+ *      thread    counts what it allocates and frees (lines_count.c), and has a stack of the profiled frames that run in it.
+ *                What another thread does changes nothing
+ *      line      is charged, when it is left, with what its thread's counters have risen since it was begun
+ *
+ * A table is one function's, with the code objects in it (comprehensions, inner functions). Of frames of the same table on one
+ * thread's stack only the innermost is charged, so that the lines add up to the function, in a recursion too.
+ *
+ * Peaks. The thread's `peak` is the most that lived since the newest event; each event hands it down: to the line that is left, by it to
+ * its call, and by that to the line of the caller.
+ *
+ * What does the telling may allocate itself: the number of a line is an int, made before we are called. Such a block, the newest of
+ * the thread, is taken out of the counters, and kept until the next event, so that its end is not counted either.
+ *
+ * All but the counters is protected by the main interpreter's lock. */
+#ifndef HK_HOSTS_CPYTHON_LINES_H
+#define HK_HOSTS_CPYTHON_LINES_H
+
+#include "hosts/cpython/capi.h"
+#include "hosts/cpython/lines_count.h"
+
+/* What was counted for a line. Bytes, but for the numbers of blocks; the Python half unpacks it as it is. */
+struct hk_line {
+    uint64_t hits, allocated, freed, blocks, freed_blocks;
+    int64_t peak;                       /* most above what lived when the line began */
+    int64_t live, live_max, first_live; /* after it, at its last visit; at most; when it began first */
+};
+
+struct hk_line_table {
+    struct hk_line *lines; /* `count`, and one for lines elsewhere */
+    int32_t first, count;
+    uint32_t enabled; /* by so many */
+    uint32_t running; /* records of it on all stacks */
+    uint64_t calls;
+    int64_t peak, first_live; /* of its calls as of a line */
+};
+
+struct hk_line_link { /* a code object belongs to a table */
+    struct hk_line_table *table;
+    struct hk_line_link *next;
+    bool is_outermost; /* the function itself */
+};
+
+struct hk_line_code {
+    const void *code; /* a reference is held */
+    struct hk_line_link *links;
+    int32_t first_line;
+};
+
+struct hk_line_counts {
+    uint64_t allocated, freed, blocks, freed_blocks;
+};
+
+struct hk_line_record { /* of a frame that runs, in a table */
+    struct hk_line_table *table; /* NULL: it has ended for us */
+    uintptr_t frame;
+    struct hk_line *line;
+    struct hk_line_counts since; /* the thread's, when the line began or went on */
+    int64_t start, most;         /* live when the line began, and at most since */
+    int64_t call_start, call_most;
+    int32_t outer; /* of the same table, further down; -1: none */
+};
+
+struct hk_line_thread {
+    struct hk_line_counts counts; /* written in hooks */
+    int64_t base, peak;           /* what lives: base + allocated - freed */
+    const void *newest;           /* block */
+    const void *skip;             /* a block whose end is not counted; see lines_gate.c */
+    object *held;                 /* an int: see above */
+    struct hk_line_record *records;
+    uint32_t depth, capacity;
+    uintptr_t frame;              /* lines_gate.c: the innermost profiled one, and */
+    void *theirs;                 /* the trace function of another tool */
+    bool is_used;
+};
+
+/* The counters of this thread: a number, since there is no room for a pointer in what is local to threads. 0: it has none. */
+#define HK_LINE_THREADS 4096
+extern __thread uint16_t hk_line_number;
+extern struct hk_line_thread *hk_line_threads[HK_LINE_THREADS];
+
+static inline struct hk_line_thread *hk_line_here(void)
+{
+    return hk_line_threads[hk_line_number];
+}
+
+static inline int64_t hk_line_live(const struct hk_line_thread *thread)
+{
+    return thread->base + (int64_t)(thread->counts.allocated - thread->counts.freed);
+}
+
+/* --- lines.c --- */
+
+/* For lines [first, last] of a file. NULL: no memory. */
+struct hk_line_table *hk_line_table_new(int first, int last);
+void hk_line_table_free(struct hk_line_table *table);
+bool hk_line_table_add(struct hk_line_table *table, object *code, bool is_outermost); /* false: no memory */
+void hk_line_table_enable(struct hk_line_table *table);
+void hk_line_table_disable(struct hk_line_table *table);
+void hk_line_table_reset(struct hk_line_table *table);
+
+struct hk_line_code *hk_line_code_find(const void *code); /* NULL: it is in no table */
+struct hk_line_thread *hk_line_thread_here(void);         /* made if need be; NULL: no memory, or there are too many */
+
+/* A frame of the code begins, or goes on (is_call: no). */
+void hk_line_begin(struct hk_line_thread *thread, const struct hk_line_code *code, uintptr_t frame, int line, bool is_call);
+/* It comes to a line. False: no such frame is known. */
+bool hk_line_step(struct hk_line_thread *thread, uintptr_t frame, int line);
+/* It ends, or pauses. */
+void hk_line_leave(struct hk_line_thread *thread, uintptr_t frame);
+
+/* --- lines_gate.c: 3.9 to 3.11 --- */
+
+bool hk_line_gate_open(void); /* false: not in this Python */
+void hk_line_gate_close(void);
+void hk_line_gate_mark(const void *code);
+
+/* --- lines_module.c --- */
+
+/* A new module object (PyObject *) with what heapkeeper.lines needs; NULL with a Python exception. The caller holds the GIL of the
+ * main interpreter (ctypes.PyDLL). Not in a hook. */
+HK_API void *hk_python_lines(void);
+
+#endif

@@ -1,0 +1,214 @@
+/* What each thread allocates and frees, for the line profile: tables for Python's three domains that stand before those which serve
+ * them while some line is profiled; otherwise nothing is different from what it was.
+ *
+ * A block counts as the record counts it (exact.c): as many bytes as were asked for, where every block is recorded; else those
+ * of its size class. One that grows counts as freed and allocated, one that shrinks as partly freed.
+ *
+ * The contexts are those of the tables below: a thread that reads a table while it is replaced may call a function of one with
+ * the context of the other. */
+#include "hosts/cpython/lines.h"
+
+#include "heap/debug.h"
+#include "heap/slots.h"
+#include "record/exact.h"
+
+static hk_allocator below[HK_DOMAINS];
+
+size_t hk_line_bytes(const void *block)
+{
+    if (__builtin_expect(hk_region_has(block), 1)) {
+        const struct hk_pool *pool = hk_pool_of(block);
+        if (__builtin_expect(hk_python.exact, 1)) {
+            uint32_t word = *hk_slot_at(pool, block);
+            if (__builtin_expect(word >> HK_SLOT_SITE_SHIFT != 0, 1))
+                return pool->block_size - (word >> 1 & HK_SLOT_SLACK_MAX);
+        }
+        return hk_usable_size(block);
+    }
+    size_t bytes = 0;
+    uint32_t site;
+    uint8_t age;
+    if (hk_python.exact && hk_exact_large_find(block, &bytes, &site, &age))
+        return bytes;
+    return hk_debug_on ? hk_usable_size(block) : hk_libc.usable_size((void *)block);
+}
+
+/* --- counters --- */
+
+static inline void count_birth(struct hk_line_thread *thread, const void *block)
+{
+    thread->newest = block;
+    thread->counts.allocated += hk_line_bytes(block);
+    thread->counts.blocks++;
+}
+
+/* Before bytes are freed: what lives now may be the most. */
+static inline void look_at_peak(struct hk_line_thread *thread)
+{
+    int64_t live = hk_line_live(thread);
+    if (live > thread->peak)
+        thread->peak = live;
+}
+
+static inline void count_death(struct hk_line_thread *thread, const void *block)
+{
+    if (__builtin_expect(block == thread->skip, 0)) {
+        thread->skip = NULL;
+        return;
+    }
+    look_at_peak(thread);
+    thread->counts.freed += hk_line_bytes(block);
+    thread->counts.freed_blocks++;
+}
+
+static inline __attribute__((always_inline)) void *count_malloc(int domain, void *context, size_t size)
+{
+    void *block = below[domain].malloc(context, size);
+    if (hk_line_number != 0 && block != NULL)
+        count_birth(hk_line_here(), block);
+    return block;
+}
+
+static inline __attribute__((always_inline)) void *count_calloc(int domain, void *context, size_t count, size_t size)
+{
+    void *block = below[domain].calloc(context, count, size);
+    if (hk_line_number != 0 && block != NULL)
+        count_birth(hk_line_here(), block);
+    return block;
+}
+
+static inline __attribute__((always_inline)) void count_free(int domain, void *context, void *block)
+{
+    if (hk_line_number != 0 && block != NULL)
+        count_death(hk_line_here(), block);
+    below[domain].free(context, block);
+}
+
+static inline __attribute__((always_inline)) void *count_realloc(int domain, void *context, void *block, size_t size)
+{
+    if (hk_line_number == 0)
+        return below[domain].realloc(context, block, size);
+    if (block == NULL)
+        return count_malloc(domain, context, size);
+    size_t had = hk_line_bytes(block);
+    void *moved = below[domain].realloc(context, block, size);
+    if (moved == NULL)
+        return NULL;
+    struct hk_line_thread *thread = hk_line_here();
+    size_t has = hk_line_bytes(moved);
+    thread->newest = moved;
+    if (has < had) {
+        look_at_peak(thread);
+        thread->counts.freed += had - has;
+    } else {
+        thread->counts.allocated += has;
+        thread->counts.blocks++;
+        thread->counts.freed += had;
+        thread->counts.freed_blocks++;
+    }
+    return moved;
+}
+
+#define COUNT(name, domain)                                                  \
+    static void *name##_malloc(void *context, size_t size)                   \
+    {                                                                        \
+        return count_malloc(domain, context, size);                          \
+    }                                                                        \
+    static void *name##_calloc(void *context, size_t count, size_t size)     \
+    {                                                                        \
+        return count_calloc(domain, context, count, size);                   \
+    }                                                                        \
+    static void *name##_realloc(void *context, void *block, size_t size)     \
+    {                                                                        \
+        return count_realloc(domain, context, block, size);                  \
+    }                                                                        \
+    static void name##_free(void *context, void *block)                      \
+    {                                                                        \
+        count_free(domain, context, block);                                  \
+    }
+
+COUNT(raw, HK_DOMAIN_RAW)
+COUNT(mem, HK_DOMAIN_MEM)
+COUNT(object, HK_DOMAIN_OBJECT)
+
+/* --- tables --- */
+
+static hk_allocator counting_table(int domain, void *context)
+{
+    static const hk_allocator tables[HK_DOMAINS] = {
+        [HK_DOMAIN_RAW] = {NULL, raw_malloc, raw_calloc, raw_realloc, raw_free},
+        [HK_DOMAIN_MEM] = {NULL, mem_malloc, mem_calloc, mem_realloc, mem_free},
+        [HK_DOMAIN_OBJECT] = {NULL, object_malloc, object_calloc, object_realloc, object_free},
+    };
+    hk_allocator table = tables[domain];
+    table.context = context;
+    return table;
+}
+
+static bool is_counting(int domain, const hk_allocator *table)
+{
+    return table->malloc == counting_table(domain, NULL).malloc;
+}
+
+bool hk_line_count_below(int domain, hk_allocator *table)
+{
+    if (!is_counting(domain, table))
+        return false;
+    *table = below[domain];
+    return true;
+}
+
+bool hk_line_count_put_below(int domain, const hk_allocator *table)
+{
+    hk_allocator now;
+    hk_python.get_allocator(domain, &now);
+    if (!is_counting(domain, &now))
+        return false;
+    below[domain] = *table;
+    now = counting_table(domain, table->context);
+    hk_python.set_allocator(domain, &now);
+    return true;
+}
+
+void hk_line_count_begin(void)
+{
+    for (int domain = 0; domain < HK_DOMAINS; domain++) {
+        hk_allocator now;
+        hk_python.get_allocator(domain, &now);
+        if (is_counting(domain, &now))
+            continue;
+        below[domain] = now;
+        now = counting_table(domain, now.context);
+        hk_python.set_allocator(domain, &now);
+    }
+}
+
+/* Where another hook has come to stand before us it goes on calling us, and we count on. */
+void hk_line_count_end(void)
+{
+    for (int domain = 0; domain < HK_DOMAINS; domain++) {
+        hk_allocator now;
+        hk_python.get_allocator(domain, &now);
+        if (is_counting(domain, &now))
+            hk_python.set_allocator(domain, &below[domain]);
+    }
+}
+
+void hk_line_free_uncounted(void *block)
+{
+    below[HK_DOMAIN_OBJECT].free(below[HK_DOMAIN_OBJECT].context, block);
+}
+
+int64_t hk_line_heap_live(void)
+{
+    int64_t live = 0;
+    struct hk_heap_cursor cursor = {0};
+    if (hk_python.exact)
+        return (int64_t)hk_exact.peak - hk_exact.headroom + __atomic_load_n(&hk_exact.apart, __ATOMIC_RELAXED);
+    for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;) {
+        hk_heap_stats s = {.size = sizeof(s)};
+        hk_heap_get_stats(heap, &s);
+        live += heap->domain < HK_DOMAINS ? (int64_t)(s.live_bytes + s.large_bytes) : 0;
+    }
+    return live;
+}

@@ -1,0 +1,232 @@
+/* How 3.9 to 3.11 tell of lines: they have no sys.monitoring.
+ *
+ * Every frame runs through the interpreter's evaluation function, which can be replaced (PEP 523). Ours, the gate, sets the thread's
+ * trace function around frames of profiled functions, and takes it away around all others, so that those run as fast
+ * as without. (On 3.11 calls are no longer made within the evaluation function meanwhile, but through the gate.)
+ *
+ * Other tools' trace functions go on: `theirs` is the one that stood there, ours calls it with every event, and what was set meanwhile
+ * (sys.settrace, a debugger) takes its place. The thread's trace object, which sys.gettrace() shows, stays theirs.
+ *
+ * 3.11 makes a frame object for a frame that is traced. It is the tool's: neither its birth nor its end is counted. */
+#include "hosts/cpython/lines.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+typedef object *evaluate(void *state, void *frame, int throwing); /* _PyFrameEvalFunction */
+typedef int trace_function(object *self, object *frame, int what, object *argument);
+enum { CALL = 0, LINE = 2, RETURN = 3 }; /* PyTrace_* */
+enum { GC_HEADER = 16, MARKS = 4096, FRAMES = 256 };
+
+static struct {
+    bool open;
+    evaluate *next;
+    evaluate *(*get)(void *interpreter);
+    void (*set)(void *interpreter, evaluate *function);
+    int (*line_of)(object *frame);
+    uint8_t marks[MARKS]; /* 1: perhaps a profiled code object's; by a hash of its address */
+    const void *made[FRAMES]; /* 3.11: blocks of frame objects that were made for us, by a hash */
+} gate;
+
+static inline size_t hash(const void *pointer, size_t size)
+{
+    return (size_t)(((uintptr_t)pointer >> 4) * 0x9e3779b97f4a7c15u >> 40) & (size - 1);
+}
+
+void hk_line_gate_mark(const void *code)
+{
+    gate.marks[hash(code, MARKS)] = 1;
+}
+
+/* --- the thread's state --- */
+
+static inline trace_function **trace_of(void *state)
+{
+    return (trace_function **)((char *)state + hk_python.layout->thread_trace);
+}
+
+static bool is_tracing(const void *state)
+{
+    int tracing;
+    memcpy(&tracing, (const char *)state + hk_python.layout->thread_tracing, sizeof tracing);
+    return tracing != 0;
+}
+
+/* The interpreter looks at its trace and profile functions only where this says so. */
+static void set_use(void *state, bool wanted)
+{
+    const hk_py_layout *layout = hk_python.layout;
+    char *at = (char *)state + layout->thread_use_tracing;
+    wanted |= hk_word_at(state, layout->thread_profile) != 0;
+    if (layout->minor == 9) {
+        *(int *)at = wanted;
+        return;
+    }
+    at = *(char **)at; /* the first field of its _PyCFrame */
+    if (layout->minor == 10)
+        *(int *)at = wanted;
+    else
+        *(uint8_t *)at = wanted ? 255 : 0;
+}
+
+/* 3.9 looks at trace functions only where some thread of the interpreter may have one. */
+static void count_tracing(const void *state, int change)
+{
+    const hk_py_layout *layout = hk_python.layout;
+    if (layout->minor == 9)
+        *(int *)(hk_word_at(state, layout->thread_interpreter) + (uintptr_t)layout->interpreter_tracing) += change;
+}
+
+/* --- frame objects of 3.11 --- */
+
+static void made_now(struct hk_line_thread *thread, const void *frame_object)
+{
+    const char *block = (const char *)frame_object - GC_HEADER;
+    if (thread->newest != block)
+        return;
+    thread->counts.allocated -= hk_line_bytes(block);
+    thread->counts.blocks--;
+    thread->newest = NULL;
+    gate.made[hash(block, FRAMES)] = block;
+}
+
+static void ends_soon(struct hk_line_thread *thread, const void *frame_object)
+{
+    const char *block = (const char *)frame_object - GC_HEADER;
+    if (gate.made[hash(block, FRAMES)] == block)
+        thread->skip = block;
+}
+
+/* --- events --- */
+
+/* A generator that goes on does not begin. */
+static bool is_call(const void *frame)
+{
+    const hk_py_layout *layout = hk_python.layout;
+    if (layout->frames == HK_PY_FRAME_OBJECTS) {
+        int32_t last;
+        memcpy(&last, (const char *)frame + layout->frame_instruction, sizeof last);
+        return last < 0;
+    }
+    const uint8_t *resume = (const uint8_t *)hk_word_at(frame, layout->frame_instruction);
+    return resume[1] == 0; /* RESUME 0 */
+}
+
+static void begins(struct hk_line_thread *thread, object *frame, bool is_call_)
+{
+    const void *code = (const void *)hk_word_at((const void *)thread->frame, hk_python.layout->frame_code);
+    const struct hk_line_code *known = hk_line_code_find(code);
+    if (known != NULL)
+        hk_line_begin(thread, known, thread->frame, gate.line_of(frame), is_call_);
+}
+
+static int trace(object *self, object *frame, int what, object *argument)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    if (thread == NULL)
+        return 0;
+    if (what == LINE) {
+        int line = gate.line_of(frame);
+        if (!hk_line_step(thread, thread->frame, line)) {
+            begins(thread, frame, false);
+            hk_line_step(thread, thread->frame, line);
+        }
+    } else if (what == CALL) {
+        if (hk_python.layout->minor == 11)
+            made_now(thread, frame);
+        begins(thread, frame, is_call((const void *)thread->frame));
+    } else if (what == RETURN) {
+        hk_line_leave(thread, thread->frame);
+        if (hk_python.layout->minor == 11)
+            ends_soon(thread, frame);
+    }
+    trace_function *theirs = (trace_function *)thread->theirs;
+    return theirs != NULL ? theirs(self, frame, what, argument) : 0;
+}
+
+/* A frame that is not profiled, called by one that is. */
+static __attribute__((noinline)) object *run_untraced(struct hk_line_thread *thread, void *state, void *frame, int throwing)
+{
+    uintptr_t caller = thread->frame;
+    trace_function *theirs = (trace_function *)thread->theirs;
+    *trace_of(state) = theirs;
+    set_use(state, theirs != NULL);
+    object *result = gate.next(state, frame, throwing);
+    thread->theirs = (void *)*trace_of(state);
+    thread->frame = caller;
+    *trace_of(state) = trace;
+    set_use(state, true);
+    return result;
+}
+
+static __attribute__((noinline)) object *run_traced(void *state, void *frame, int throwing)
+{
+    struct hk_line_thread *thread = hk_line_thread_here();
+    if (thread == NULL)
+        return gate.next(state, frame, throwing);
+    bool nested = *trace_of(state) == trace;
+    uintptr_t caller = thread->frame;
+    if (!nested)
+        thread->theirs = (void *)*trace_of(state);
+    thread->frame = (uintptr_t)frame;
+    *trace_of(state) = trace;
+    set_use(state, true);
+    count_tracing(state, 1);
+    object *result = gate.next(state, frame, throwing);
+    count_tracing(state, -1);
+    trace_function *now = *trace_of(state);
+    if (now == trace)
+        now = (trace_function *)thread->theirs;
+    hk_line_leave(thread, (uintptr_t)frame); /* where its end was told to another trace function */
+    thread->frame = caller;
+    thread->theirs = nested ? (void *)now : NULL;
+    *trace_of(state) = nested ? trace : now;
+    set_use(state, nested || now != NULL);
+    return result;
+}
+
+static object *gate_frame(void *state, void *frame, int throwing)
+{
+    const void *code = (const void *)hk_word_at(frame, hk_python.layout->frame_code);
+    struct hk_line_thread *thread;
+    if (__builtin_expect(gate.marks[hash(code, MARKS)] != 0, 0) && hk_line_code_find(code) != NULL && !is_tracing(state))
+        return run_traced(state, frame, throwing);
+    if (__builtin_expect(*trace_of(state) == trace, 0) && (thread = hk_line_here()) != NULL && !is_tracing(state))
+        return run_untraced(thread, state, frame, throwing);
+    return gate.next(state, frame, throwing);
+}
+
+/* --- open and close --- */
+
+static void *interpreter_here(void)
+{
+    return (void *)hk_word_at(hk_python.layout->thread_state(), hk_python.layout->thread_interpreter);
+}
+
+bool hk_line_gate_open(void)
+{
+    if (hk_python.layout->minor >= 12 || !hk_python.layout->stacks)
+        return false;
+    if (gate.get == NULL) {
+        *(void **)&gate.set = dlsym(RTLD_DEFAULT, "_PyInterpreterState_SetEvalFrameFunc");
+        *(void **)&gate.line_of = dlsym(RTLD_DEFAULT, "PyFrame_GetLineNumber");
+        *(void **)&gate.get = dlsym(RTLD_DEFAULT, "_PyInterpreterState_GetEvalFrameFunc");
+    }
+    if (gate.get == NULL || gate.set == NULL || gate.line_of == NULL)
+        return false;
+    evaluate *now = gate.get(interpreter_here());
+    if (now != gate_frame) {
+        gate.next = now;
+        gate.set(interpreter_here(), gate_frame);
+    }
+    gate.open = true;
+    return true;
+}
+
+/* Frames that run in it leave through it. */
+void hk_line_gate_close(void)
+{
+    if (gate.open && gate.get(interpreter_here()) == gate_frame)
+        gate.set(interpreter_here(), gate.next);
+    gate.open = false;
+}

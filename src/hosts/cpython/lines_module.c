@@ -1,0 +1,231 @@
+/* The face of the line profile in Python (heapkeeper/lines.py): tables, and the functions that sys.monitoring calls. */
+#include "hosts/cpython/lines.h"
+
+#include <string.h>
+
+#define CAPSULE "heapkeeper.lines.table"
+
+/* --- tables --- */
+
+static const char *why_not(void)
+{
+    if (hk_python.layout == NULL || hk_python.interpreters == NULL)
+        return "this process does not run on heapkeeper's heap: start it with `heapkeeper run`";
+    if (!hk_python.layout->stacks)
+        return hk_python.layout->why;
+    const void *state = hk_py_this_thread_state(hk_python.layout);
+    if (state != NULL && hk_py_interpreter_id(hk_python.layout, state) > 0)
+        return "this is not the main interpreter, whose lines alone can be profiled";
+    return NULL;
+}
+
+static object *why_not_object(object *self, object *unused)
+{
+    const char *why = why_not();
+    return why == NULL ? hk_capi_none() : hk_capi.PyUnicode_DecodeUTF8(why, (ssize_t)strlen(why), NULL);
+}
+
+static void table_end(object *capsule)
+{
+    struct hk_line_table *table = hk_capi.PyCapsule_GetPointer(capsule, CAPSULE);
+    if (table != NULL)
+        hk_line_table_free(table);
+}
+
+static object *table_new(object *self, object *arguments)
+{
+    int first, last;
+    if (!hk_capi.PyArg_ParseTuple(arguments, "ii:table", &first, &last))
+        return NULL;
+    if (why_not() != NULL)
+        return hk_capi.PyErr_Format(*hk_capi.runtime_error, "heapkeeper: %s", why_not());
+    struct hk_line_table *table = hk_line_table_new(first, last);
+    object *capsule = table != NULL ? hk_capi.PyCapsule_New(table, CAPSULE, table_end) : hk_capi.PyErr_NoMemory();
+    if (table != NULL && capsule == NULL)
+        hk_line_table_free(table);
+    return capsule;
+}
+
+static struct hk_line_table *table_of(object *capsule)
+{
+    return hk_capi.PyCapsule_GetPointer(capsule, CAPSULE);
+}
+
+static object *table_add(object *self, object *arguments)
+{
+    object *capsule, *code;
+    int is_outermost;
+    if (!hk_capi.PyArg_ParseTuple(arguments, "OOp:add", &capsule, &code, &is_outermost))
+        return NULL;
+    struct hk_line_table *table = table_of(capsule);
+    if (table == NULL)
+        return NULL;
+    if (hk_word_at(code, hk_python.layout->object_type) != (uintptr_t)hk_python.layout->code_type)
+        return hk_capi.PyErr_Format(*hk_capi.value_error, "not a code object");
+    return hk_line_table_add(table, code, is_outermost) ? hk_capi_none() : hk_capi.PyErr_NoMemory();
+}
+
+#define ON_TABLE(name, call)                                    \
+    static object *name(object *self, object *capsule)          \
+    {                                                           \
+        struct hk_line_table *table = table_of(capsule);        \
+        if (table == NULL)                                      \
+            return NULL;                                        \
+        call(table);                                            \
+        return hk_capi_none();                                  \
+    }
+
+ON_TABLE(table_enable, hk_line_table_enable)
+ON_TABLE(table_disable, hk_line_table_disable)
+ON_TABLE(table_reset, hk_line_table_reset)
+
+/* (calls, peak, live at the first call or -1, the lines as struct hk_line). */
+static object *table_figures(object *self, object *capsule)
+{
+    struct hk_line_table *table = table_of(capsule);
+    if (table == NULL)
+        return NULL;
+    long figures[3] = {(long)table->calls, (long)table->peak, (long)table->first_live};
+    object *tuple = hk_capi.PyTuple_New(4);
+    for (int i = 0; tuple != NULL && i < 4; i++) {
+        object *item = i < 3 ? hk_capi.PyLong_FromLong(figures[i])
+                             : hk_capi.PyBytes_FromStringAndSize((const char *)table->lines,
+                                                                 (ssize_t)(((size_t)table->count + 1) * sizeof(*table->lines)));
+        if (item == NULL) {
+            hk_capi.Py_DecRef(tuple);
+            return NULL;
+        }
+        hk_capi.PyTuple_SetItem(tuple, i, item);
+    }
+    return tuple;
+}
+
+static object *open_gate(object *self, object *unused)
+{
+    return hk_capi.PyBool_FromLong(hk_line_gate_open());
+}
+
+static object *close_gate(object *self, object *unused)
+{
+    hk_line_gate_close();
+    return hk_capi_none();
+}
+
+static object *heap_live(object *self, object *unused)
+{
+    return hk_capi.PyLong_FromLong((long)hk_line_heap_live());
+}
+
+/* --- sys.monitoring: each is given the code object and a number (an offset or a line) --- */
+
+static inline uintptr_t frame_here(void)
+{
+    const hk_py_layout *layout = hk_python.layout;
+    uintptr_t frame = hk_word_at(layout->thread_state(), layout->thread_frame);
+    return layout->cframe_current >= 0 ? hk_word_at((const void *)frame, layout->cframe_current) : frame;
+}
+
+static __attribute__((noinline)) void let_go(struct hk_line_thread *thread)
+{
+    object *held = thread->held;
+    thread->held = NULL;
+    if (*(const int32_t *)(const void *)held == 1) /* ours is the last reference; ints hold nothing, and may go into a free list */
+        hk_line_free_uncounted(held);
+    else
+        hk_capi.Py_DecRef(held);
+}
+
+/* The number, if it was made just now, is nothing that the program allocated. */
+static inline void disregard(struct hk_line_thread *thread, object *number)
+{
+    if (__builtin_expect(thread->held != NULL, 0))
+        let_go(thread);
+    if (__builtin_expect(thread->newest != (const void *)number, 1))
+        return;
+    thread->counts.allocated -= hk_line_bytes(number);
+    thread->counts.blocks--;
+    thread->newest = NULL;
+    hk_capi.Py_IncRef(number);
+    thread->held = number;
+}
+
+/* None is immortal where these are called. */
+
+static object *on_line(object *self, object *const *arguments, ssize_t count)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    int line = (int)hk_capi.PyLong_AsLong(arguments[1]);
+    if (__builtin_expect(thread != NULL, 1)) {
+        disregard(thread, arguments[1]);
+        if (__builtin_expect(hk_line_step(thread, frame_here(), line), 1))
+            return hk_capi.none;
+    }
+    const struct hk_line_code *code = hk_line_code_find(arguments[0]);
+    thread = code != NULL ? hk_line_thread_here() : NULL;
+    if (thread != NULL) { /* it was enabled while the frame ran */
+        hk_line_begin(thread, code, frame_here(), line, false);
+        hk_line_step(thread, frame_here(), line);
+    }
+    return hk_capi.none;
+}
+
+static object *on_start(object *self, object *const *arguments, ssize_t count)
+{
+    struct hk_line_thread *thread = hk_line_thread_here();
+    const struct hk_line_code *code = hk_line_code_find(arguments[0]);
+    if (thread == NULL)
+        return hk_capi.none;
+    disregard(thread, arguments[1]);
+    if (code != NULL)
+        hk_line_begin(thread, code, frame_here(), code->first_line, true);
+    return hk_capi.none;
+}
+
+static object *on_resume(object *self, object *const *arguments, ssize_t count)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    const struct hk_line_code *code = hk_line_code_find(arguments[0]);
+    if (thread == NULL && code != NULL)
+        thread = hk_line_thread_here();
+    if (thread == NULL)
+        return hk_capi.none;
+    disregard(thread, arguments[1]);
+    if (code != NULL)
+        hk_line_begin(thread, code, frame_here(), hk_capi.PyCode_Addr2Line(arguments[0], (int)hk_capi.PyLong_AsLong(arguments[1])), false);
+    return hk_capi.none;
+}
+
+static object *on_leave(object *self, object *const *arguments, ssize_t count)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    if (thread == NULL)
+        return hk_capi.none;
+    disregard(thread, arguments[1]);
+    hk_line_leave(thread, frame_here());
+    return hk_capi.none;
+}
+
+#define CALLBACK(function) (object * (*)(object *, object *))(void (*)(void)) function
+
+static struct method methods[] = {
+    {"why_not", why_not_object, NO_ARGUMENTS, NULL},
+    {"table", table_new, VARIABLE, NULL},
+    {"add", table_add, VARIABLE, NULL},
+    {"enable", table_enable, ONE_ARGUMENT, NULL},
+    {"disable", table_disable, ONE_ARGUMENT, NULL},
+    {"reset", table_reset, ONE_ARGUMENT, NULL},
+    {"figures", table_figures, ONE_ARGUMENT, NULL},
+    {"open_gate", open_gate, NO_ARGUMENTS, NULL},
+    {"close_gate", close_gate, NO_ARGUMENTS, NULL},
+    {"heap_live", heap_live, NO_ARGUMENTS, NULL},
+    {"on_line", CALLBACK(on_line), ARRAY, NULL},
+    {"on_start", CALLBACK(on_start), ARRAY, NULL},
+    {"on_resume", CALLBACK(on_resume), ARRAY, NULL},
+    {"on_leave", CALLBACK(on_leave), ARRAY, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+void *hk_python_lines(void)
+{
+    return hk_capi_module("_lines", methods);
+}
