@@ -114,6 +114,7 @@ static void current_begin(hk_heap *heap, struct hk_pool *pool, uint32_t allocate
     pool->used_before = allocated;
     pool->used = HK_CURRENT;
     pool->place = HK_PLACE_CURRENT;
+    heap->class_pools_began[pool->size_class]++;
     current_set(heap, pool->size_class, pool);
     if (heap->pool_began != NULL)
         heap->pool_began(heap, pool);
@@ -129,19 +130,55 @@ static void current_end(hk_heap *heap, struct hk_pool *pool)
     current_set(heap, pool->size_class, &hk_no_pool);
 }
 
-uint32_t hk_pool_allocated(const struct hk_pool *pool)
+/* How many blocks of a current pool are free is only known by walking its list, whose blocks are cold in most classes; and the
+ * recorder asks this of every pool up to a hundred times a second. So the last answers are kept: a list that begins at the
+ * same block, in a pool that was not carved, while in its class nothing was freed and no pool became current, and no heap was
+ * made, is the same list. */
+static struct pool_answer {
+    const struct hk_pool *pool;
+    const void *first;
+    uint64_t frees; /* of the class, from some time on */
+    uint32_t heaps_made, began, block_size, carved, allocated;
+} answers[128];
+static bool answers_taken; /* by a thread: another one walks, and so does a child forked meanwhile */
+
+static uint32_t current_allocated(const struct hk_pool *pool, const char *first)
 {
-    if (pool->place < HK_PLACE_CURRENT)
-        return 0;
-    if (pool->place != HK_PLACE_CURRENT)
-        return pool->used + 1 + pool->held;
-    const char *start = hk_pool_start(pool), *block = pool->free != NULL ? pool->free : pool->other_free;
+    const char *start = hk_pool_start(pool), *block = first;
     uint32_t handed_out = pool->carved / (pool->block_size | !pool->block_size), count = 0;
     while (count < handed_out && (uintptr_t)(block - start) <= HK_POOL_SIZE - sizeof(void *)) {
         block = *(void *const *)block;
         count++;
     }
     return handed_out - count;
+}
+
+uint32_t hk_pool_allocated(const struct hk_pool *pool)
+{
+    if (pool->place < HK_PLACE_CURRENT)
+        return 0;
+    if (pool->place != HK_PLACE_CURRENT)
+        return pool->used + 1 + pool->held;
+    const hk_heap *heap = pool->heap;
+    struct pool_answer now = {
+        .pool = pool,
+        .first = pool->free != NULL ? pool->free : pool->other_free,
+        .frees = heap->class_allocations[pool->size_class] + HK_CURRENT - pool->used,
+        .heaps_made = __atomic_load_n(&hk_heaps_made, __ATOMIC_RELAXED),
+        .began = heap->class_pools_began[pool->size_class],
+        .block_size = pool->block_size,
+        .carved = pool->carved,
+    };
+    if (heap->mode == HK_LOCK_MEMBER || __atomic_exchange_n(&answers_taken, true, __ATOMIC_ACQUIRE))
+        return current_allocated(pool, now.first);
+    struct pool_answer *answer = &answers[(uintptr_t)pool / sizeof *pool % 128];
+    if (memcmp(answer, &now, offsetof(struct pool_answer, allocated)) != 0) {
+        now.allocated = current_allocated(pool, now.first);
+        *answer = now;
+    }
+    uint32_t allocated = answer->allocated;
+    __atomic_store_n(&answers_taken, false, __ATOMIC_RELEASE);
+    return allocated;
 }
 
 static void put_empty(hk_heap *heap, struct hk_pool *pool)

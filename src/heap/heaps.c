@@ -218,6 +218,7 @@ hk_heap *hk_heap_create(const hk_heap_options *options)
     heap->domain = HK_DOMAIN_OBJECT;
     heap->is_debug = is_debug;
     heap->magic = HK_HEAP_LIVE;
+    __atomic_fetch_add(&hk_heaps_made, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < HK_CLASSES; i++)
         heap->current[i] = &hk_no_pool;
     if (o.lock == HK_LOCK_THREADS)
@@ -238,6 +239,7 @@ static bool is_for_ever(const hk_heap *heap)
 }
 
 struct hk_heaps_ended hk_heaps_ended;
+uint32_t hk_heaps_made;
 
 static void note_ended(int domain, const hk_heap_stats *stats)
 {

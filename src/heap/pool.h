@@ -120,6 +120,7 @@ struct hk_heap {
     struct hk_pool *current[HK_CLASSES];
     struct hk_pool *partial[HK_CLASSES]; /* heads */
     uint64_t class_allocations[HK_CLASSES];
+    uint32_t class_pools_began[HK_CLASSES]; /* to be current, ever */
     bool begun[HK_CLASSES]; /* the class has had a pool, its own or, in a frugal heap, a larger one's */
     bool is_frugal;         /* a class of few blocks has no pool of its own: share_larger in heap.c */
 
@@ -149,6 +150,7 @@ struct hk_heap {
     uint32_t arena_count;
     uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory that could be given back */
     uint32_t staying_pools;           /* empty with pages that cannot */
+    uint64_t most_in_memory; /* bytes, of both siblings together when either last took a new pool */
 
     uint8_t source;   /* hk_source */
     bool is_closed;   /* every block is of its own pools: nothing is asked of the C allocator */
@@ -223,6 +225,7 @@ struct hk_heaps_ended {
     uint64_t bytes[4], blocks;
 };
 extern struct hk_heaps_ended hk_heaps_ended;
+extern uint32_t hk_heaps_made; /* ever; atomic */
 
 /* heaps.c: all heaps. To go through them, in the order in which they were made unless some have ended:
  *     struct hk_heap_cursor cursor = {0};

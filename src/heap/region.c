@@ -11,8 +11,8 @@
  * of what this heap wins.
  *
  * Siblings are heaps under the same host's lock (CPython's MEM and OBJECT). While they are small, one that takes a pool without
- * pages gives as many of the other's empty ones back, and so does the end of the C allocator's heap when it moves up
- * for a large block: together they have in memory what one heap would have.
+ * pages, so that both together would have more in memory than ever, gives some of the other's empty ones back; and as many go
+ * back when the end of the C allocator's heap moves up for a large block: together they have at most what one heap would have.
  *
  * Huge pages: a heap's first 48 MiB are marked against them (a system may have them on for all, and a small program
  * would pay 15 MB; a page of them more is 4 % of such a heap), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
@@ -405,6 +405,20 @@ static uint32_t give(hk_heap *heap, uint32_t pools)
     return (uint32_t)(hk_heap_discard(heap, dirty > pools ? dirty - pools : 0) / HK_POOL_SIZE);
 }
 
+static uint64_t in_memory(const hk_heap *heap)
+{
+    uint64_t pools = (uint64_t)heap->used_pools + heap->dirty_pools + heap->staying_pools;
+    return pools * HK_POOL_SIZE + (uint64_t)__atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED);
+}
+
+/* For one more pool without pages. */
+static void make_room(hk_heap *heap)
+{
+    uint64_t bytes = in_memory(heap) + in_memory(heap->sibling) + HK_POOL_SIZE;
+    if (bytes > heap->most_in_memory && give(heap->sibling, GIVEN_POOLS) == 0)
+        heap->most_in_memory = heap->sibling->most_in_memory = bytes;
+}
+
 void hk_heap_large_grew(hk_heap *heap)
 {
     static uintptr_t seen; /* under the siblings' lock */
@@ -438,7 +452,7 @@ struct hk_pool *hk_pool_take_empty(hk_heap *heap)
         (!hk_limit_allows(heap, HK_POOL_SIZE) || !hk_source_back(heap, hk_pool_start(pool), HK_POOL_SIZE)))
         return NULL;
     if (!(arena->dirty >> bit & 1) && heap->sibling != NULL)
-        give(heap->sibling, GIVEN_POOLS);
+        make_room(heap);
     hk_pools_claim(heap, pool, 1);
     return pool;
 }

@@ -3,7 +3,7 @@
  * hk_record_tick() is called on the heap's slow paths and mostly finds that nothing is due: one
  * look at the coarse clock and two comparisons. When it is due
  *
- *   - the current point is written anew: at most every 10 ms, and no more often than costs 1 %
+ *   - the current point is written anew: at most every 10 ms, and no more often than costs 0.4 %
  *     of the time (filling a point takes time in proportion to the number of pools), but at
  *     least every second;
  *   - it is appended to the timeline when the distance has passed: 20 ms at first, doubled
@@ -22,7 +22,7 @@
 #define MS                UINT64_C(1000000)
 #define SHORTEST_POINT    (10 * MS)
 #define LONGEST_POINT     (1000 * MS)
-#define COST_SHARE        100u
+#define COST_SHARE        250u
 #define RSS_DISTANCE      (100 * MS)
 #define PEAK_RSS_DISTANCE (1000 * MS)
 #define FIRST_APPEND      (20 * MS)
