@@ -707,6 +707,33 @@ static void test_a_heap_that_grows_takes_the_memory_of_its_siblings_empty_pools(
     sibling_end(heap);
 }
 
+static uint64_t in_memory(hk_heap *heap)
+{
+    hk_heap_stats s = stats_of(heap);
+    return s.mapped_bytes - s.metadata_bytes;
+}
+
+/* They keep what both once had at a time, however the halves of it move. */
+static void test_siblings_that_grow_in_turn_keep_what_both_once_had(void **state)
+{
+    static void *blocks[2][EACH];
+    hk_heap *heap[2] = {*state, sibling_of(*state)};
+    fill_pools(heap[0], blocks[0], 30);
+    size_t each = fill_pools(heap[1], blocks[1], 30);
+    uint64_t most = in_memory(heap[0]) + in_memory(heap[1]);
+    for (int turn = 0; turn < 2; turn++)
+        for (size_t i = 0; i < each; i++)
+            hk_free(heap[turn], blocks[turn][i]);
+    for (int turn = 0; turn < 6; turn++) {
+        size_t count = fill_pools(heap[turn % 2], blocks[turn % 2], 30);
+        uint64_t now = in_memory(heap[0]) + in_memory(heap[1]);
+        assert_in_range(now, most - 3 * HK_POOL_SIZE, most);
+        for (size_t i = 0; i < count; i++)
+            hk_free(heap[turn % 2], blocks[turn % 2][i]);
+    }
+    sibling_end(heap[0]);
+}
+
 static void test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow(void **state)
 {
     hk_heap *heap = *state;
@@ -770,6 +797,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_size_classes_rise_and_the_last_is_the_largest_block),
         HOST(test_a_heap_that_grows_takes_the_memory_of_its_siblings_empty_pools),
+        HOST(test_siblings_that_grow_in_turn_keep_what_both_once_had),
         HOST(test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow),
         HOST(test_a_large_block_keeps_its_pages_only_when_its_size_comes_back),
         BOTH(test_each_size_comes_from_the_smallest_class_that_holds_it),
