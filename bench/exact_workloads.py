@@ -6,15 +6,21 @@ runs each workload N times in this process, once more before to warm up, and pri
 {name: [CPU seconds of each call]}. Each takes 30 to 150 ms on a 2024 server core, keeps nothing, and returns a number
 that depends on nothing but the code, which is compared with the first call's.
 
+`stdlib` is no eleventh of them but a program as they are: imports most of the standard library, parses it, keeps the trees
+and writes them out again. It takes some seconds, is called once, and has hundreds of thousands of different stacks.
+
 Standard library only, CPython 3.9 and later.
 """
 
 import ast
 import gc
+import importlib
 import json
+import os
 import re
 import sys
 import time
+import warnings
 
 SOURCE = "\n".join(
     "def function_%d(first, second=%d, *rest, **named):\n"
@@ -152,6 +158,39 @@ def work_ctl():
 
 WORKLOADS = {name[5:]: function for name, function in list(globals().items()) if name.startswith("work_")}
 
+NOT_IMPORTED = ("antigravity", "this", "idlelib", "turtledemo", "turtle", "lib2to3", "test", "tests", "ensurepip", "pydoc_data", "tkinter",
+                "site-packages", "dist-packages", "__phello__", "__pycache__", "msilib", "_pyrepl", "pip")
+
+
+def modules_of_stdlib():
+    """[(name, path)] in a fixed order."""
+    top, found = os.path.dirname(os.__file__), []
+    for folder, folders, names in os.walk(top):
+        folders[:] = sorted(name for name in folders if name.isidentifier() and name not in NOT_IMPORTED)
+        package = os.path.relpath(folder, top).replace(os.sep, ".")
+        for name in sorted(names):
+            if name.endswith(".py") and name[:-3].isidentifier() and name[:-3] not in NOT_IMPORTED and name != "__main__.py":
+                whole = ("" if package == "." else package + ".") + name[:-3]
+                found.append((whole[:-9] if whole.endswith(".__init__") else whole, os.path.join(folder, name)))
+    return found
+
+
+def program_stdlib():
+    trees, size = [], 0
+    for name, path in modules_of_stdlib():
+        try:
+            importlib.import_module(name)
+        except Exception:  # of another system, or deprecated
+            pass
+        with open(path, "rb") as file:
+            trees.append(ast.parse(file.read()))
+    for tree in trees:
+        size += len(ast.unparse(tree))
+    return size
+
+
+PROGRAMS = {"stdlib": program_stdlib}
+
 
 def main():
     words, repeat, frames = [], 5, 0
@@ -168,6 +207,12 @@ def main():
         tracemalloc.start(frames)
     seconds = {}
     for name in words or WORKLOADS:
+        if name in PROGRAMS:
+            warnings.simplefilter("ignore")
+            start = time.process_time()
+            PROGRAMS[name]()
+            seconds[name] = [time.process_time() - start]
+            continue
         work = WORKLOADS[name]
         expected, seconds[name] = work(), []
         for _ in range(repeat):

@@ -173,11 +173,13 @@ static void add_leaf(struct builder *b, uint32_t node, const struct hk_site *sit
         hk_amounts_add(&t->before, &amounts);
         return;
     }
+    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+    hk_sites_marks(b->sites, site, at_mark, born_in);
     hk_amounts_add(&leaf->amounts, &amounts);
     hk_amounts_add(&t->totals, &amounts);
     for (unsigned i = 0; i < HK_MARKS; i++) {
-        leaf->at_mark[i] += site->at_mark[i];
-        t->at_mark[i] += site->at_mark[i];
+        leaf->at_mark[i] += at_mark[i];
+        t->at_mark[i] += at_mark[i];
     }
 }
 

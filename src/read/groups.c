@@ -199,8 +199,10 @@ static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by
         struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
                                      site->total_bytes, site->total_blocks, site->samples_total};
         struct hk_group *g = &all->groups[index[key] - 1];
+        uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+        hk_sites_marks(s, site, at_mark, born_in);
         hk_amounts_add(&g->amounts, &amounts);
-        add_marks(g, site->at_mark, site->born_in);
+        add_marks(g, at_mark, born_in);
         g->site_count++;
     }
 }

@@ -152,10 +152,13 @@ static struct hk_growth judge_levels(const struct hk_growth_run *run,
     double quarter = (double)at_mark[cut->quarter - 1] * KIB;
     double deepest = 0;
 
-    for (unsigned i = 1; i <= end; i++)
-        deepest = fmax(deepest, ((double)at_mark[i - 1] - (double)at_mark[i]) * KIB);
     g.rise = now - half;
     g.error = sqrt(mean * fmax(g.rise, 0.0));
+    g.growing = false;
+    if (g.rise < run->least) /* nearly all: there may be hundreds of thousands */
+        return g;
+    for (unsigned i = 1; i <= end; i++)
+        deepest = fmax(deepest, ((double)at_mark[i - 1] - (double)at_mark[i]) * KIB);
     bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least &&
                 g.rise > 2.5 * sqrt(mean * (now + half)) && g.rise > half / 3.0;
     double share = 0.5 * cut->pace, last = now - quarter, before = quarter - half;

@@ -2,7 +2,8 @@
  *
  * A node's parent has a lower index, so one pass in order knows for each node its nearest caller
  * that is to be shown, and a walk upwards always ends. A line is found by running through the
- * code's line table: a hostile capture could point a million nodes at a table of megabytes, so the
+ * code's line table, once for each place (code, offset): hundreds of thousands of nodes are some thousand places. A hostile
+ * capture could point a million nodes at a table of megabytes, so the
  * bytes run through are limited; after that only first lines are known. Frames of machine code are
  * looked up by native.c.
  */
@@ -14,7 +15,6 @@
 #include "read/lines.h"
 #include "read/native.h"
 
-#define LINE_UNKNOWN  INT32_MIN
 #define LINE_WORK_MAX ((uint64_t)1 << 30) /* bytes of line tables; a second or two */
 #define WRAPPERS_MAX  24                  /* frames that are looked at for one that is no wrapper */
 
@@ -23,6 +23,15 @@ struct code {
     uint32_t function;
     uint32_t module; /* as struct hk_capture_code has it */
     bool hidden, native;
+};
+
+/* Lines by place: open addressing, at most half full. */
+struct places {
+    struct place {
+        uint64_t key; /* code and offset; 0: empty, there is no code 0 */
+        int32_t line;
+    } *slots;
+    size_t capacity, used;
 };
 
 struct hk_resolver {
@@ -35,7 +44,7 @@ struct hk_resolver {
     uint32_t *python; /* per node: itself or its nearest caller that is a Python frame to be shown */
     uint32_t *native; /* per node of machine code: itself, or from a system library its caller outside of these */
     struct hk_native *machine;
-    int32_t *lines; /* per node, LINE_UNKNOWN until asked for */
+    struct places places;
     size_t node_count;
     size_t function_count;
     uint64_t line_work;
@@ -132,7 +141,6 @@ static void read_nodes(struct hk_resolver *r)
     r->node_codes = hk_must_calloc(r->node_count, sizeof *r->node_codes);
     r->python = hk_must_calloc(r->node_count, sizeof *r->python);
     r->native = hk_must_calloc(r->node_count, sizeof *r->native);
-    r->lines = hk_must_calloc(r->node_count, sizeof *r->lines);
     for (size_t i = 1; i < r->node_count; i++) {
         struct hk_capture_node node;
         hk_capture_entry(r->capture, HK_SECTION_NODES, i, &node, sizeof node);
@@ -141,7 +149,6 @@ static void read_nodes(struct hk_resolver *r)
         r->parents[i] = parent;
         r->node_codes[i] = known ? node.code : 0;
         r->shown[i] = known && !r->codes[node.code].hidden ? (uint32_t)i : r->shown[parent];
-        r->lines[i] = LINE_UNKNOWN;
         find_owners(r, (uint32_t)i);
     }
 }
@@ -168,7 +175,7 @@ void hk_resolver_free(struct hk_resolver *r)
     free(r->node_codes);
     free(r->python);
     free(r->native);
-    free(r->lines);
+    free(r->places.slots);
     hk_native_free(r->machine);
     free(r);
 }
@@ -204,22 +211,55 @@ size_t hk_resolver_function_count(const struct hk_resolver *r)
     return r->function_count + hk_native_function_count(r->machine);
 }
 
-static int32_t find_line(struct hk_resolver *r, uint32_t index)
+static int32_t find_line(struct hk_resolver *r, uint32_t number, int32_t offset)
 {
-    struct hk_capture_node node;
     struct hk_capture_code code;
-    hk_capture_entry(r->capture, HK_SECTION_NODES, index, &node, sizeof node);
-    hk_capture_entry(r->capture, HK_SECTION_CODES, r->node_codes[index], &code, sizeof code);
+    hk_capture_entry(r->capture, HK_SECTION_CODES, number, &code, sizeof code);
 
     int first = code.first_line > 0 ? code.first_line : 0;
     if (code.flags & HK_CODE_LINES)
-        return node.offset > 0 && node.offset < INT32_MAX - first ? first + node.offset : first;
+        return offset > 0 && offset < INT32_MAX - first ? first + offset : first;
     const uint8_t *table = hk_capture_blob(r->capture, code.line_table, code.line_table_size);
-    if (!table || node.offset < 0 || r->line_work > LINE_WORK_MAX)
+    if (!table || offset < 0 || r->line_work > LINE_WORK_MAX)
         return first;
     r->line_work += code.line_table_size;
-    int line = hk_line_of(r->minor, table, code.line_table_size, code.first_line, node.offset);
+    int line = hk_line_of(r->minor, table, code.line_table_size, code.first_line, offset);
     return line > 0 ? line : first;
+}
+
+static struct place *place_slot(struct place *slots, size_t capacity, uint64_t key)
+{
+    size_t at = (size_t)(key * 0x9e3779b97f4a7c15u >> 32) & (capacity - 1);
+    while (slots[at].key != 0 && slots[at].key != key)
+        at = (at + 1) & (capacity - 1);
+    return &slots[at];
+}
+
+static void grow_places(struct places *p)
+{
+    size_t capacity = p->capacity ? 2 * p->capacity : 4096;
+    struct place *slots = hk_must_calloc(capacity, sizeof *slots);
+    for (size_t i = 0; i < p->capacity; i++)
+        if (p->slots[i].key != 0)
+            *place_slot(slots, capacity, p->slots[i].key) = p->slots[i];
+    free(p->slots);
+    p->slots = slots;
+    p->capacity = capacity;
+}
+
+static int32_t line_at(struct hk_resolver *r, uint32_t node)
+{
+    struct hk_capture_node entry;
+    hk_capture_entry(r->capture, HK_SECTION_NODES, node, &entry, sizeof entry);
+    if (2 * r->places.used >= r->places.capacity)
+        grow_places(&r->places);
+    uint64_t key = (uint64_t)r->node_codes[node] << 32 | (uint32_t)entry.offset;
+    struct place *place = place_slot(r->places.slots, r->places.capacity, key);
+    if (place->key == 0) {
+        *place = (struct place){key, find_line(r, r->node_codes[node], entry.offset)};
+        r->places.used++;
+    }
+    return place->line;
 }
 
 static struct hk_source_frame frame_of_place(const struct hk_native_place *place)
@@ -240,9 +280,7 @@ size_t hk_resolver_frames(struct hk_resolver *r, uint32_t node, struct hk_source
             frames[count++] = frame_of_place(place);
         return count;
     }
-    if (r->lines[node] == LINE_UNKNOWN)
-        r->lines[node] = find_line(r, node);
-    frames[0] = (struct hk_source_frame){code->name, code->qualified_name, code->file, r->lines[node], NULL, 0, NULL};
+    frames[0] = (struct hk_source_frame){code->name, code->qualified_name, code->file, line_at(r, node), NULL, 0, NULL};
     return 1;
 }
 

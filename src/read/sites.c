@@ -146,14 +146,28 @@ static void read_exact(const struct hk_capture *c, size_t index, struct hk_captu
     raw->at_mark[raw->mark] = saturated(raw->live_bytes >> 10);
 }
 
-static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site)
+static void read_raw(const struct hk_sites *s, size_t index, struct hk_capture_site *raw)
+{
+    if (s->kind == HK_SECTION_EXACT_SITES)
+        read_exact(s->capture, index, raw);
+    else
+        hk_capture_entry(s->capture, HK_SECTION_SITES, index, raw, sizeof *raw);
+}
+
+void hk_sites_marks(const struct hk_sites *s, const struct hk_site *site, uint64_t at_mark[HK_MARKS],
+                    uint64_t born_in[HK_MARKS])
+{
+    struct hk_capture_site raw;
+    read_raw(s, site->entry, &raw);
+    hk_growth_update(&raw, s->capture->status.marks_generation, s->capture->mark_count, at_mark, born_in);
+}
+
+static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site, uint64_t at_mark[HK_MARKS],
+                      uint64_t born_in[HK_MARKS])
 {
     const struct hk_capture *c = s->capture;
     struct hk_capture_site raw;
-    if (s->kind == HK_SECTION_EXACT_SITES)
-        read_exact(c, index, &raw);
-    else
-        hk_capture_entry(c, HK_SECTION_SITES, index, &raw, sizeof raw);
+    read_raw(s, index, &raw);
     if (raw.domain > 3 || (raw.node && raw.node >= c->tables[HK_SECTION_NODES].count))
         return false;
 
@@ -173,8 +187,9 @@ static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site)
         .inherited_bytes = raw.inherited_bytes,
         .samples_total = raw.samples_total,
         .samples_live = raw.samples_live,
+        .entry = (uint32_t)index,
     };
-    hk_growth_update(&raw, c->status.marks_generation, c->mark_count, site->at_mark, site->born_in);
+    hk_growth_update(&raw, c->status.marks_generation, c->mark_count, at_mark, born_in);
     return true;
 }
 
@@ -196,30 +211,6 @@ char *hk_sites_thread(const struct hk_sites *s, unsigned number)
     if (asprintf(&text, "%s (%u)", *name ? name : "thread", thread.id) < 0)
         abort();
     return text;
-}
-
-static void read_sites(struct hk_sites *s)
-{
-    size_t count = s->capture->tables[s->kind].count, counters = s->capture->tables[HK_SECTION_COUNTERS].count;
-    if (s->kind == HK_SECTION_EXACT_SITES && count > counters)
-        count = counters;
-    s->sites = hk_must_calloc(count, sizeof *s->sites);
-    for (size_t i = 0; i < count; i++) {
-        struct hk_site *site = &s->sites[s->site_count];
-        if (!read_site(s, i, site)) {
-            s->dropped++;
-            continue;
-        }
-        s->site_count++;
-        s->live_bytes += site->live_bytes;
-        s->peak_bytes += site->peak_bytes;
-        s->total_bytes += site->total_bytes;
-        s->domain_total_bytes[site->domain] += site->total_bytes;
-        if (site->flags & HK_SITE_OTHER)
-            s->other_bytes += site->total_bytes;
-        else if (special(s, site) != SPECIAL_NONE)
-            s->blind_bytes += site->total_bytes;
-    }
 }
 
 /* ---- merging ---- */
@@ -266,7 +257,8 @@ static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_
     return line;
 }
 
-static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index)
+static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index, const uint64_t *at_mark,
+                        const uint64_t *born_in)
 {
     struct hk_site *site = &s->sites[index];
     line->site_count++;
@@ -279,8 +271,8 @@ static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index
     line->total_blocks += site->total_blocks;
     line->samples_total += site->samples_total;
     for (unsigned i = 0; i < HK_MARKS; i++) {
-        line->at_mark[i] += site->at_mark[i];
-        line->born_in[i] += site->born_in[i];
+        line->at_mark[i] += at_mark[i];
+        line->born_in[i] += born_in[i];
     }
     if (site->live_bytes > s->sites[line->heaviest_live].live_bytes)
         line->heaviest_live = index;
@@ -291,6 +283,41 @@ static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index
     if (site->growth.rise > s->sites[line->steepest].growth.rise)
         line->steepest = index;
     site->line = (uint32_t)(line - s->lines);
+}
+
+static void add_to_sums(struct hk_sites *s, const struct hk_site *site)
+{
+    s->live_bytes += site->live_bytes;
+    s->peak_bytes += site->peak_bytes;
+    s->total_bytes += site->total_bytes;
+    s->domain_total_bytes[site->domain] += site->total_bytes;
+    if (site->flags & HK_SITE_OTHER)
+        s->other_bytes += site->total_bytes;
+    else if (special(s, site) != SPECIAL_NONE)
+        s->blind_bytes += site->total_bytes;
+}
+
+static void read_sites(struct hk_sites *s, struct line_table *table)
+{
+    size_t count = s->capture->tables[s->kind].count, counters = s->capture->tables[HK_SECTION_COUNTERS].count;
+    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+    if (s->kind == HK_SECTION_EXACT_SITES && count > counters)
+        count = counters;
+    s->sites = hk_must_calloc(count, sizeof *s->sites);
+    while (table->size < count * 2)
+        table->size *= 2;
+    table->slots = hk_must_calloc(table->size, sizeof *table->slots);
+    for (size_t i = 0; i < count; i++) {
+        struct hk_site *site = &s->sites[s->site_count];
+        if (!read_site(s, i, site, at_mark, born_in)) {
+            s->dropped++;
+            continue;
+        }
+        uint32_t index = (uint32_t)s->site_count++;
+        add_to_sums(s, site);
+        site->growth = hk_growth_judge(&s->run, hk_sites_mean(s, site->total_bytes, site->samples_total), at_mark, born_in);
+        add_to_line(s, line_of(s, table, index), index, at_mark, born_in);
+    }
 }
 
 /* ---- judging ---- */
@@ -411,17 +438,7 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
     s->kind = c->tables[HK_SECTION_EXACT_SITES].stride ? HK_SECTION_EXACT_SITES : HK_SECTION_SITES;
     s->resolver = hk_resolver_new(c);
     s->run = prepare_growth(c);
-    read_sites(s);
-    while (table.size < s->site_count * 2)
-        table.size *= 2;
-    table.slots = hk_must_calloc(table.size, sizeof *table.slots);
-    for (uint32_t i = 0; i < s->site_count; i++) {
-        struct hk_site *site = &s->sites[i];
-        site->growth =
-            hk_growth_judge(&s->run, hk_sites_mean(s, site->total_bytes, site->samples_total),
-                            site->at_mark, site->born_in);
-        add_to_line(s, line_of(s, &table, i), i);
-    }
+    read_sites(s, &table);
     judge_lines(s);
     judge_functions(s, table.functions);
     pass_down(s);

@@ -32,9 +32,9 @@ struct hk_site {
     uint64_t total_bytes, total_blocks;
     uint64_t inherited_bytes;
     uint32_t samples_total, samples_live;
-    uint64_t at_mark[HK_MARKS], born_in[HK_MARKS]; /* KiB, up to date */
     struct hk_growth growth;
-    uint32_t line; /* index of its merged line */
+    uint32_t line;  /* index of its merged line */
+    uint32_t entry; /* of the capture */
 };
 
 /* All paths, of all domains, that end in the same line. */
@@ -94,6 +94,11 @@ double hk_sites_mean(const struct hk_sites *sites, uint64_t total_bytes, uint64_
 
 /* "main (1234)", "worker (1240)", "63 threads and more", "(not recorded)"; of a thread the kernel's number. Allocated; the caller frees it. */
 char *hk_sites_thread(const struct hk_sites *sites, unsigned thread);
+/* A site's live KiB at the end of each span and, of a sampled capture, those born in it, both up to date; see growth.h. They are
+ * not kept: there may be hundreds of thousands of sites. */
+void hk_sites_marks(const struct hk_sites *sites, const struct hk_site *site, uint64_t at_mark[HK_MARKS],
+                    uint64_t born_in[HK_MARKS]);
+
 /* True if the capture tells threads apart. */
 bool hk_sites_have_threads(const struct hk_sites *sites);
 

@@ -17,12 +17,27 @@ static void indent(struct hk_json *j)
         fputs("  ", j->out);
 }
 
+/* Bytes of a string that stand for themselves: printable ASCII, but a few. */
+static size_t plain(const char *text)
+{
+    size_t length = 0;
+    while (text[length] >= ' ' && text[length] < 0x7f && text[length] != '"' && text[length] != '\\' && text[length] != '<')
+        length++;
+    return length;
+}
+
 static void put_string(const struct hk_json *j, const char *text)
 {
     FILE *out = j->out;
     fputc('"', out);
     while (*text) {
         uint32_t point;
+        size_t as_it_is = plain(text);
+        if (as_it_is > 0) {
+            fwrite(text, 1, as_it_is, out);
+            text += as_it_is;
+            continue;
+        }
         unsigned length = hk_utf8_next(text, &point);
         if (length == 0) { /* not UTF-8 */
             fputs("\\ufffd", out);
@@ -110,8 +125,12 @@ void hk_json_string(struct hk_json *j, const char *key, const char *value)
 
 void hk_json_unsigned(struct hk_json *j, const char *key, uint64_t value)
 {
+    char digits[20], *at = digits + sizeof digits;
     before(j, key);
-    fprintf(j->out, "%llu", (unsigned long long)value);
+    do
+        *--at = (char)('0' + value % 10);
+    while (value /= 10);
+    fwrite(at, 1, (size_t)(digits + sizeof digits - at), j->out);
 }
 
 void hk_json_signed(struct hk_json *j, const char *key, int64_t value)

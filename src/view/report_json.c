@@ -99,6 +99,8 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
     for (size_t i = 0; i < s->site_count; i++) {
         const struct hk_site *site = &s->sites[order[i]];
         struct hk_source_frame where = hk_sites_where(s, site), native;
+        uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+        hk_sites_marks(s, site, at_mark, born_in);
         hk_json_object(j, NULL, true);
         hk_report_json_site(j, s, &where, site);
         hk_json_unsigned(j, "inherited_bytes", site->inherited_bytes);
@@ -108,8 +110,8 @@ static void put_sites(struct hk_json *j, const struct hk_sites *s)
         hk_json_bool(j, "other", site->flags & HK_SITE_OTHER);
         hk_json_bool(j, "blind", site->flags & HK_SITE_BLIND);
         hk_json_bool(j, "jit", site->flags & HK_SITE_JIT);
-        put_kib(j, "at_mark", site->at_mark, s->capture->mark_count);
-        put_kib(j, "born_in", site->born_in, s->capture->mark_count);
+        put_kib(j, "at_mark", at_mark, s->capture->mark_count);
+        put_kib(j, "born_in", born_in, s->capture->mark_count);
         if (where.through && hk_sites_native(s, site, &native)) {
             hk_json_object(j, "native", true);
             hk_report_json_frame(j, &native);

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import time
 import textwrap
 
 import pytest
 
-from conftest import check_sums, live_in
+from conftest import check_real_path, check_sums, live_in, sites_in
 
 THREADS = """
     import resource, sys, threading
@@ -276,3 +277,96 @@ def test_small_program_has_no_huge_page(heapkeeper):
     """)
     assert "nh" in done.json and "hg" not in done.json
     heapkeeper.recorded()
+
+
+# --- the kernel's out-of-memory killer ---
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(str(text))
+
+
+@pytest.fixture
+def small_group():
+    """Makes a control group that may have so many bytes of memory; gives its directory and how often it killed."""
+    made = []
+
+    def limit(directory, size):
+        if os.path.exists(directory + "/memory.limit_in_bytes"):
+            write(directory + "/memory.limit_in_bytes", size)
+            if os.path.exists(directory + "/memory.memsw.limit_in_bytes"):
+                write(directory + "/memory.memsw.limit_in_bytes", size)
+            return lambda: int(dict(line.split() for line in read(directory + "/memory.oom_control").splitlines())["oom_kill"])
+        write(directory + "/memory.max", size)
+        if os.path.exists(directory + "/memory.swap.max"):
+            write(directory + "/memory.swap.max", 0)
+        return lambda: int(dict(line.split() for line in read(directory + "/memory.events").splitlines())["oom_kill"])
+
+    def make(size):
+        why = "no control group of memory is mounted"
+        for line in read("/proc/mounts").splitlines():
+            _, mount, kind, options = line.split()[:4]
+            if kind not in ("cgroup", "cgroup2") or (kind == "cgroup" and "memory" not in options.split(",")):
+                continue
+            directory = "%s/heapkeeper-test-%d-%d" % (mount, os.getpid(), len(made))
+            try:
+                os.mkdir(directory)
+                made.append(directory)
+                return directory, limit(directory, size)
+            except (OSError, KeyError) as error:
+                why = "no control group can be made: %s" % error
+        pytest.skip(why)
+
+    yield make
+    for directory in made:
+        for _ in range(100):  # until the kernel has forgotten the process
+            try:
+                os.rmdir(directory)
+                break
+            except OSError:
+                time.sleep(0.02)
+
+
+@pytest.mark.parametrize("where", ["on the disk", "in memory"])
+def test_what_the_kernel_kills_for_its_memory_leaves_an_exact_record_that_names_the_line(heapkeeper, tmp_path, small_group, every_python,
+                                                                                        where):
+    directory, kills = small_group(96 << 20)
+    code = """
+        import os
+        said = os.open(%r, os.O_WRONLY | os.O_CREAT)
+        def steady():
+            return [bytes(1000) for _ in range(5000)]
+        def grow():
+            kept = []
+            while True:
+                kept.append(bytes(3000))
+                os.pwrite(said, b"%%20d" %% len(kept), 0)
+        others = steady()
+        grow()
+    """ % str(tmp_path / "said")
+    inside = ("sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', directory)
+    output = None if where == "on the disk" else "/dev/shm/heapkeeper-test-%d" % os.getpid()
+    try:
+        done = heapkeeper.run(code, python=every_python, options=("--exact",), prefix=inside, output=output)
+        assert (done.status, kills()) == (-9, 1), done.err
+        report = heapkeeper.report()
+        check_real_path(report, "killed", every_python, mode="exact")
+        text = heapkeeper.text(None, "--color", "never").decode()
+    finally:
+        if output:
+            os.unlink(output)
+    count = int(read(str(tmp_path / "said")))
+    line, = {site["line"] for site in sites_in(report, "grow")[1] if site["live_blocks"] >= count}
+    grown = [site for site in sites_in(report, "grow")[1] if site["line"] == line and site["domain"] == "object"]
+    largest = max(grown, key=lambda site: site["live_bytes"])
+    assert count > 10000 and largest["live_blocks"] in (count, count + 1)
+    assert largest["live_bytes"] == largest["live_blocks"] * 3033 == largest["total_bytes"]
+    assert largest["growing"]
+    assert 5000 * 1033 <= live_in(report, "steady") < 5000 * 1050
+    assert "<string>:%d in grow" % line in text and "killed" in text
