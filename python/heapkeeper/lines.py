@@ -178,10 +178,10 @@ def _can_be_profiled(thing):
 class _Entry:
     """A function in a profile."""
 
-    def __init__(self, function):
+    def __init__(self, function, name=None):
         if isinstance(function, types.CodeType):
             code, self.module = function, None
-            self.qualname = getattr(code, "co_qualname", code.co_name)
+            self.qualname = name or getattr(code, "co_qualname", code.co_name)
         else:
             code, self.module, self.qualname = function.__code__, function.__module__, function.__qualname__
         self.code = code
@@ -280,12 +280,18 @@ class LineProfile:
         _need()
         for found in _functions_of(function):
             code = found if isinstance(found, types.CodeType) else found.__code__
-            if code in self._entries:
-                continue
-            entry = self._entries[code] = _Entry(found)
-            if self._depth:
-                entry.enable()
+            if code not in self._entries:
+                self._add(code, _Entry(found))
         return function
+
+    def _add_code(self, code, name):
+        if code not in self._entries:
+            self._add(code, _Entry(code, name))
+
+    def _add(self, code, entry):
+        self._entries[code] = entry
+        if self._depth:
+            entry.enable()
 
     @property
     def enabled(self):

@@ -63,7 +63,7 @@ def _function(function, color, width):
     last = function.first_line + len(source) - 1 if source else function.last_line
     for number in range(function.first_line, last + 1):
         line = known.get(number)
-        if line is None and not source:
+        if not source and (line is None or not line.hits):
             continue
         text = clean(source[number - function.first_line]) if source else ""
         row = _row(_cells(line)) if line else _row((number,) + ("",) * 6)

@@ -200,6 +200,24 @@ static bool set_memory_profiler(struct hk_error *error)
     return done;
 }
 
+/* What lines_auto.c reads. */
+static bool set_lines(const struct hk_settings *s, struct hk_error *error)
+{
+    char self[4096], pid[32];
+    char *module = s->lines ? find("lines_run.py", self) : NULL;
+    if (s->lines && !module) {
+        hk_error_set(error, "--lines: heapkeeper's Python package was not found beside %s; install it with pip", self);
+        return false;
+    }
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    bool done = set("HEAPKEEPER_LINES", s->lines) && set("HEAPKEEPER_LINES_PID", s->lines ? pid : NULL) && set("HEAPKEEPER_LINES_MODULE", module) &&
+                set("HEAPKEEPER_LINES_OUTPUT", s->lines ? s->lines_output : NULL);
+    if (!done)
+        hk_error_set(error, "the environment cannot be set: %s", strerror(errno));
+    free(module);
+    return done;
+}
+
 /* 32 hexadecimal digits, never all zero. */
 static void draw_run_id(char digits[33])
 {
@@ -223,7 +241,7 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                                              : hk_must_strdup(library);
     if (library && !linked)
         return false;
-    if (s->memory_profiler && !set_memory_profiler(error)) {
+    if ((s->memory_profiler && !set_memory_profiler(error)) || !set_lines(s, error)) {
         free(linked);
         return false;
     }

@@ -31,7 +31,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -68,6 +68,29 @@ static bool parse_geometry(const char *text, struct hk_settings *settings)
     return !*rest || settings->align16 || (settings->guide && strcmp(rest, ",align=8") == 0);
 }
 
+/* A further pattern, or none: then it is the main script's functions. */
+static void add_lines(struct hk_settings *settings, const char *pattern)
+{
+    char *before = settings->lines;
+    if (asprintf(&settings->lines, "%s%s%s", before ? before : "", before && *before && pattern && *pattern ? "," : "",
+                 pattern ? pattern : "") < 0)
+        abort();
+    free(before);
+}
+
+/* The program may go elsewhere before it writes there. */
+static int take_lines_output(struct hk_settings *settings, const char *path)
+{
+    char here[4096];
+    if (!*path)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output needs the name of a file");
+    free(settings->lines_output);
+    bool absolute = *path == '/' || !getcwd(here, sizeof here);
+    if (asprintf(&settings->lines_output, "%s%s%s", absolute ? "" : here, absolute ? "" : "/", path) < 0)
+        abort();
+    return 0;
+}
+
 static int take_option(int argc, char **argv, int option, struct options *o)
 {
     switch (option) {
@@ -91,6 +114,11 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case MEMORY_PROFILER:
         o->settings.memory_profiler = true;
         return 0;
+    case LINES:
+        add_lines(&o->settings, optarg);
+        return 0;
+    case LINES_OUTPUT:
+        return take_lines_output(&o->settings, optarg);
     case NATIVE:
         o->settings.native = true;
         return 0;
@@ -150,6 +178,8 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"debug", no_argument, NULL, DEBUG},
         {"tracemalloc", no_argument, NULL, TRACEMALLOC},
         {"memory-profiler", no_argument, NULL, MEMORY_PROFILER},
+        {"lines", optional_argument, NULL, LINES},
+        {"lines-output", required_argument, NULL, LINES_OUTPUT},
         {"native", no_argument, NULL, NATIVE},
         {"native-stacks", no_argument, NULL, NATIVE_STACKS},
         {NULL, 0, NULL, 0},
@@ -183,6 +213,15 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     if (o->settings.debug && o->settings.native)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --debug and --native exclude each other: malloc's blocks "
                                           "have no debug mode");
+    if (o->settings.lines_output && !o->settings.lines)
+        add_lines(&o->settings, NULL);
+    if (o->settings.lines && o->settings.debug)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --lines and --debug exclude each other");
+    if (o->settings.lines_output && !o->force && access(o->settings.lines_output, F_OK) == 0)
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output: %s exists already; --force writes over it", o->settings.lines_output);
+    if (*program + 1 < argc && *program > 1 && strcmp(argv[*program - 1], "--lines") == 0 && access(argv[*program], F_OK) != 0 &&
+        (strchr(argv[*program], '.') || strchr(argv[*program], '*')))
+        return hk_cli_fail(HK_EXIT_USAGE, "run: write --lines=%s, in one word", argv[*program]);
     uint64_t unused;
     if (*program<argc && * program> 1 && strcmp(argv[*program - 1], "--sample") == 0 &&
         parse_bytes(argv[*program], &unused))
@@ -277,6 +316,9 @@ int hk_cli_run(int argc, char **argv)
     struct hk_place place = {0};
     char *library = NULL;
     bool found = hk_target_find(&target, argv + program, o.python, &error);
+    if (found && o.settings.lines && !hk_target_has_python(&target))
+        hk_cli_fail(0, "run: --lines: %s has no Python inside; only Pythons that it starts are profiled, and only to --lines-output",
+                    target.path);
     if (found && o.settings.native_stacks && !o.settings.debug && hk_target_has_python(&target))
         o.settings.native = true; /* it would change nothing without */
     o.settings.family = o.settings.native || (found && !o.settings.debug && !hk_target_has_python(&target));
@@ -292,5 +334,7 @@ int hk_cli_run(int argc, char **argv)
     free(library);
     hk_place_free(&place);
     hk_target_free(&target);
+    free(o.settings.lines);
+    free(o.settings.lines_output);
     return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
 }

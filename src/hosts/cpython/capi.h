@@ -63,6 +63,14 @@ struct builtin { /* struct _inittab */
     X(object *, PyModuleDef_Init, (struct module *))                                    \
     X(long, PyLong_AsLong, (object *))                                                  \
     X(int, PyCode_Addr2Line, (object *, int))                                           \
+    X(object *, PyDict_New, (void))                                                     \
+    X(int, PyDict_SetItemString, (object *, const char *, object *))                    \
+    X(object *, PyDict_GetItemString, (object *, const char *))                         \
+    X(object *, PyEval_GetBuiltins, (void))                                             \
+    X(object *, PyRun_String, (const char *, int, object *, object *))                  \
+    X(void, PyErr_Print, (void))                                                        \
+    X(object *, PyTuple_GetItem, (object *, ssize_t))                                   \
+    X(object *, PyObject_CallFunctionObjArgs, (object *, ...))                          \
     X(object *, PyCapsule_New, (void *, const char *, void (*)(object *)))            \
     X(void *, PyCapsule_GetPointer, (object *, const char *))                           \
     X(int, PyGILState_Ensure, (void))                                                   \

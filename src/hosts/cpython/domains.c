@@ -15,6 +15,7 @@
  * not in use: they are mapped pages, counted.
  */
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/lines_auto.h"
 #include "hosts/cpython/lines_count.h"
 
 #include <dlfcn.h>
@@ -133,17 +134,23 @@ static void set_locked_tables(void)
 
 /* 3.12 frees its audit hooks with the RAW function of the end; -X dev and PYTHONMALLOC replace RAW after us, and free
  * would not know our block. So the hook is added at the first use of MEM or OBJECT: by then it is settled who serves. */
-static void *first_malloc(void *heap, size_t size)
+static void settled(void)
 {
     set_locked_tables();
-    hk_python.add_audit_hook(audit, NULL);
+    if (hk_python.layout->minor == 12)
+        hk_python.add_audit_hook(audit, NULL);
+    hk_cpython_lines_watch();
+}
+
+static void *first_malloc(void *heap, size_t size)
+{
+    settled();
     return hk_cpython_table(((hk_heap *)heap)->domain).malloc(heap, size);
 }
 
 static void *first_calloc(void *heap, size_t count, size_t size)
 {
-    set_locked_tables();
-    hk_python.add_audit_hook(audit, NULL);
+    settled();
     return hk_cpython_table(((hk_heap *)heap)->domain).calloc(heap, count, size);
 }
 
@@ -312,7 +319,8 @@ enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why)
         hk_python.set_arena_allocator(&(struct hk_arena_allocator){NULL, chunk_alloc, chunk_free});
     if (hk_python.layout->minor >= 13)
         interpreter_size = hk_py_interpreter_size(hk_python.layout);
-    bool audited = hk_python.layout->minor == 12 && hk_python.add_audit_hook != NULL && gil_can_be_known() && !is_debug;
+    bool audited = hk_python.add_audit_hook != NULL && gil_can_be_known() && !is_debug &&
+                   (hk_python.layout->minor == 12 || hk_cpython_lines_wanted());
     for (int i = HK_DOMAIN_MEM; audited && i <= HK_DOMAIN_OBJECT; i++)
         hk_python.set_allocator(i, &(hk_allocator){hk_python.heaps[i], first_malloc, first_calloc, locked_realloc, locked_free});
     return HK_WATCH_OURS;

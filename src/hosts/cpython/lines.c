@@ -123,24 +123,7 @@ bool hk_line_table_add(struct hk_line_table *table, object *code, bool is_outerm
     return true;
 }
 
-static struct hk_line *line_of(const struct hk_line_table *table, int line)
-{
-    uint32_t at = (uint32_t)line - (uint32_t)table->first;
-    return &table->lines[at < (uint32_t)table->count ? at : (uint32_t)table->count];
-}
-
 /* --- records --- */
-
-static void charge(struct hk_line_thread *thread, struct hk_line_record *record)
-{
-    const struct hk_line_counts *now = &thread->counts, *since = &record->since;
-    struct hk_line *line = record->line;
-    line->allocated += now->allocated - since->allocated;
-    line->freed += now->freed - since->freed;
-    line->blocks += now->blocks - since->blocks;
-    line->freed_blocks += now->freed_blocks - since->freed_blocks;
-    record->since = *now;
-}
 
 /* The most that lived since the newest event, for the records of the innermost frame; what comes next begins anew. */
 static inline void hand_down(struct hk_line_thread *thread, int64_t live, int64_t most)
@@ -151,16 +134,6 @@ static inline void hand_down(struct hk_line_thread *thread, int64_t live, int64_
         return;
     for (struct hk_line_record *record = top; record >= thread->records && record->frame == top->frame; record--)
         record->most = larger(record->most, most);
-}
-
-static inline void line_ends(struct hk_line_thread *thread, struct hk_line_record *record, int64_t live)
-{
-    struct hk_line *line = record->line;
-    charge(thread, record);
-    line->peak = larger(line->peak, record->most - record->start);
-    line->live = live;
-    line->live_max = larger(line->live_max, live);
-    record->call_most = larger(record->call_most, record->most);
 }
 
 static bool room_for_records(struct hk_line_thread *thread)
@@ -187,24 +160,26 @@ static void push(struct hk_line_thread *thread, const struct hk_line_link *link,
         if (thread->records[i].table == table)
             outer = i;
     if (outer >= 0)
-        charge(thread, &thread->records[outer]);
+        hk_line_charge(thread, &thread->records[outer]);
     if (is_call && link->is_outermost) {
         table->calls++;
         if (table->first_live < 0)
             table->first_live = live;
     }
     table->running++;
-    thread->records[thread->depth++] = (struct hk_line_record){
+    thread->records[thread->depth] = (struct hk_line_record){
         .table = table,
         .frame = frame,
-        .line = line_of(table, line),
+        .line = hk_line_of(table, line),
         .since = thread->counts,
         .start = live,
         .most = live,
         .call_start = live,
         .call_most = live,
         .outer = outer,
+        .is_shared = thread->depth > 0 && thread->records[thread->depth - 1].frame == frame,
     };
+    thread->depth++;
 }
 
 void hk_line_begin(struct hk_line_thread *thread, const struct hk_line_code *code, uintptr_t frame, int line, bool is_call)
@@ -222,7 +197,7 @@ static void record_ends(struct hk_line_thread *thread, struct hk_line_record *re
     struct hk_line_table *table = record->table;
     if (table == NULL)
         return;
-    line_ends(thread, record, live);
+    hk_line_ends(thread, record, live, live);
     table->peak = larger(table->peak, record->call_most - record->call_start);
     table->running--;
     record->table = NULL;
@@ -256,25 +231,18 @@ static bool uncover(struct hk_line_thread *thread, uintptr_t frame, int64_t live
     return true;
 }
 
-bool hk_line_step(struct hk_line_thread *thread, uintptr_t frame, int line)
+bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line)
 {
     int64_t live = hk_line_live(thread), most = larger(live, thread->peak);
-    if (__builtin_expect(thread->depth == 0 || thread->records[thread->depth - 1].frame != frame, 0) &&
-        !uncover(thread, frame, live))
+    if ((thread->depth == 0 || thread->records[thread->depth - 1].frame != frame) && !uncover(thread, frame, live))
         return false;
     thread->peak = live;
-    struct hk_line_record *record = thread->records + thread->depth - 1;
-    do {
-        struct hk_line_table *table = record->table;
-        if (__builtin_expect(table == NULL, 0))
+    for (struct hk_line_record *record = thread->records + thread->depth; record-- > thread->records && record->frame == frame;) {
+        if (record->table == NULL)
             continue;
-        record->most = larger(record->most, most);
-        line_ends(thread, record, live);
-        record->line = line_of(table, line);
-        if (record->line->hits++ == 0)
-            record->line->first_live = live;
-        record->start = record->most = live;
-    } while (record-- > thread->records && record->frame == frame);
+        hk_line_ends(thread, record, live, most);
+        hk_line_starts(record, line, live);
+    }
     return true;
 }
 

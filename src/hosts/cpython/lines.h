@@ -62,7 +62,8 @@ struct hk_line_record { /* of a frame that runs, in a table */
     struct hk_line_counts since; /* the thread's, when the line began or went on */
     int64_t start, most;         /* live when the line began, and at most since */
     int64_t call_start, call_most;
-    int32_t outer; /* of the same table, further down; -1: none */
+    int32_t outer;  /* of the same table, further down; -1: none */
+    bool is_shared; /* the record below is of the same frame */
 };
 
 struct hk_line_thread {
@@ -108,10 +109,63 @@ struct hk_line_thread *hk_line_thread_here(void);         /* made if need be; NU
 
 /* A frame of the code begins, or goes on (is_call: no). */
 void hk_line_begin(struct hk_line_thread *thread, const struct hk_line_code *code, uintptr_t frame, int line, bool is_call);
-/* It comes to a line. False: no such frame is known. */
-bool hk_line_step(struct hk_line_thread *thread, uintptr_t frame, int line);
+/* It comes to a line. False: no such frame is known; of hk_line_step: hk_line_step_slow may know it. */
+bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line);
 /* It ends, or pauses. */
 void hk_line_leave(struct hk_line_thread *thread, uintptr_t frame);
+
+static inline struct hk_line *hk_line_of(const struct hk_line_table *table, int line)
+{
+    uint32_t at = (uint32_t)line - (uint32_t)table->first;
+    return &table->lines[at < (uint32_t)table->count ? at : (uint32_t)table->count];
+}
+
+static inline __attribute__((always_inline)) void hk_line_charge(struct hk_line_thread *thread, struct hk_line_record *record)
+{
+    const struct hk_line_counts now = thread->counts, since = record->since;
+    struct hk_line *line = record->line;
+    line->allocated += now.allocated - since.allocated;
+    line->freed += now.freed - since.freed;
+    line->blocks += now.blocks - since.blocks;
+    line->freed_blocks += now.freed_blocks - since.freed_blocks;
+    record->since = now;
+}
+
+/* The line of the record is left, at which `live` bytes live; since the newest event at most `most` did. */
+static inline __attribute__((always_inline)) void hk_line_ends(struct hk_line_thread *thread, struct hk_line_record *record, int64_t live, int64_t most)
+{
+    struct hk_line *line = record->line;
+    most = record->most > most ? record->most : most;
+    hk_line_charge(thread, record);
+    if (most - record->start > line->peak)
+        line->peak = most - record->start;
+    line->live = live;
+    if (live > line->live_max)
+        line->live_max = live;
+    if (most > record->call_most)
+        record->call_most = most;
+}
+
+static inline __attribute__((always_inline)) void hk_line_starts(struct hk_line_record *record, int line, int64_t live)
+{
+    struct hk_line *begun = hk_line_of(record->table, line);
+    record->line = begun;
+    if (begun->hits++ == 0)
+        begun->first_live = live;
+    record->start = record->most = live;
+}
+
+static inline __attribute__((always_inline)) bool hk_line_step(struct hk_line_thread *thread, uintptr_t frame, int line)
+{
+    struct hk_line_record *record = thread->records + thread->depth - 1;
+    if (__builtin_expect(thread->depth == 0 || record->frame != frame || record->table == NULL || record->is_shared, 0))
+        return false;
+    int64_t live = hk_line_live(thread), most = live > thread->peak ? live : thread->peak;
+    thread->peak = live;
+    hk_line_ends(thread, record, live, most);
+    hk_line_starts(record, line, live);
+    return true;
+}
 
 /* --- lines_gate.c: 3.9 to 3.11 --- */
 

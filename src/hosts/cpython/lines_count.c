@@ -35,10 +35,10 @@ size_t hk_line_bytes(const void *block)
 
 /* --- counters --- */
 
-static inline void count_birth(struct hk_line_thread *thread, const void *block)
+static inline void count_birth(struct hk_line_thread *thread, const void *block, size_t size)
 {
     thread->newest = block;
-    thread->counts.allocated += hk_line_bytes(block);
+    thread->counts.allocated += hk_exact.fast && size <= HK_SMALL_MAX ? size : hk_line_bytes(block); /* the same, but faster */
     thread->counts.blocks++;
 }
 
@@ -65,7 +65,7 @@ static inline __attribute__((always_inline)) void *count_malloc(int domain, void
 {
     void *block = below[domain].malloc(context, size);
     if (hk_line_number != 0 && block != NULL)
-        count_birth(hk_line_here(), block);
+        count_birth(hk_line_here(), block, size);
     return block;
 }
 
@@ -73,7 +73,7 @@ static inline __attribute__((always_inline)) void *count_calloc(int domain, void
 {
     void *block = below[domain].calloc(context, count, size);
     if (hk_line_number != 0 && block != NULL)
-        count_birth(hk_line_here(), block);
+        count_birth(hk_line_here(), block, count * size);
     return block;
 }
 

@@ -127,9 +127,9 @@ static int trace(object *self, object *frame, int what, object *argument)
         return 0;
     if (what == LINE) {
         int line = gate.line_of(frame);
-        if (!hk_line_step(thread, thread->frame, line)) {
+        if (!hk_line_step(thread, thread->frame, line) && !hk_line_step_slow(thread, thread->frame, line)) {
             begins(thread, frame, false);
-            hk_line_step(thread, thread->frame, line);
+            hk_line_step_slow(thread, thread->frame, line);
         }
     } else if (what == CALL) {
         if (hk_python.layout->minor == 11)

@@ -1,6 +1,8 @@
 /* The face of the line profile in Python (heapkeeper/lines.py): tables, and the functions that sys.monitoring calls. */
 #include "hosts/cpython/lines.h"
 
+#include "hosts/cpython/exact_stack.h"
+
 #include <string.h>
 
 #define CAPSULE "heapkeeper.lines.table"
@@ -121,11 +123,12 @@ static object *heap_live(object *self, object *unused)
 static inline uintptr_t frame_here(void)
 {
     const hk_py_layout *layout = hk_python.layout;
-    uintptr_t frame = hk_word_at(layout->thread_state(), layout->thread_frame);
+    const void *state = hk_exact_state();
+    uintptr_t frame = hk_word_at(state != NULL ? state : layout->thread_state(), layout->thread_frame);
     return layout->cframe_current >= 0 ? hk_word_at((const void *)frame, layout->cframe_current) : frame;
 }
 
-static __attribute__((noinline)) void let_go(struct hk_line_thread *thread)
+static void let_go(struct hk_line_thread *thread)
 {
     object *held = thread->held;
     thread->held = NULL;
@@ -136,11 +139,11 @@ static __attribute__((noinline)) void let_go(struct hk_line_thread *thread)
 }
 
 /* The number, if it was made just now, is nothing that the program allocated. */
-static inline void disregard(struct hk_line_thread *thread, object *number)
+static __attribute__((noinline)) void disregard(struct hk_line_thread *thread, object *number)
 {
-    if (__builtin_expect(thread->held != NULL, 0))
+    if (thread->held != NULL)
         let_go(thread);
-    if (__builtin_expect(thread->newest != (const void *)number, 1))
+    if (thread->newest != (const void *)number)
         return;
     thread->counts.allocated -= hk_line_bytes(number);
     thread->counts.blocks--;
@@ -151,21 +154,45 @@ static inline void disregard(struct hk_line_thread *thread, object *number)
 
 /* None is immortal where these are called. */
 
+static int digits; /* 1: an int of one digit has its value where we look, as on 3.12 to 3.15; -1: not so; 0: not looked yet */
+
+static __attribute__((noinline)) int value_asked(object *number, int32_t digit)
+{
+    int value = (int)hk_capi.PyLong_AsLong(number);
+    if (digits == 0 && value > 0)
+        digits = value == digit ? 1 : -1;
+    return value;
+}
+
+static inline int value_of(object *number)
+{
+    int32_t digit;
+    memcpy(&digit, (const char *)number + 24, sizeof digit);
+    return __builtin_expect(digits > 0, 1) ? digit : value_asked(number, digit);
+}
+
+/* No record of the frame: it was enabled while the frame ran. */
+static __attribute__((noinline)) object *line_unexpected(object *code, int line)
+{
+    const struct hk_line_code *known = hk_line_code_find(code);
+    struct hk_line_thread *thread = known != NULL ? hk_line_thread_here() : NULL;
+    if (thread != NULL && !hk_line_step_slow(thread, frame_here(), line)) {
+        hk_line_begin(thread, known, frame_here(), line, false);
+        hk_line_step_slow(thread, frame_here(), line);
+    }
+    return hk_capi.none;
+}
+
 static object *on_line(object *self, object *const *arguments, ssize_t count)
 {
     struct hk_line_thread *thread = hk_line_here();
-    int line = (int)hk_capi.PyLong_AsLong(arguments[1]);
-    if (__builtin_expect(thread != NULL, 1)) {
+    int line = value_of(arguments[1]);
+    if (__builtin_expect(thread == NULL, 0))
+        return line_unexpected(arguments[0], line);
+    if (__builtin_expect(thread->held != NULL || thread->newest == (const void *)arguments[1], 0))
         disregard(thread, arguments[1]);
-        if (__builtin_expect(hk_line_step(thread, frame_here(), line), 1))
-            return hk_capi.none;
-    }
-    const struct hk_line_code *code = hk_line_code_find(arguments[0]);
-    thread = code != NULL ? hk_line_thread_here() : NULL;
-    if (thread != NULL) { /* it was enabled while the frame ran */
-        hk_line_begin(thread, code, frame_here(), line, false);
-        hk_line_step(thread, frame_here(), line);
-    }
+    if (__builtin_expect(!hk_line_step(thread, frame_here(), line), 0))
+        return line_unexpected(arguments[0], line);
     return hk_capi.none;
 }
 

@@ -1,0 +1,215 @@
+"""``heapkeeper run --lines``: chooses functions in the modules that the program executes, and shows their lines at its end.
+
+The library loads this before the program begins (src/hosts/cpython/lines_auto.c), and calls what begin() returns with the code object
+of each module."""
+
+import atexit
+import difflib
+import fnmatch
+import os
+import sys
+import types
+
+from . import lines
+
+_CO_FUNCTION = 0x3  # CO_OPTIMIZED | CO_NEWLOCALS: a function's code, not a class's or module's
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_PACKAGES = tuple(_STANDARD + name + os.sep for name in ("site-packages", "dist-packages"))
+_MOST_NAMES = 20000  # that are remembered for "did you mean"
+
+
+def _say(text):
+    try:
+        sys.stderr.write("heapkeeper: %s\n" % text)
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):  # the program closed it
+        pass
+
+
+def functions_in(code, prefix=""):
+    """(qualified name, code object) of the functions in a module's code object, outer before inner."""
+    for constant in code.co_consts:
+        if not isinstance(constant, types.CodeType):
+            continue
+        name = prefix + constant.co_name
+        if constant.co_flags & _CO_FUNCTION == _CO_FUNCTION:
+            if not constant.co_name.startswith("<"):
+                yield name, constant
+            yield from functions_in(constant, name + ".<locals>.")
+        else:
+            yield from functions_in(constant, name + ".")
+
+
+class Pattern:
+    """module.function, Class.method, function, file.py, file.py:function; * and ? as in a shell."""
+
+    def __init__(self, text):
+        self.text = text
+        self.names = []  # of the functions that it has chosen
+        self.file, colon, self.name = text.rpartition(":")
+        if not colon and text.endswith(".py"):
+            self.file, self.name = text, "*"
+        self.known_file = False
+
+    def wants(self, filename, qualname):
+        plain = qualname.replace(".<locals>", "")
+        if self.file:
+            if not (fnmatch.fnmatchcase(filename, self.file) or fnmatch.fnmatchcase(filename, "*/" + self.file)):
+                return False
+            self.known_file = True
+            return fnmatch.fnmatchcase(qualname, self.name) or fnmatch.fnmatchcase(plain, self.name)
+        if filename.startswith(_STANDARD) and not filename.startswith(_PACKAGES) and (
+                fnmatch.fnmatchcase(plain, self.text) or fnmatch.fnmatchcase(plain, "*." + self.text)):
+            return False  # `put` is not each method of that name in the standard library
+        whole = "%s.%s" % (os.path.splitext(filename)[0].replace("/__init__", "").strip("/").replace("/", "."), plain)
+        return fnmatch.fnmatchcase(whole, self.text) or fnmatch.fnmatchcase(whole, "*." + self.text)
+
+
+class Chooser:
+    """Adds to a profile what the patterns want; without any, what is in the main script."""
+
+    def __init__(self, patterns):
+        self.profile = lines.LineProfile()
+        self.patterns = [Pattern(text) for text in patterns]
+        self.names = set()
+        self.main = None
+        for module in list(sys.modules.values()) if patterns else []:
+            self.choose_in(module)
+
+    def __call__(self, code):
+        if not isinstance(code, types.CodeType) or code.co_name != "<module>" or code.co_filename.startswith(("<frozen ", _OURS)):
+            return
+        is_main = self.main is None and _is_main(2)
+        if is_main:
+            self.main = code.co_filename
+        if self.patterns:
+            self.choose(code)
+        elif is_main:
+            found = self.add(functions_in(code), lambda name: True)
+            if not found:  # all of it is at the top
+                self.profile._add_code(code, "<module>")
+
+    def choose(self, code):
+        wanted = self.is_wanted(code.co_filename)
+        self.add(functions_in(code), wanted)
+        if any("<module>" in pattern.text for pattern in self.patterns) and wanted("<module>"):
+            self.profile._add_code(code, "<module>")
+
+    def is_wanted(self, filename):
+        def wanted(name):
+            if len(self.names) < _MOST_NAMES:
+                self.names.add(name)
+            found = [pattern for pattern in self.patterns if pattern.wants(filename, name)]
+            for pattern in found:
+                pattern.names.append(name)
+            return bool(found)
+
+        return wanted
+
+    def choose_in(self, module):
+        """In one that was there before us."""
+        filename = getattr(module, "__file__", None)
+        if not isinstance(filename, str) or filename.startswith(_OURS):
+            return
+        for value in list(vars(module).values()):
+            if getattr(value, "__module__", None) != module.__name__ or not isinstance(value, (type, types.FunctionType)):
+                continue
+            for function in lines._functions_of(value):
+                code = getattr(function, "__code__", function)
+                if code.co_filename == filename:
+                    self.add([(function.__qualname__, code)], self.is_wanted(filename))
+
+    def add(self, functions, wanted):
+        """What is inside of a chosen function is chosen with it."""
+        count, inside = 0, "\0"
+        for name, code in functions:
+            if not name.startswith(inside) and wanted(name):
+                self.profile._add_code(code, name)
+                inside = name + ".<locals>."
+                count += 1
+        return count
+
+    def complaints(self, called):
+        called = {function.qualname for function in called}
+        for pattern in self.patterns:
+            if pattern.names:
+                if not called.intersection(pattern.names):
+                    names = ", ".join(pattern.names[:8]) + (" and %d more" % (len(pattern.names) - 8) if len(pattern.names) > 8 else "")
+                    yield "--lines=%s: not called: %s" % (pattern.text, names)
+                continue
+            if pattern.file and not pattern.known_file:
+                yield "--lines=%s: no file of that name was run" % pattern.text
+                continue
+            last = pattern.name.split(".")[-1] if pattern.file else pattern.text.split(".")[-1]
+            near = difflib.get_close_matches(last, sorted({name.split(".")[-1] for name in self.names}), 1, 0.7)
+            yield "--lines=%s: no function of that name was in what was run%s" % (pattern.text, "; there is %s" % near[0] if near else "")
+
+
+def _is_main(depth):
+    """The code is executed as the program itself: by the interpreter, or by runpy in the name of __main__."""
+    try:
+        caller = sys._getframe(depth)
+    except ValueError:
+        return True
+    return caller.f_code.co_name == "_run_code" and caller.f_globals.get("__name__") == "runpy" and caller.f_locals.get("mod_name") == "__main__"
+
+
+def _write(functions, output):
+    if output is None:
+        from .lines_text import table
+
+        sys.stderr.write(table(functions, sys.stderr))
+        sys.stderr.flush()
+        return
+    if output.endswith(".json"):
+        from .lines_export import as_json as form
+    elif output.endswith(".html"):
+        from .lines_export import as_html as form
+    else:
+        from .lines_text import table as form
+    with open(output, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(form(functions))
+
+
+def _show(chooser, pid, output):
+    if os.getpid() != pid:  # a child of a fork
+        return
+    chooser.profile.disable()
+    functions = chooser.profile.functions()
+    called = [f for f in functions if f.calls or any(line.hits for line in f.lines)]
+    for text in chooser.complaints(called):
+        _say(text)
+    if not chooser.patterns and not functions:
+        _say("--lines: the program is no script of Python's; --lines=PATTERN names functions")
+    if not chooser.patterns and functions and not called:
+        _say("--lines: no function of the main script was called")
+    try:
+        if called or output is not None:
+            _write(called, output)
+    except (OSError, ValueError, AttributeError) as error:
+        if output is not None:
+            _say("--lines-output: %s" % error)
+
+
+def begin():
+    """A function that is to be called with each module's code object; None: nothing is profiled in this process."""
+    output = os.environ.get("HEAPKEEPER_LINES_OUTPUT") or None
+    patterns = [text for text in os.environ.get("HEAPKEEPER_LINES", "").split(",") if text]
+    if os.environ.get("HEAPKEEPER_LINES_PID") != str(os.getpid()):
+        if output is None:
+            return None
+        root, extension = os.path.splitext(output)
+        output = "%s.%d%s" % (root, os.getpid(), extension)
+    why = lines.why_not()
+    if why is not None:
+        _say("--lines: " + why)
+        return None
+    chooser = Chooser(patterns)
+    try:
+        chooser.profile.enable()
+    except RuntimeError as error:
+        _say("--lines: %s" % str(error).replace("heapkeeper: ", "", 1))
+        return None
+    atexit.register(_show, chooser, os.getpid(), output)
+    return chooser

@@ -1,0 +1,13 @@
+/* `heapkeeper run --lines`: see lines_auto.c. */
+#ifndef HK_HOSTS_CPYTHON_LINES_AUTO_H
+#define HK_HOSTS_CPYTHON_LINES_AUTO_H
+
+#include <stdbool.h>
+
+/* The environment asks for it. */
+bool hk_cpython_lines_wanted(void);
+
+/* While Python begins, once it is settled who serves its memory: it is to tell of the code that it executes. */
+void hk_cpython_lines_watch(void);
+
+#endif

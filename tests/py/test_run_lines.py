@@ -1,0 +1,181 @@
+"""heapkeeper run --lines: figures beside the source of functions, in programs that know nothing of it."""
+
+import json
+import os
+import re
+import textwrap
+
+import pytest
+from conftest import COMMAND, execute
+
+SHOP = """\
+def put(n):
+    shelf = bytes(n)
+    return shelf
+
+
+class Cart:
+    def add(self, n):
+        def inner():
+            return bytes(n)
+        return inner()
+
+    @staticmethod
+    def never():
+        return None
+"""
+
+MAIN = """\
+import shop
+
+
+def work():
+    kept = shop.put(50000)
+    return shop.Cart().add(3000)
+
+
+if __name__ == "__main__":
+    work()
+    print("done")
+"""
+
+
+@pytest.fixture
+def run(tmp_path, python):
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "main.py").write_text(MAIN)
+
+    def go(*options, program=("main.py",), python=python, status=0, **rest):
+        words = [COMMAND, "run", "-o", "/dev/null", "--python", python.path, *options, *program]
+        done = execute(words, cwd=str(tmp_path), **rest)
+        assert done.status == status, done.err.decode(errors="replace")[-3000:]
+        return done
+
+    return go
+
+
+def table_of(done):
+    """{function: {line: cells}} of the text on stderr, and its other lines."""
+    tables, rest = {}, []
+    for line in done.err.decode().splitlines():
+        heading = re.match(r"(\S+): (\S+)  (\d+) calls?, net ", line)
+        if heading:
+            table = tables[heading.group(2)] = {}
+        elif re.match(r" *\d+ ", line):
+            table[int(line.split()[0])] = line
+        elif line and not line.startswith("  Line"):
+            rest.append(line)
+    return tables, rest
+
+
+def test_functions_of_the_main_script_are_shown_on_stderr_at_its_end(run, every_python):
+    done = run("--lines", python=every_python)
+    tables, rest = table_of(done)
+    assert done.out == b"done\n" and list(tables) == ["work"] and rest == []
+    assert tables["work"][5].split()[1] == "1" and re.search(r"\+4[89]\.\d KiB", tables["work"][5])
+    assert tables["work"][5].endswith("    kept = shop.put(50000)")
+
+
+@pytest.mark.parametrize("pattern, found", [
+    ("put", ["put"]), ("shop.put", ["put"]), ("Cart.add", ["Cart.add"]), ("shop.Cart.*", ["Cart.add"]), ("shop.py", ["put", "Cart.add"]),
+    ("shop.py:put", ["put"]), ("*:work", ["work"]), ("main.work,put", ["work", "put"]), ("Cart.add.inner", ["Cart.add.<locals>.inner"]),
+])
+def test_patterns_name_functions_of_any_module(run, pattern, found):
+    tables, rest = table_of(run("--lines=" + pattern))
+    assert sorted(tables) == sorted(found) and rest == []
+
+
+def test_an_unknown_function_or_file_is_said_in_a_line(run):
+    tables, rest = table_of(run("--lines=Cart.ad,shops.py:put,other,put,Cart.never"))
+    assert list(tables) == ["put"]
+    assert rest == ["heapkeeper: --lines=Cart.ad: no function of that name was in what was run; there is add",
+                    "heapkeeper: --lines=shops.py:put: no file of that name was run",
+                    "heapkeeper: --lines=other: no function of that name was in what was run", "heapkeeper: --lines=Cart.never: not called: Cart.never"]
+
+
+def test_modules_and_code_are_main_scripts_too(run, every_python):
+    assert list(table_of(run("--lines", program=("-m", "main"), python=every_python))[0]) == ["work"]
+    done = run("--lines", program=("-c", "def f():\n    return bytes(5000)\nf()\n"), python=every_python)
+    assert "f" in table_of(done)[0]
+    flat = run("--lines", program=("-c", "x = bytes(5000)"), python=every_python)
+    assert list(table_of(flat)[0]) == ["<module>"]
+
+
+def test_json_and_html_have_the_same_figures(run, tmp_path):
+    run("--lines=put,work", "--lines-output", "lines.json")
+    document = json.loads((tmp_path / "lines.json").read_text())
+    assert document["format"] == "heapkeeper-line-profile-1"
+    put = [f for f in document["functions"] if f["function"] == "put"][0]
+    assert (put["calls"], put["first_line"], put["net_bytes"]) == (1, 1, put["lines"][1]["net_bytes"])
+    assert put["lines"][1]["source"] == "    shelf = bytes(n)" and 49900 < put["lines"][1]["net_bytes"] <= 50033
+    assert put["lines"][1]["hits"] == 1 and 1 <= put["lines"][1]["blocks"] <= 2 and not put["source_changed"]
+    assert b"exists already; --force" in run("--lines", "--lines-output", "lines.json", status=2).err
+    done = run("--lines=put", "--lines-output", "lines.html")
+    page = (tmp_path / "lines.html").read_text()
+    assert done.err == b"" and "shelf = bytes(n)" in page and re.search(r"\+48\.\d KiB", page) and "http" not in page.replace("http-equiv", "")
+    run("--lines=put", "--lines-output", "lines.txt")
+    assert re.search(r"\+48\.\d KiB.*shelf = bytes", (tmp_path / "lines.txt").read_text())
+
+
+def test_source_that_was_changed_since_is_said(run, tmp_path):
+    (tmp_path / "self.py").write_text(textwrap.dedent("""\
+        import os, time
+        def f():
+            os.utime(__file__, (time.time() + 9, time.time() + 9))
+        f()
+    """))
+    _, rest = table_of(run("--lines", program=("self.py",)))
+    assert rest == ["note: its source was changed after the program began: the text may not be what ran"]
+    (tmp_path / "gone.py").write_text("import os\ndef f():\n    os.unlink(__file__)\nf()\n")
+    tables, rest = table_of(run("--lines", program=("gone.py",)))
+    assert len(rest) == 1 and rest[0].startswith("note: its source cannot be read") and tables["f"][3].split()[1] == "1"
+
+
+def test_children_say_nothing_but_write_files_of_their_own(run, tmp_path, python):
+    (tmp_path / "parent.py").write_text(textwrap.dedent("""\
+        import os, subprocess, sys
+        def f():
+            return bytes(5000)
+        def call():
+            subprocess.run([sys.executable, "main.py"], check=True)
+        f(), call()
+        if os.fork() == 0:
+            f()
+            sys.exit()
+        os.wait()
+    """))
+    done = run("--lines", program=("parent.py",))
+    assert sorted(table_of(done)[0]) == ["call", "f"] and table_of(done)[1] == []
+    run("--lines=work,f", "--lines-output=out.json", program=("parent.py",))
+    files = sorted(name for name in os.listdir(str(tmp_path)) if name.startswith("out"))
+    assert len(files) == 2 and re.fullmatch(r"out\.\d+\.json", files[0]) and files[1] == "out.json"
+    assert [f["function"] for f in json.loads((tmp_path / files[0]).read_text())["functions"]] == ["work"]
+
+
+def test_what_cannot_be_is_said_before_the_program_begins(run):
+    assert b"--lines and --debug exclude each other" in run("--lines", "--debug", status=2).err
+    assert b"write --lines=shop.put, in one word" in run("--lines", program=("shop.put", "main.py"), status=2).err
+    assert b"no Python inside" in execute([COMMAND, "run", "-o", "/dev/null", "--lines", "/bin/true"]).err
+
+
+def test_interpreters_with_their_own_lock_go_on_beside_it(run, tmp_path, every_python):
+    if every_python.version < (3, 13):
+        pytest.skip("interpreters of their own are made by an internal module")
+    (tmp_path / "many.py").write_text(textwrap.dedent("""\
+        import _interpreters, threading
+        def work(n):
+            x = [bytes(n) for i in range(100)]
+            return len(x)
+        def other():
+            interpreter = _interpreters.create()
+            _interpreters.exec(interpreter, "x = [bytes(100) for i in range(20000)]; y = sum(len(b) for b in x)")
+            _interpreters.destroy(interpreter)
+        threads = [threading.Thread(target=other) for i in range(3)]
+        for thread in threads: thread.start()
+        for i in range(200): work(1000)
+        for thread in threads: thread.join()
+        print(work(10))
+    """))
+    done = run("--lines=work", program=("many.py",), python=every_python)
+    tables, rest = table_of(done)
+    assert done.out == b"100\n" and rest == [] and tables["work"][3].split()[1] == "201"
