@@ -70,7 +70,7 @@ struct hk_line_thread {
     struct hk_line_counts counts; /* written in hooks */
     int64_t base, peak;           /* what lives: base + allocated - freed */
     const void *newest;           /* block */
-    const void *skip;             /* a block whose end is not counted; see lines_gate.c */
+    const void *skip, *skipped;   /* a block whose end is not counted; one that has ended; see lines_gate.c */
     object *held;                 /* an int: see above */
     struct hk_line_record *records;
     uint32_t depth, capacity;

@@ -53,6 +53,7 @@ static inline void look_at_peak(struct hk_line_thread *thread)
 static inline void count_death(struct hk_line_thread *thread, const void *block)
 {
     if (__builtin_expect(block == thread->skip, 0)) {
+        thread->skipped = block;
         thread->skip = NULL;
         return;
     }

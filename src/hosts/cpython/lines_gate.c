@@ -16,7 +16,7 @@
 typedef object *evaluate(void *state, void *frame, int throwing); /* _PyFrameEvalFunction */
 typedef int trace_function(object *self, object *frame, int what, object *argument);
 enum { CALL = 0, LINE = 2, RETURN = 3 }; /* PyTrace_* */
-enum { GC_HEADER = 16, MARKS = 4096, FRAMES = 256 };
+enum { GC_HEADER = 16, MARKS = 4096, FRAMES = 4096 };
 
 static struct {
     bool open;
@@ -25,7 +25,8 @@ static struct {
     void (*set)(void *interpreter, evaluate *function);
     int (*line_of)(object *frame);
     uint8_t marks[MARKS]; /* 1: perhaps a profiled code object's; by a hash of its address */
-    const void *made[FRAMES]; /* 3.11: blocks of frame objects that were made for us, by a hash */
+    const void *made[FRAMES]; /* 3.11: blocks of frame objects that were made for us, open addressing */
+    uint32_t made_count;
 } gate;
 
 static inline size_t hash(const void *pointer, size_t size)
@@ -79,21 +80,56 @@ static void count_tracing(const void *state, int change)
 
 /* --- frame objects of 3.11 --- */
 
+static const void **made_place(const void *block)
+{
+    size_t at = hash(block, FRAMES);
+    while (gate.made[at] != NULL && gate.made[at] != block)
+        at = (at + 1) & (FRAMES - 1);
+    return &gate.made[at];
+}
+
+static void made_remove(const void *block)
+{
+    const void **hole = made_place(block);
+    if (*hole == NULL)
+        return;
+    *hole = NULL;
+    gate.made_count--;
+    for (size_t at = (size_t)(hole - gate.made + 1) & (FRAMES - 1); gate.made[at] != NULL; at = (at + 1) & (FRAMES - 1)) {
+        const void *moved = gate.made[at]; /* what was pushed on by it moves back */
+        gate.made[at] = NULL;
+        *made_place(moved) = moved;
+    }
+}
+
+static void forget_skipped(struct hk_line_thread *thread)
+{
+    if (thread->skipped != NULL)
+        made_remove(thread->skipped);
+    thread->skipped = NULL;
+}
+
 static void made_now(struct hk_line_thread *thread, const void *frame_object)
 {
     const char *block = (const char *)frame_object - GC_HEADER;
+    forget_skipped(thread);
     if (thread->newest != block)
         return;
     thread->counts.allocated -= hk_line_bytes(block);
     thread->counts.blocks--;
     thread->newest = NULL;
-    gate.made[hash(block, FRAMES)] = block;
+    const void **place = made_place(block);
+    if (*place != NULL || gate.made_count >= FRAMES / 2) /* so many generators are suspended: the ends of more are counted */
+        return;
+    *place = block;
+    gate.made_count++;
 }
 
 static void ends_soon(struct hk_line_thread *thread, const void *frame_object)
 {
     const char *block = (const char *)frame_object - GC_HEADER;
-    if (gate.made[hash(block, FRAMES)] == block)
+    forget_skipped(thread);
+    if (*made_place(block) == block)
         thread->skip = block;
 }
 
