@@ -150,7 +150,7 @@ struct hk_heap {
     uint32_t arena_count;
     uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory that could be given back */
     uint32_t staying_pools;           /* empty with pages that cannot */
-    uint64_t most_in_memory; /* bytes, of both siblings together when either last took a new pool */
+    uint32_t most_in_memory;          /* pools that both siblings together may have so: as many as they had */
 
     uint8_t source;   /* hk_source */
     bool is_closed;   /* every block is of its own pools: nothing is asked of the C allocator */

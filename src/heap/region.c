@@ -405,18 +405,17 @@ static uint32_t give(hk_heap *heap, uint32_t pools)
     return (uint32_t)(hk_heap_discard(heap, dirty > pools ? dirty - pools : 0) / HK_POOL_SIZE);
 }
 
-static uint64_t in_memory(const hk_heap *heap)
+static uint32_t in_memory(const hk_heap *heap)
 {
-    uint64_t pools = (uint64_t)heap->used_pools + heap->dirty_pools + heap->staying_pools;
-    return pools * HK_POOL_SIZE + (uint64_t)__atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED);
+    return heap->used_pools + heap->dirty_pools + heap->staying_pools;
 }
 
 /* For one more pool without pages. */
 static void make_room(hk_heap *heap)
 {
-    uint64_t bytes = in_memory(heap) + in_memory(heap->sibling) + HK_POOL_SIZE;
-    if (bytes > heap->most_in_memory && give(heap->sibling, GIVEN_POOLS) == 0)
-        heap->most_in_memory = heap->sibling->most_in_memory = bytes;
+    uint32_t pools = in_memory(heap) + in_memory(heap->sibling) + 1;
+    if (pools > heap->most_in_memory && give(heap->sibling, GIVEN_POOLS) == 0)
+        heap->most_in_memory = heap->sibling->most_in_memory = pools;
 }
 
 void hk_heap_large_grew(hk_heap *heap)
@@ -425,6 +424,8 @@ void hk_heap_large_grew(hk_heap *heap)
     uintptr_t end = (uintptr_t)sbrk(0);
     uint32_t pools = end > seen && seen != 0 ? (uint32_t)((end - seen) / HK_POOL_SIZE) : 0;
     seen = end;
+    heap->most_in_memory -= pools < heap->most_in_memory ? pools : heap->most_in_memory; /* the C heap has it now */
+    heap->sibling->most_in_memory = heap->most_in_memory;
     if (pools > 0)
         pools -= give(heap->sibling, pools);
     if (pools > 0)
