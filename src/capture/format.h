@@ -48,6 +48,7 @@
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
+#define HK_CAPTURE_LARGEST_BOUND (512u << 20) /* that can be asked for; a longer file is no capture */
 
 enum hk_section_kind {
     HK_SECTION_NONE = 0,

@@ -235,7 +235,7 @@ static void draw_run_id(char digits[33])
 bool hk_environment_set(const struct hk_settings *s, const struct hk_place *place,
                         const char *library, struct hk_error *error)
 {
-    char run[33], id[96], sample[32], self[32];
+    char run[33], id[96], sample[32], self[32], bound[32];
     char *linked = !library                  ? NULL
                    : strpbrk(library, " :$") ? link_to(place, library, error)
                                              : hk_must_strdup(library);
@@ -249,13 +249,14 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
     snprintf(id, sizeof id, "%llu:%llu:%d", (unsigned long long)place->device,
              (unsigned long long)place->inode, (int)getpid());
     snprintf(sample, sizeof sample, "%llu", (unsigned long long)s->sample_bytes);
+    snprintf(bound, sizeof bound, "%llu", (unsigned long long)s->bound);
     snprintf(self, sizeof self, "%d", (int)getpid());
     bool done = (!linked || set_preload(linked)) && set("HEAPKEEPER_LIBRARY", linked) &&
                 set("HEAPKEEPER_RUN", run) && set("HEAPKEEPER_CAPTURE", place->file) &&
                 set("HEAPKEEPER_CAPTURE_ID", place->file ? id : NULL) &&
                 set("HEAPKEEPER_CAPTURE_DIR", place->directory ? place->directory : "") &&
                 set("HEAPKEEPER_OUTPUT", place->output) && set("HEAPKEEPER_MODE", s->mode) &&
-                set("HEAPKEEPER_SAMPLE", sample) &&
+                set("HEAPKEEPER_SAMPLE", sample) && set("HEAPKEEPER_BOUND", s->bound ? bound : NULL) &&
                 (!s->debug || set("HEAPKEEPER_DEBUG", "1")) &&
                 set("HEAPKEEPER_NATIVE_STACKS", s->native_stacks ? "1" : NULL) &&
                 set("HEAPKEEPER_NATIVE", s->native ? "all" : s->family ? self : NULL) &&

@@ -8,6 +8,7 @@
 struct hk_settings {
     const char *mode;      /* none, sample, exact */
     uint64_t sample_bytes; /* 0: chosen by the recorder */
+    uint64_t bound;        /* most bytes of the capture; 0: chosen by the library */
     bool guide;            /* the guide's geometry */
     bool align16;          /* in it: every block is aligned to 16 */
     bool debug;            /* misuse of memory is found, reported, and ends the program */

@@ -20,10 +20,12 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include "capture/format.h"
 #include "cli/environment.h"
 #include "cli/target.h"
 
 #define TMPFS 0x01021994
+#define SMALLEST_BOUND (1u << 20)
 
 struct options {
     struct hk_settings settings;
@@ -31,7 +33,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, BOUND };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -111,6 +113,10 @@ static int take_option(int argc, char **argv, int option, struct options *o)
         o->settings.tracemalloc = true;
         o->settings.mode = "exact";
         return 0;
+    case BOUND:
+        if (!parse_bytes(optarg, &o->settings.bound) || o->settings.bound < SMALLEST_BOUND || o->settings.bound > HK_CAPTURE_LARGEST_BOUND)
+            return hk_cli_fail(HK_EXIT_USAGE, "run: --bound=%s is not 1M to 512M, bytes of a capture at most", optarg);
+        return 0;
     case MEMORY_PROFILER:
         o->settings.memory_profiler = true;
         return 0;
@@ -180,6 +186,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"memory-profiler", no_argument, NULL, MEMORY_PROFILER},
         {"lines", optional_argument, NULL, LINES},
         {"lines-output", required_argument, NULL, LINES_OUTPUT},
+        {"bound", required_argument, NULL, BOUND},
         {"native", no_argument, NULL, NATIVE},
         {"native-stacks", no_argument, NULL, NATIVE_STACKS},
         {NULL, 0, NULL, 0},

@@ -18,7 +18,7 @@
 
 #include "capture/format.h"
 
-#define HK_CAPTURE_READ_MAX ((size_t)64 << 20) /* bytes; a longer file is no capture of ours */
+#define HK_CAPTURE_READ_MAX ((size_t)HK_CAPTURE_LARGEST_BOUND) /* bytes; a longer file is no capture of ours */
 
 /* One clear line: what, why, what to do. Without "heapkeeper:" and without a newline. */
 struct hk_error {

@@ -29,7 +29,6 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define LARGEST_BOUND  (1u << 30)
 #define STEP           (16u << 10) /* a section grows by this much, */
 #define LARGE_STEP     (64u << 10) /* and by this much once it is large: fewer system calls */
 
@@ -90,8 +89,8 @@ static uint64_t choose_bound(uint64_t wanted, bool is_file)
     uint64_t bound = wanted ? wanted : HK_CAPTURE_BOUND;
     struct rlimit limit;
 
-    if (bound > LARGEST_BOUND)
-        bound = LARGEST_BOUND;
+    if (bound > HK_CAPTURE_LARGEST_BOUND)
+        bound = HK_CAPTURE_LARGEST_BOUND;
     if (bound < smallest_bound())
         bound = smallest_bound();
     if (is_file && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bound)

@@ -199,7 +199,7 @@ static void note_limits(struct hk_notes *n, const struct hk_report *r)
              hk_text_duration(a, c->header.limit_time_ns),
              hk_text_percent(b, (double)r->sites->other_bytes, (double)r->sites->total_bytes));
     if (limits & HK_LIMIT_NODES)
-        note(n, "The call tree was full: later stacks are cut to their innermost frames.");
+        note(n, "The call tree was full: later stacks are cut to their innermost frames; `heapkeeper run --bound 256M` leaves them room.");
     if (limits & HK_LIMIT_STRINGS)
         note(n, "The space for names was full: names of code seen late are missing.");
     if (limits & HK_LIMIT_DISK)

@@ -478,3 +478,35 @@ def test_the_file_takes_what_its_sites_need(heapkeeper, python):
     heapkeeper.good(["-I", "-S", "-c", SOME], python=python, options=())
     status = os.stat(heapkeeper.output)
     assert status.st_blocks * 512 < 1 << 20 < status.st_size <= 64 << 20
+
+
+def test_a_larger_bound_leaves_room_for_all_stacks(heapkeeper):
+    """Some 30 000 stacks of a dozen frames each: too many for 1 MiB."""
+    program = """
+        import random
+        choose = random.Random(3)
+        def step(depth):
+            if depth == 0:
+                kept.append(bytearray(40))
+            elif choose.random() < .5:
+                step(depth - 1)
+            else:
+                step(depth - 1)
+        kept = []
+        for _ in range(30000):
+            step(14)
+    """
+    cut = "The call tree was full: later stacks are cut to their innermost frames; `heapkeeper run --bound 256M` leaves them room."
+    for bound, is_cut in (("1M", True), ("64M", False)):
+        heapkeeper.good(program, options=("--exact", "--bound", bound))
+        assert os.stat(heapkeeper.output).st_size <= int(bound[:-1]) << 20
+        report = heapkeeper.report()
+        check_real_path(report, mode="exact")  # sums included
+        assert (cut in report["notes"]) == is_cut, (bound, report["notes"])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("bound", ["1K", "600M", "much", "-1M"])
+def test_a_bound_that_is_none_is_said_so(bound):
+    done = execute([COMMAND, "run", "--bound", bound, "true"])
+    assert (done.status, done.err.decode()) == (2, "heapkeeper: run: --bound=%s is not 1M to 512M, bytes of a capture at most\n" % bound)

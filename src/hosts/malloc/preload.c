@@ -191,7 +191,7 @@ static void note_sampled(const char *why)
 static bool record_start(void)
 {
     static char path[4096];
-    const char *mode = secure_getenv("HEAPKEEPER_MODE"), *sample = secure_getenv("HEAPKEEPER_SAMPLE");
+    const char *mode = secure_getenv("HEAPKEEPER_MODE"), *sample = secure_getenv("HEAPKEEPER_SAMPLE"), *bound = secure_getenv("HEAPKEEPER_BOUND");
     const char *why = NULL;
     if (mode == NULL)
         return false;
@@ -211,6 +211,8 @@ static bool record_start(void)
         options.visit_blocks = hk_cpython_exact_visit;
         options.forget_blocks = hk_cpython_exact_forget_all;
     }
+    if (bound != NULL)
+        options.bound = strtoull(bound, NULL, 10);
     read_naming();
     parse_run_id(secure_getenv("HEAPKEEPER_RUN"), options.run_id);
     options.python_version = hk_cpython_version(&options.python_flags);
