@@ -227,3 +227,10 @@ def mark(name):
     Returns the bytes that the program has asked for since its start, as the mark has them; 0 if nothing is recorded.
     """
     return _library.hk_mark(name.encode("utf-8", "replace"))
+
+
+def load_ipython_extension(ip):
+    """%load_ext heapkeeper: the magics %heapkeeper, %mprun and %memit."""
+    from . import magics
+
+    magics.load_ipython_extension(ip)

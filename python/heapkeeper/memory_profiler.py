@@ -4,9 +4,11 @@
     python -m heapkeeper.memory_profiler script.py
     heapkeeper run --memory-profiler script.py          the program's own `import memory_profiler` is this
 
-The resident size is read from /proc (process_memory.py), by a process of its own where a function is looked at. Lines are
-measured at their ends by a trace function (_Tracer). Where the original goes wrong, this does not: coroutines and generators
-are measured while they run, what a line calls is the line's own, and a function that raises costs no other child its life.
+The resident size is read from /proc (process_memory.py), by a process of its own where a function is looked at. Lines have what they
+allocate and free of Python's memory, exactly, where heapkeeper's heap is in the process (lines.py); elsewhere, and where another
+backend is asked for, a trace function measures the process at the ends of lines, as the original does, and a line on stderr
+says so. Where the original goes wrong, this does not: coroutines and generators are measured while they run, what a line calls is
+the line's own, and a function that raises costs no other child its life.
 """
 
 import builtins
@@ -350,6 +352,10 @@ class CodeMap(dict):
     def measure(self, code):
         return _get_memory(-1, self.backend, include_children=self.include_children, filename=code.co_filename)
 
+    def functions(self):
+        """The code objects of the functions, without those inside them."""
+        return [code for _, code, _ in self._toplevel]
+
     def items(self):
         """(file, ((line, what is known of it or None), ...)) of each function, if anything is."""
         for filename, code, lines in self._toplevel:
@@ -357,14 +363,29 @@ class CodeMap(dict):
                 yield filename, ((line, self[code].get(line)) for line in lines)
 
 
+_said = False
+
+
+def _say_once(why):
+    global _said
+    if not _said:
+        _said = True
+        sys.stderr.write("memory_profiler: lines are measured by the resident size of the whole process: %s\n" % why)
+
+
 class LineProfiler:
-    """What lines do to the process's memory, while it is enabled, in the functions that it was given."""
+    """What lines do to the memory, while it is enabled, in the functions that it was given.
+
+    Two ways: with heapkeeper's heap in the process a LineProfile, in all threads; else a trace function, in the thread that
+    enabled it. Which it is is decided when it is enabled first.
+    """
 
     def __init__(self, **kw):
         self.backend = choose_backend(kw.get("backend"))
         self.code_map = CodeMap(include_children=kw.get("include_children", False), backend=self.backend)
         self.max_mem = kw.get("max_mem")
         self.enable_count = 0
+        self._exact = None  # a heapkeeper.LineProfile; False: there is none to be had
         self._running = []  # of the frames that run: [line, memory when it began]
         self._original_trace_function = None
 
@@ -380,6 +401,30 @@ class LineProfiler:
             warnings.warn("Could not extract a code object for the object %r" % (func,))
         else:
             self.code_map.add(code)
+            if self._exact and code in self.code_map:
+                self._exact.add_function(code)
+
+    def _begin_exact(self):
+        """A LineProfile of all functions so far, or False."""
+        if self.backend != "psutil" or self.code_map.include_children or self.max_mem is not None:
+            return False
+        from . import lines
+
+        why = lines.why_not()
+        if why is not None:
+            _say_once(why)
+            return False
+        return lines.LineProfile(*self.code_map.functions())
+
+    def _take_exact(self):
+        """The figures so far into the code map. The first line has what lived when the function was called first, as the original's."""
+        for function in self._exact.functions():
+            rows = {line.line: (line.net / process_memory.MIB, line.live_max / process_memory.MIB, line.hits)
+                    for line in function.lines if line.hits}
+            if function.calls and function.first_line not in rows:
+                live = function.start_live / process_memory.MIB
+                rows = {function.first_line: (live, live, function.calls), **rows}
+            self.code_map[function.code].update(rows)
 
     def wrap_function(self, func):
         return _like(func, lambda: self)
@@ -407,10 +452,19 @@ class LineProfiler:
         self.disable_by_count()
 
     def enable(self):
+        if self._exact is None:
+            self._exact = self._begin_exact()
+        if self._exact:
+            self._exact.enable()
+            return
         self._original_trace_function = sys.gettrace()
         sys.settrace(self.trace_memory_usage if self.max_mem is None else self.trace_max_mem)
 
     def disable(self):
+        if self._exact:
+            self._exact.disable()
+            self._take_exact()
+            return
         sys.settrace(self._original_trace_function)
         self._running.clear()
 
@@ -460,7 +514,7 @@ def show_results(prof, stream=None, precision=1):
         source = linecache.getlines(filename)
         for line, known in lines:
             text = source[line - 1] if line <= len(source) else "\n"
-            cells = (mib.format(known[1]), mib.format(known[0]), known[2]) if known else ("", "", "")
+            cells = (mib.format(known[1]), mib.format(round(known[0], precision) + 0.0), known[2]) if known else ("", "", "")  # no "-0.0"
             stream.write(row.format(line, *cells, text))
         stream.write("\n\n")
 
@@ -600,7 +654,15 @@ def load_ipython_extension(ip):
     """%load_ext memory_profiler: %mprun and %memit."""
     from . import magics
 
-    magics.load_ipython_extension(ip)
+    magics.MemoryProfilerMagics.register_magics(ip)
+
+
+def __getattr__(name):
+    if name in ("MemitResult", "MemoryProfilerMagics", "_func_exec"):  # which need IPython
+        from . import magics
+
+        return getattr(magics, name)
+    raise AttributeError("module %r has no attribute %r" % (__name__, name))
 
 
 if __name__ == "__main__":

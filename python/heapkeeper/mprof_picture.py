@@ -73,12 +73,14 @@ def _number(value, step):
 
 class Curve:
     def __init__(self, label, points, slope):
-        self.label, self.points = label, points
+        self.name, self.points = label, points
         self.trend = trend(points) if slope else None
+        self.slope = ""
         if self.trend:
-            self.label += " slope %.5f" % self.trend[0]
+            self.slope = "slope %.5f" % self.trend[0]
             if self.trend[2] is not None:
-                self.label += " ± %.5f" % self.trend[2]
+                self.slope += " ± %.5f" % self.trend[2]
+        self.label = label + " " * bool(self.slope) + self.slope
 
 
 class Function:
@@ -163,7 +165,8 @@ class Picture:
             d = "".join("%s%.2f %.2f" % ("L" if i else "M", x(when), y(mib)) for i, (when, mib) in enumerate(curve.points))
             most = max(mib for _, mib in curve.points)
             put('<path class="s%d" d="%s"><title>%s, at most %.3f MiB</title></path>\n' % (colour, d, escape(curve.label), most))
-            legend.append((colour, curve.label, ""))
+            legend.append((colour, curve.name, ""))
+            legend += [(None, curve.slope, "")] if curve.slope else []
             if curve.trend:
                 ends = [curve.points[0][0], curve.points[-1][0]]
                 put('<path class="trend s%d" d="M%.2f %.2fL%.2f %.2f"/>\n' %
@@ -179,6 +182,9 @@ class Picture:
         put("</g>\n")
         for row, (colour, label, kind) in enumerate(legend[:20]):
             at = TOP + 12 + 22 * row
+            if colour is None:
+                put('<text class="tick" x="%d" y="%d">%s</text>\n' % (WIDTH - RIGHT + 38, at - 4, escape(label)))
+                continue
             shape = "M%d %dh-5v14h5" if kind else "M%d %dm-8 7h18"
             put('<path class="%s s%d" d="%s"/><text x="%d" y="%d">%s</text>\n' %
                 (kind, colour, shape % (WIDTH - RIGHT + 22, at - 11), WIDTH - RIGHT + 38, at, escape(_short(label, 44))))

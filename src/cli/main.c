@@ -51,6 +51,8 @@ static const char run_usage[] =
     "                      Python it is recorded always\n"
     "  --native-stacks     with the callers of the functions that call malloc; for Python, --native "
     "as well\n"
+    "  --bound SIZE        a capture of at most so many bytes (default 8M, of every block 64M): a program with more call sites has\n"
+    "                      the stacks of the later ones cut\n"
     "  --geometry NAME     sizes of arenas, pools and blocks: default, or guide (256 KiB, 4 KiB, 8 "
     "to 512\n"
     "                      bytes in eights); guide,align=16 aligns every block to 16 bytes\n"
@@ -168,6 +170,7 @@ static const char flame_usage[] =
     "  -o, --output FILE   write to FILE (default: PROGRAM-PID.flame.html, here); - is standard output\n"
     "  -f, --force         write over an existing FILE\n"
     "  --before CAPTURE    with the change since an earlier capture (or process) of the same program, in colours\n"
+    "  --data FILE         the page of figures from elsewhere: JSON as the page holds it; - is standard input\n"
     "  --json              the tree, for programs; on standard output, unless -o\n";
 
 static const char plot_usage[] =

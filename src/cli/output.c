@@ -33,7 +33,7 @@ bool hk_output_open(struct hk_output *o, const char *path, bool force, const str
     bool there = stat(path, &st) == 0, regular = there && S_ISREG(st.st_mode);
     o->path = path;
     o->made = !there;
-    if (!hk_output_spares(path, capture))
+    if (capture && !hk_output_spares(path, capture))
         return false;
     if (regular && !force) {
         hk_cli_fail(HK_EXIT_FAILURE, "%s: exists already; --force writes over it", path);

@@ -386,15 +386,39 @@ void hk_flame_section(const struct hk_flame *f, FILE *out)
     fputs("</script>\n", out);
 }
 
-void hk_flame_html(const struct hk_flame *f, FILE *out)
+static void start_page(const char *title, FILE *out)
 {
     static const char *const styles[] = {hk_page_page_css, hk_page_flame_css, NULL};
-    static const char *const scripts[] = {hk_page_page_js, hk_page_flame_tree_js, hk_page_flame_js, NULL};
-    char program[256], title[300];
-    snprintf(title, sizeof title, "%s: heapkeeper flame", hk_capture_program(f->capture, program, sizeof program));
     hk_page_start(out, title, styles);
     fputs("<main class=\"whole\">\n", out);
-    hk_flame_section(f, out);
+}
+
+static void end_page(FILE *out)
+{
+    static const char *const scripts[] = {hk_page_page_js, hk_page_flame_tree_js, hk_page_flame_js, NULL};
     fputs("</main>\n", out);
     hk_page_end(out, scripts);
+}
+
+void hk_flame_html(const struct hk_flame *f, FILE *out)
+{
+    char program[256], title[300];
+    snprintf(title, sizeof title, "%s: heapkeeper flame", hk_capture_program(f->capture, program, sizeof program));
+    start_page(title, out);
+    hk_flame_section(f, out);
+    end_page(out);
+}
+
+void hk_flame_html_of_data(const char *data, FILE *out)
+{
+    start_page("heapkeeper flame", out);
+    fputs(hk_page_flame_html, out);
+    fputs("<script type=\"application/json\" id=\"flame-data\">", out);
+    for (; *data; data++)
+        if (*data == '<') /* in JSON only inside strings; in a page the end of the script, perhaps */
+            fputs("\\u003c", out);
+        else
+            fputc(*data, out);
+    fputs("</script>\n", out);
+    end_page(out);
 }

@@ -21,6 +21,9 @@ struct hk_flame {
 /* The whole page. */
 void hk_flame_html(const struct hk_flame *flame, FILE *out);
 
+/* The same of data in JSON, NUL-terminated, as the page has them (flame.c); only made safe to stand in it. */
+void hk_flame_html_of_data(const char *data, FILE *out);
+
 /* Its section and its data, for another page, which has hk_page_flame_css, hk_page_flame_tree_js and hk_page_flame_js. */
 void hk_flame_section(const struct hk_flame *flame, FILE *out);
 

@@ -306,3 +306,28 @@ def test_page_that_cannot_be_written_is_no_page(shop, tmp_path):
     assert b"cannot be written" in show("flame", "-o", tmp_path / "no" / "p.html", shop, status=1).err
     if os.path.exists("/dev/full"):
         assert b"could not be written" in show("flame", "-o", "/dev/full", shop, status=1).err
+
+
+@pytest.mark.once
+def test_figures_from_elsewhere_become_a_page_and_stay_data(shop, tmp_path):
+    made = tmp_path / "made.html"
+    subprocess.run([COMMAND, "flame", "-o", str(made), str(shop)], check=True, stdout=subprocess.DEVNULL)
+    data = pages.Page(made.read_text()).data["flame-data"]
+    data["program"] = "</script><script>broken()</script><!--"
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    done = execute([COMMAND, "flame", "--data", str(tmp_path / "data.json")])
+    assert (done.status, done.err) == (0, b"")
+    page = pages.Page(done.out.decode())
+    assert page.data["flame-data"] == data and page.loads == []
+    assert len(page.scripts) == len(pages.Page(made.read_text()).scripts)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("text, words, status, said", [
+    (b"[1]", ["--data", "-"], 1, "flame: - has no object of JSON, which --data takes"),
+    (b"{}", ["--data", "/nowhere/data.json"], 1, "flame: /nowhere/data.json: No such file or directory"),
+    (b"{}", ["--data", "-", "--json"], 2, "flame: --data has the figures; it goes with -o and --force only"),
+])
+def test_figures_that_are_none_are_one_line(text, words, status, said):
+    done = execute([COMMAND, "flame", *words], input=text)
+    assert (done.status, done.out, done.err.decode()) == (status, b"", "heapkeeper: %s\n" % said)

@@ -178,7 +178,8 @@ def test_an_unknown_backend_is_named(run):
         "memory_profiler: no backend 'psutl'; there are psutil, psutil_pss, psutil_uss, posix, tracemalloc"]
 
 
-def test_coroutines_and_generators_are_profiled_and_stay_what_they_are(run):
+@pytest.mark.parametrize("prefix", [[], [COMMAND, "run", "-o", "/dev/null"]], ids=["plain", "heapkeeper"])
+def test_coroutines_and_generators_are_profiled_and_stay_what_they_are(run, prefix):
     done = run("""
         import asyncio, inspect, io
         from heapkeeper.memory_profiler import profile
@@ -202,8 +203,56 @@ def test_coroutines_and_generators_are_profiled_and_stay_what_they_are(run):
         print(asyncio.run(main()), list(numbers()))
         rows = [line.split() for line in out.getvalue().splitlines() if "bytearray" in line]
         print([round(float(row[3])) for row in rows])
-    """)
+    """, prefix=prefix)
     assert done.out.decode().splitlines() == ["True True True", "(31457280, [52428800]) [41943040]", "[30, 50, 40]"]
+
+
+LINES = """
+    import sys, threading, time
+    from memory_profiler import profile
+    def noise():
+        while not stop:
+            kept.append(bytes(1 << 20))
+            time.sleep(.001)
+    @profile(precision=5)
+    def f():
+        a = bytearray(5_000_000)
+        b = [bytes(100_000) for _ in range(30)]
+        for i in range(3):
+            a = a + bytes(1000)
+            time.sleep(.05)
+        del b
+        return len(a)
+    stop, kept = False, []
+    thread = threading.Thread(target=noise)
+    thread.start()
+    print(f())
+    stop = True
+    thread.join()
+    assert len(kept) > 10
+"""
+
+
+def test_under_heapkeeper_a_line_has_exactly_what_it_allocated_and_nothing_of_other_threads(run, tmp_path):
+    done = run(LINES, prefix=[COMMAND, "run", "--memory-profiler", "-o", str(tmp_path / "capture")])
+    assert done.err == b""
+    rows = [line.split() for line in done.out.decode().splitlines() if " MiB " in line]
+    found = {" ".join(words[6 if words[5].isdigit() else 5:]): (float(words[1]), float(words[3]), int(words[5])) for words in rows}
+    mib = 1 << 20
+    assert found["a = bytearray(5_000_000)"][1:] == (pytest.approx(5_000_057 / mib, abs=1e-4), 1)
+    assert found["b = [bytes(100_000) for _ in range(30)]"][1] == pytest.approx(30 * 100_033 / mib, abs=1e-3)
+    assert found["del b"][1] == pytest.approx(-30 * 100_033 / mib, abs=1e-3)
+    assert found["for i in range(3):"][1:] == (pytest.approx(0, abs=1e-4), 4)
+    assert found["a = a + bytes(1000)"][1:] == (pytest.approx(3000 / mib, abs=1e-4), 3)
+    # Memory is what lived: before the first line, and with each line's own.
+    assert found["a = bytearray(5_000_000)"][0] == pytest.approx(found["@profile(precision=5)"][0] + 5_000_057 / mib, abs=0.01)
+
+
+def test_elsewhere_one_line_says_that_the_whole_process_is_measured(run):
+    done = run(LINES, env={"PYTHONPATH": INSTEAD + ":" + PACKAGE})
+    assert done.err.decode().startswith("memory_profiler: lines are measured by the resident size of the whole process: ")
+    assert done.err.count(b"\n") == 1 and b"heapkeeper run" in done.err
+    assert b"a = bytearray(5_000_000)" in done.out
 
 
 def test_a_log_file_leaves_out_rows_without_growth_on_request(run):

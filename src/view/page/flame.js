@@ -690,6 +690,8 @@
   }
 
   function setValue(value) {
+    if (data.values && !data.values.includes(value))
+      return;
     state.value = value;
     show();
   }
@@ -861,7 +863,7 @@
   }
 
   function begin() {
-    const facts = [data.python && "Python " + data.python, "pid " + data.pid, hk.duration(data.duration_ns), data.state];
+    const facts = [...data.facts ?? [], data.python && "Python " + data.python, data.pid && "pid " + data.pid, hk.duration(data.duration_ns), data.state];
     if (data.mode === "sample")
       facts.push(`figures are estimates from samples, one for ${hk.bytes(data.sample_bytes)}`);
     $("title").textContent = data.program;
@@ -873,6 +875,12 @@
     }
     if (data.before)
       $("colours").value = state.colours = "change";
+    if (data.values) { /* of a stretch of code: some of the figures, and no moments */
+      for (const button of $("value").children)
+        button.hidden = !data.values.includes(button.dataset.value);
+      $("time").hidden = true;
+      state.value = data.values[0];
+    }
     chooseHues();
     choosePaint();
     listen();
