@@ -13,7 +13,6 @@
 
 #include "cli/options.h"
 #include "read/attach.h"
-#include "read/find.h"
 #include "view/blocks.h"
 
 struct options {
@@ -157,39 +156,19 @@ static int show(const struct options *o, struct hk_blocks *b)
     return 0;
 }
 
-/* ---- where from ---- */
-
-static struct hk_capture *open_target(const char *target, int *pid, struct hk_error *error)
-{
-    long value;
-    *pid = 0;
-    if (target && number(target, &value) && value > 0 && value <= INT_MAX && access(target, F_OK) != 0) {
-        *pid = (int)value;
-        return hk_capture_of_process(*pid, HK_OPEN_WHOLE, error);
-    }
-    char *path = target ? hk_must_strdup(target) : hk_find_newest(error);
-    struct hk_capture *capture = path ? hk_capture_open(path, HK_OPEN_WHOLE, error) : NULL;
-    free(path);
-    return capture;
-}
-
 int hk_cli_blocks(int argc, char **argv)
 {
     struct options o = {.arena = -1};
     struct hk_error error, why;
     char note[1200];
-    int pid, status = parse(argc, argv, &o);
+    int status = parse(argc, argv, &o);
     if (status)
         return status;
 
-    struct hk_capture *capture = open_target(o.target, &pid, &error);
+    struct hk_capture *capture = hk_cli_open(o.target);
     if (!capture)
-        return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
-    if (capture->life == HK_LIFE_EMPTY) {
-        hk_capture_close(capture);
-        return hk_cli_fail(HK_EXIT_FAILURE, "%s: nothing recorded: the library was not loaded into the program",
-                           o.target ? o.target : "the newest capture");
-    }
+        return HK_EXIT_FAILURE;
+    int pid = hk_cli_pid(o.target);
     struct hk_blocks b = {.capture = capture, .map = hk_heap_map_read(capture, &error)};
     if (b.map && capture->life == HK_LIFE_RUNNING && !o.stored) {
         struct hk_heap_map *live = hk_heap_map_live(b.map, pid ? pid : (int)capture->header.pid, &why);

@@ -52,4 +52,7 @@ int hk_cli_written(const char *what);
  * process that `heapkeeper report` shows. The caller closes it. NULL: a line on stderr has said why. */
 struct hk_capture *hk_cli_open(const char *target);
 
+/* The process that `target` names: a number that is no file's name. 0: none. */
+int hk_cli_pid(const char *target);
+
 #endif

@@ -46,10 +46,11 @@ int hk_cli_written(const char *what)
     return 0;
 }
 
-/* A number that is no file's name is a process. */
-static int pid_in(const char *target)
+int hk_cli_pid(const char *target)
 {
     char *end;
+    if (!target)
+        return 0;
     errno = 0;
     long value = strtol(target, &end, 10);
     bool is_number = *target && !*end && errno == 0 && value > 0 && value <= INT_MAX;
@@ -75,7 +76,7 @@ struct hk_capture *hk_cli_open(const char *target)
 {
     struct hk_capture *capture = NULL;
     struct hk_error error;
-    int pid = target ? pid_in(target) : 0;
+    int pid = hk_cli_pid(target);
     if (pid) {
         capture = hk_capture_of_process(pid, HK_OPEN_WHOLE, &error);
     } else {
