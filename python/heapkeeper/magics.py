@@ -17,17 +17,14 @@ import json
 import linecache
 import os
 import platform
-import shutil
 import struct
-import subprocess
-import sys
 import time
 import tracemalloc
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from . import memory_profiler, tracker
+from . import command, memory_profiler, tracker
 
 _GROUP = struct.Struct("QQII")  # bytes, blocks, site, domain: what the library collects by
 
@@ -340,15 +337,7 @@ class FlameGraph:
 
     def page(self):
         """The whole page, of `heapkeeper flame`."""
-        command = _command()
-        if command is None:
-            raise RuntimeError("heapkeeper: the command `heapkeeper`, which draws, is not beside %s, nor on PATH" % sys.executable)
-        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-        done = subprocess.run([command, "flame", "--data", "-", "-o", "-"], input=json.dumps(self.data()).encode(), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, env=environment)
-        if done.returncode:
-            raise RuntimeError(done.stderr.decode("utf-8", "replace").strip())
-        return done.stdout.decode("utf-8")
+        return command.run("flame", "--data", "-", "-o", "-", input=json.dumps(self.data()))
 
     def save(self, file):
         with open(file, "w", encoding="utf-8") as out:
@@ -369,18 +358,6 @@ class FlameGraph:
 def _shortened(file):
     here = os.getcwd() + os.sep
     return file[len(here):] if file.startswith(here) else file
-
-
-def _command():
-    """The command of this installation, or of the source tree; else the one on PATH."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    places = [os.environ.get("HEAPKEEPER_BUILD"), os.path.dirname(os.environ.get("HEAPKEEPER_LIBRARY") or "") or None,
-              os.path.normpath(os.path.join(here, "..", "..", "build")), os.path.dirname(sys.executable or "") or None]
-    for place in filter(None, places):
-        path = os.path.join(place, "heapkeeper")
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return shutil.which("heapkeeper")
 
 
 @magics_class

@@ -14,6 +14,7 @@ Its files, mprofile_YYYYMMDDhhmmss.dat in the working directory, have a line for
 """
 
 import glob
+import json
 import os
 import re
 import subprocess
@@ -22,7 +23,7 @@ import time
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, RawTextHelpFormatter
 from collections import defaultdict
 
-from . import memory_profiler, mprof_picture, process_memory
+from . import command, memory_profiler, mprof_picture, process_memory
 
 __version__ = memory_profiler.__version__
 
@@ -42,6 +43,7 @@ Type mprof <command> --help for usage help on a specific command.
 For example, mprof plot --help will list all plotting options.
 """
 
+CAPTURE = b"hkcaptur"  # what a capture of heapkeeper's begins with
 IN_PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "instead", "memory_profiler.py")
 
 
@@ -70,7 +72,12 @@ def read_mprofile_file(filename):
     then, memory then, depth], ...]), "children" (pid: [(memory, time), ...]), "cmd_line" and "filename".
 
     ValueError: the file is damaged, or none of mprof's. A last line without its end is left out: it is being written, or nobody ended it.
+
+    Of a capture of heapkeeper's: what lived in its process, and in the others of its run; times since the run began.
     """
+    with open(filename, "rb") as file:
+        if file.read(len(CAPTURE)) == CAPTURE:
+            return _read_capture(filename)
     found = {"mem_usage": [], "timestamp": [], "func_timestamp": {}, "filename": filename, "cmd_line": None,
              "children": defaultdict(list)}
     known = False
@@ -105,6 +112,22 @@ def read_mprofile_file(filename):
                 found["children"][values[0]].append(values[1:])
             else:
                 found["func_timestamp"].setdefault(values[0], []).append(values[1])
+    return found
+
+
+def _read_capture(filename):
+    own, plot = (json.loads(command.run("plot", *which, "--json", filename)) for which in ((), ("--run",)))  # of a run the largest only
+    found = {"mem_usage": [], "timestamp": [], "func_timestamp": {}, "filename": filename, "cmd_line": plot["program"], "children": {},
+             "label": "%s, live" % plot["program"]}
+    for line in own["lines"] + plot["lines"]:
+        pid = line["name"].split()[-1]
+        points = [(size / process_memory.MIB, when / 1e9) for when, size in zip(line["time_ns"], line["bytes"])]
+        if line["name"] == "live":
+            found["mem_usage"], found["timestamp"] = [mib for mib, _ in points], [when for _, when in points]
+        elif pid.isdigit() and pid != str(plot["pid"]) and points:
+            found["children"][pid] = points
+    if plot["left_out"]:
+        sys.stderr.write("mprof: %d smaller processes of %s are left out\n" % (plot["left_out"], filename))
     return found
 
 

@@ -108,8 +108,8 @@ class Picture:
             for stamp in stamps:
                 points += [(stamp[0], stamp[2]), (stamp[1], stamp[3])]
         points.sort()
-        start = points[0][0]
-        label = time.strftime("%d / %m / %Y - start at %H:%M:%S", time.localtime(start)) + ".%03d" % (start % 1 * 1000)
+        start = 0 if "label" in profile else points[0][0]
+        label = profile.get("label") or time.strftime("%d / %m / %Y - start at %H:%M:%S", time.localtime(start)) + ".%03d" % (start % 1 * 1000)
         points = [(when - start, mib) for when, mib in points]
         self.curves.append(Curve(label, points, self.slope))
         if timestamps:
@@ -245,7 +245,7 @@ def draw_with_pylab(picture, pylab, index=0):
     for number, curve in enumerate(picture.curves):
         colour = PYLAB_COLOURS[(index + number) % len(PYLAB_COLOURS)]
         when, mib = zip(*curve.points)
-        axes.plot(when, mib, ("-" if picture.flame else "+-") + colour, label=curve.label)
+        axes.plot(when, mib, ("-" if picture.flame else "+-") + colour, label=curve.name + ("\n" + curve.slope if curve.slope else ""))
         if curve.trend:
             axes.plot(when, [curve.trend[1] + curve.trend[0] * at for at in when], "--", linewidth=0.5, color=colour)
     if picture.window:

@@ -120,9 +120,11 @@ def of_children(pid, backend="psutil", ignored=()):
         if child in ignored:
             continue
         try:
-            yield child, of_process(child, backend)
+            mib = of_process(child, backend)
         except OSError:
             continue
+        if mib > 0:  # else it is ending
+            yield child, mib
 
 
 def of_family(pid, backend="psutil", ignored=()):

@@ -165,7 +165,7 @@ def test_mprun_shows_the_lines_of_functions_that_cells_define(notebook, tmp_path
 
 
 def test_memit_measures_lines_and_cells(notebook):
-    outputs = notebook("%load_ext memory_profiler", "%memit -r 2 x = bytes(range(256)) * 200_000", "%%memit -o -q n = 300_000\nx = b'x' * n * 200",
+    outputs = notebook("%load_ext memory_profiler", "%memit x = bytes(range(256)) * 200_000", "%%memit -o -q n = 300_000\nx = b'x' * n * 200",
                        "_.baseline < max(_.mem_usage)", "%memit -r no 1")
     peak, increment = map(float, re.fullmatch(r"peak memory: ([\d.]+) MiB, increment: ([\d.]+) MiB\n", text_of(outputs[1])).groups())
     assert 45 < increment < 70 and peak > increment

@@ -1,6 +1,7 @@
 """heapkeeper.mprof: its files, its commands and its pictures."""
 
 import glob
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import textwrap
 import xml.etree.ElementTree
 
 import pytest
-from conftest import BUILD, TREE, execute
+from conftest import BUILD, COMMAND, TREE, execute
 
 PACKAGE = os.path.join(TREE, "python")
 ENVIRONMENT = {"PYTHONPATH": PACKAGE, "HEAPKEEPER_BUILD": BUILD}
@@ -134,6 +135,53 @@ def test_list_rm_and_clean_know_files_by_name_and_number(mprof, tmp_path):
     assert b"Invalid index (non-existing file): 5" in mprof("rm", "5", status=1).err
     mprof("clean")
     assert os.listdir(str(tmp_path)) == ["notes.dat"]
+
+
+WORKERS = """
+    import multiprocessing, os, time
+    def work(n):
+        for _ in range(3):
+            kept = [os.urandom(1 << 20) for _ in range(n)]
+            time.sleep(.3)
+    if __name__ == "__main__":
+        workers = [multiprocessing.get_context("fork").Process(target=work, args=(n,)) for n in (25, 50, 75, 100)]
+        [w.start() for w in workers]
+        [w.join() for w in workers]
+        print(*[w.pid for w in workers])
+"""
+
+
+def test_four_workers_are_drawn_as_the_capture_has_them_and_measured_as_the_kernel_does(mprof, python, tmp_path):
+    (tmp_path / "p.py").write_text(textwrap.dedent(WORKERS))
+    done = mprof("run", "-M", "-T", ".05", "-o", "rss.dat", COMMAND, "run", "-o", "capture", python.path, "p.py")
+    pids = done.out.decode().split()[-4:]
+    captures = {pid: json.loads(execute([COMMAND, "plot", "--json", "capture." + pid], cwd=str(tmp_path)).out) for pid in pids}
+    live = {pid: next(line for line in plot["lines"] if line["name"] == "live") for pid, plot in captures.items()}
+
+    mprof("plot", "-o", "capture.svg", "capture")
+    curves, ticks, titles, _ = picture(tmp_path / "capture.svg")
+    heights = [(y - 4, value) for y, value in ticks["end"]]
+    drawn = {re.search(r"child (\d+)", label).group(1): points for label, points in curves[1:]}
+    assert sorted(drawn) == sorted(pids) and curves[0][0].startswith("p.py, live, at most ")
+    for pid, points in drawn.items():
+        assert len(points) == len(live[pid]["bytes"])
+        assert [value_at(heights, y) for _, y in points] == [pytest.approx(size / 2**20, abs=0.5) for size in live[pid]["bytes"]]
+    peaks = dict(re.findall(r"Child (\d+)\t+([\d.]+) MiB", mprof("peak", "capture").out.decode()))
+    assert {pid: float(peak) for pid, peak in peaks.items()} == {pid: pytest.approx(max(live[pid]["bytes"]) / 2**20, abs=0.001) for pid in pids}
+
+    # The resident size that mprof saw from outside is what lived at most, and what every process has besides.
+    resident = {pid: max(mib for mib, _ in read(tmp_path, "rss.dat")["children"][pid]) for pid in pids}
+    reports = {pid: json.loads(execute([COMMAND, "report", "--json", "capture." + pid], cwd=str(tmp_path)).out) for pid in pids}
+    besides = [resident[pid] - reports[pid]["peak_bytes"] / 2**20 for pid in pids]
+    assert all(0 < rest < 40 for rest in besides) and max(besides) - min(besides) < 8, (resident, besides)
+    mprof("plot", "-o", "rss.svg", "rss.dat")
+    assert len(picture(tmp_path / "rss.svg")[0]) >= 5
+
+
+def test_a_damaged_capture_is_one_clear_line(mprof, tmp_path):
+    (tmp_path / "capture").write_bytes(b"hkcaptur" + bytes(100))
+    done = mprof("plot", "-o", "p.svg", "capture", status=1)
+    assert done.err.startswith(b"mprof plot: ") and b"capture" in done.err and done.err.count(b"\n") == 1
 
 
 def test_functions_are_called_by_as_few_parts_of_their_names_as_tell_them_apart(mprof, recorded):
