@@ -13,6 +13,7 @@
  * Siblings are heaps under the same host's lock (CPython's MEM and OBJECT). While they are small, one that takes a pool without
  * pages, so that both together would have more in memory than ever, gives some of the other's empty ones back; and as many go
  * back when the end of the C allocator's heap moves up for a large block: together they have at most what one heap would have.
+ * And where they need more than ever after large blocks were freed, the C allocator's heap is trimmed.
  *
  * Huge pages: a heap's first 48 MiB are marked against them (a system may have them on for all, and a small program
  * would pay 15 MB; a page of them more is 4 % of such a heap), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
@@ -32,6 +33,8 @@
 #define FIRST_HUGE_ARENA (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE)
 #define KEPT_DIRTY_POOLS (uint32_t)(((size_t)32 << 20) / HK_POOL_SIZE)
 #define GIVEN_POOLS 4u
+#define GROWN_POOLS (uint32_t)(((size_t)256 << 10) / HK_POOL_SIZE)
+#define FREED_LARGE (256 << 10)
 
 struct hk_region hk_region;
 static hk_lock init_lock;
@@ -410,17 +413,40 @@ static uint32_t in_memory(const hk_heap *heap)
     return heap->used_pools + heap->dirty_pools + heap->staying_pools;
 }
 
+static int64_t most_large; /* bytes in large blocks of both siblings since the C heap was trimmed; under their lock */
+
+static int64_t large_bytes(const hk_heap *heap)
+{
+    return __atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED) + __atomic_load_n(&heap->sibling->large_bytes, __ATOMIC_RELAXED);
+}
+
+/* The pools are more than ever. What large blocks left in the C heap, below its end, has its pages still. */
+static void trim_c_heap(hk_heap *heap, uint32_t pools)
+{
+    static uint32_t trimmed_at;
+    int64_t large = large_bytes(heap);
+    if (most_large - large < FREED_LARGE || pools - trimmed_at < GROWN_POOLS || heap->arena_count > FIRST_HUGE_ARENA)
+        return;
+    trimmed_at = pools;
+    most_large = large;
+    hk_libc.trim(FREED_LARGE);
+}
+
 /* For one more pool without pages. */
 static void make_room(hk_heap *heap)
 {
     uint32_t pools = in_memory(heap) + in_memory(heap->sibling) + 1;
-    if (pools > heap->most_in_memory && give(heap->sibling, GIVEN_POOLS) == 0)
-        heap->most_in_memory = heap->sibling->most_in_memory = pools;
+    if (pools <= heap->most_in_memory || give(heap->sibling, GIVEN_POOLS) != 0)
+        return;
+    heap->most_in_memory = heap->sibling->most_in_memory = pools;
+    trim_c_heap(heap, pools);
 }
 
 void hk_heap_large_grew(hk_heap *heap)
 {
-    static uintptr_t seen; /* under the siblings' lock */
+    static uintptr_t seen;
+    int64_t large = large_bytes(heap);
+    most_large = large > most_large ? large : most_large;
     uintptr_t end = (uintptr_t)sbrk(0);
     uint32_t pools = end > seen && seen != 0 ? (uint32_t)((end - seen) / HK_POOL_SIZE) : 0;
     seen = end;

@@ -734,6 +734,40 @@ static void test_siblings_that_grow_in_turn_keep_what_both_once_had(void **state
     sibling_end(heap[0]);
 }
 
+static int trims;
+
+static int count_trim(size_t pad)
+{
+    (void)pad;
+    trims++;
+    return 0;
+}
+
+/* What large blocks leave in the C heap is in memory until it is trimmed. */
+static void test_pools_that_grow_after_large_blocks_were_freed_trim_the_c_heap(void **state)
+{
+    static void *blocks[EACH];
+    void *large[20];
+    hk_heap *heap = *state;
+    int (*trim)(size_t) = hk_libc.trim;
+    sibling_of(heap);
+    hk_libc.trim = count_trim;
+    trims = 0;
+    for (int i = 0; i < 20; i++)
+        large[i] = hk_malloc(heap, 100000);
+    fill_pools(heap, blocks, 30);
+    assert_int_equal(trims, 0); /* nothing was freed */
+    for (int i = 0; i < 20; i++)
+        hk_free(heap, large[i]);
+    assert_int_equal(trims, 0); /* and now nothing grows */
+    fill_pools(heap, blocks, 30);
+    assert_int_equal(trims, 1);
+    fill_pools(heap, blocks, 30);
+    assert_int_equal(trims, 1); /* nothing more was freed */
+    hk_libc.trim = trim;
+    sibling_end(heap);
+}
+
 static void test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow(void **state)
 {
     hk_heap *heap = *state;
@@ -798,6 +832,7 @@ int main(void)
         cmocka_unit_test(test_size_classes_rise_and_the_last_is_the_largest_block),
         HOST(test_a_heap_that_grows_takes_the_memory_of_its_siblings_empty_pools),
         HOST(test_siblings_that_grow_in_turn_keep_what_both_once_had),
+        HOST(test_pools_that_grow_after_large_blocks_were_freed_trim_the_c_heap),
         HOST(test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow),
         HOST(test_a_large_block_keeps_its_pages_only_when_its_size_comes_back),
         BOTH(test_each_size_comes_from_the_smallest_class_that_holds_it),
