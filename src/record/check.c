@@ -40,7 +40,7 @@ static int check_tree(void)
     }
     RULE(15, strings == 0 || hk_rec.section[HK_SECTION_STRINGS].data[strings - 1] == '\0');
     RULE(16, hk_rec.nodes.used + 1 == nodes &&
-                 hk_rec.sites.used == hk_rec.section[hk_rec_site_kind()].count);
+                 hk_rec.linked == hk_rec.section[hk_rec_site_kind()].count);
     return 0;
 }
 

@@ -4,13 +4,14 @@
  * what it was: a freed code's address is used again by another. What is behind a new identity is
  * read (names, line table) and compared by content, so that a program which compiles the same
  * source over and over keeps one entry. The table of addresses is a cache: when it is full it is
- * emptied.
+ * emptied. Where the host tells that code objects have died (hk_exact_codes), one that was looked at since is what it was.
  *
  * When strings run short line tables are left out first (the last eighth is for names), then
  * names.
  */
 #include <string.h>
 
+#include "record/exact.h"
 #include "record/internal.h"
 
 #define FIRST_ADDRESSES 64u
@@ -167,15 +168,22 @@ uint32_t hk_rec_code(const void *address)
 {
     struct hk_code_identity identity = {0};
     struct hk_rec_code_slot *slot;
-    uint32_t code;
+    uint32_t code, codes = hk_exact_codes();
 
+    if (hk_rec.exact && hk_rec.address_capacity > 0) { /* who dies is told */
+        slot = find_address(hk_rec.addresses, hk_rec.address_capacity, address);
+        if (slot->address && slot->codes == codes)
+            return slot->code;
+    }
     if (hk_rec.source.identify)
         hk_rec.source.identify(address, &identity);
     if (HK_UNLIKELY(hk_rec.address_used >= hk_rec.address_capacity / 2) && !grow_addresses())
         return 0;
     slot = find_address(hk_rec.addresses, hk_rec.address_capacity, address);
-    if (HK_LIKELY(slot->address && same_identity(&slot->identity, &identity)))
+    if (HK_LIKELY(slot->address && same_identity(&slot->identity, &identity))) {
+        slot->codes = codes;
         return slot->code;
+    }
     code = read_code(address, &identity);
     if (code == 0)
         return 0; /* not kept: the next one may find room by its content */
@@ -185,5 +193,6 @@ uint32_t hk_rec_code(const void *address)
     }
     slot->identity = identity;
     slot->code = code;
+    slot->codes = codes;
     return code;
 }

@@ -19,6 +19,7 @@
 
 union hk_exact_page hk_exact_page __attribute__((aligned(4096)));
 hk_lock hk_exact_apart;
+uint32_t hk_exact_codes_died;
 
 static struct {
     uint32_t site;

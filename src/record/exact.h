@@ -51,6 +51,19 @@ extern hk_lock hk_exact_apart;
 
 #define HK_EXACT_NONE UINT32_MAX
 
+/* Raised before the memory of code objects of which stacks were seen may be used again. Any thread. */
+extern uint32_t hk_exact_codes_died;
+
+static inline uint32_t hk_exact_codes(void)
+{
+    return __atomic_load_n(&hk_exact_codes_died, __ATOMIC_ACQUIRE);
+}
+
+static inline void hk_exact_codes_forget(void)
+{
+    __atomic_add_fetch(&hk_exact_codes_died, 1, __ATOMIC_ACQ_REL);
+}
+
 /* This thread's number in the record; 0: it has none yet. Part of what a site is, so what finds sites by stacks asks for it. */
 extern __thread uint16_t hk_exact_thread;
 void hk_exact_meet_thread(void); /* it has one from now on, if there is room. hk_exact_apart may be held */

@@ -45,7 +45,8 @@ void hk_rec_detach(bool trusted)
         memset(&hk_rec.strings, 0, sizeof hk_rec.strings);
         memset(&hk_rec.codes, 0, sizeof hk_rec.codes);
         memset(&hk_rec.nodes, 0, sizeof hk_rec.nodes);
-        memset(&hk_rec.sites, 0, sizeof hk_rec.sites);
+        hk_rec.first_site = hk_rec.next_site = NULL;
+        hk_rec.node_links = hk_rec.site_links = hk_rec.linked = 0;
         hk_rec.addresses = NULL;
         hk_rec.address_capacity = hk_rec.address_used = hk_rec.last_depth = 0;
         for (int kind = 0; kind < HK_SECTION_KINDS; kind++)
@@ -190,7 +191,7 @@ static bool copy_sites(const struct hk_rec_section *parent)
         hk_rec_count_birth(hk_rec_site(sample->site), sample);
     }
     hk_rec_unmap(numbers, bytes);
-    return good && hk_rec_index_sites();
+    return good && hk_rec_link_sites();
 }
 
 /* Makes the child's own capture. False: nothing can be recorded, the recorder is off. */

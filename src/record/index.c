@@ -10,6 +10,7 @@
 #include "record/internal.h"
 
 #define FIRST_CAPACITY 512u /* slots: one page */
+#define HUGE_BYTES (4u << 20) /* all of a table is in memory; from here on most probes would wait for the kernel's tables of pages, too */
 
 uint32_t hk_rec_hash(uint64_t a, uint64_t b)
 {
@@ -55,6 +56,8 @@ static bool grow(struct hk_rec_index *index)
         hk_rec_limit(HK_LIMIT_MEMORY);
         return false;
     }
+    if (capacity * sizeof *slots >= HUGE_BYTES)
+        hk_os_huge_pages(slots, capacity * sizeof *slots, true);
     memset(slots, 0xff, capacity * sizeof *slots);
     for (uint32_t i = 0; i < index->capacity; i++)
         if (index->slots[i].entry != HK_REC_NONE)
@@ -73,11 +76,4 @@ bool hk_rec_index_add(struct hk_rec_index *index, uint32_t hash, uint32_t entry)
     place(index->slots, index->capacity, hash, entry);
     index->used++;
     return true;
-}
-
-void hk_rec_index_clear(struct hk_rec_index *index)
-{
-    if (index->slots)
-        memset(index->slots, 0xff, index->capacity * sizeof *index->slots);
-    index->used = 0;
 }

@@ -38,6 +38,7 @@
 #define HK_REC_NONE    UINT32_MAX
 #define HK_REC_DOMAINS 4
 #define HK_REC_EXACT_SITES ((1u << 20) - 2) /* a block has 20 bits for its site */
+#define HK_REC_LATE_NODES 4096u
 #define HK_REC_MODULES 1024u /* that are looked up; the file has room for fewer */
 
 #define HK_LIKELY(x)   __builtin_expect(!!(x), 1)
@@ -83,10 +84,11 @@ struct hk_rec_code_slot {
     const void *address; /* NULL: empty */
     struct hk_code_identity identity;
     uint32_t code;
-    uint32_t reserved;
+    uint32_t codes; /* hk_exact_codes() when it was looked at last */
 };
 
 struct hk_rec_level { /* of the stack seen last, outermost first */
+    const void *address; /* of the code object */
     uint32_t code;
     int32_t offset;
     uint32_t node;
@@ -125,7 +127,10 @@ struct hk_recorder {
     char path[PATH_MAX];
 
     /* tables */
-    struct hk_rec_index strings, codes, nodes, sites;
+    struct hk_rec_index strings, codes, nodes;
+    uint32_t *first_site, *next_site; /* per node, per site: the next of the same node, + 1; 0: none */
+    uint32_t node_links, site_links;  /* room in them */
+    uint32_t linked;                  /* sites */
     struct hk_rec_code_slot *addresses;
     uint32_t address_capacity, address_used;
     uint8_t module_loaded[HK_REC_MODULES]; /* 1: was in the map when it was read last */
@@ -163,7 +168,8 @@ struct hk_recorder {
     struct hk_record_options options;
     struct hk_stack_source source;
 
-    uint32_t last_depth;
+    uint32_t late_nodes[HK_REC_LATE_NODES]; /* by hash; see find_node */
+    uint32_t last_depth, last_codes; /* the latter: hk_exact_codes() then */
     struct hk_rec_level last[HK_REC_FRAMES];
     struct hk_frame frames[HK_REC_FRAMES];
     uint32_t frame_codes[HK_REC_FRAMES];
@@ -219,7 +225,6 @@ uint32_t hk_rec_native_code(uintptr_t address, int32_t *offset);
 uint32_t hk_rec_hash(uint64_t a, uint64_t b);
 uint32_t hk_rec_hash_bytes(const void *data, size_t size);
 bool hk_rec_index_add(struct hk_rec_index *index, uint32_t hash, uint32_t entry);
-void hk_rec_index_clear(struct hk_rec_index *index);
 
 /* codes.c */
 uint32_t hk_rec_string(const void *text, size_t size); /* 0 when empty or no room */
@@ -232,7 +237,7 @@ uint32_t hk_rec_code_by_content(const struct hk_capture_code *content);
 /* Walks the stack; HK_REC_NONE: cannot write. extra: HK_SITE_APART or 0. */
 uint32_t hk_rec_site_here(int domain, uint8_t extra);
 bool hk_rec_make_other_sites(void);
-bool hk_rec_index_sites(void);
+bool hk_rec_link_sites(void);
 
 /* samples.c */
 struct hk_rec_sample *hk_rec_sample_find(uintptr_t block);

@@ -2,7 +2,8 @@
  *
  * A stack becomes a path of nodes (parent, code, offset), outermost first, and a path and a
  * domain become a site. The levels of the stack seen last are kept with their nodes: the outer
- * part of the next is mostly the same and needs no probe.
+ * part of the next is mostly the same and needs no probe; where the host says when code objects die, not even a look at its code
+ * objects. Nodes found of late are kept by their hash, since those of a program with a million stacks are in no cache.
  *
  * Both sections are bounded. What is known is always found; what is new is tried in turn as
  *
@@ -21,6 +22,7 @@
 #include "record/internal.h"
 
 #define CUT_DEPTH 4u
+#define FIRST_LINKS 1024u /* one page */
 #define ENDLESS_DEPTH 256u /* innermost frames of a stack that is longer than HK_REC_FRAMES: each further call shifts all levels */
 #define KEY_FLAGS (HK_SITE_OTHER | HK_SITE_CUT | HK_SITE_BLIND | HK_SITE_APART) /* part of a site's key */
 
@@ -29,20 +31,24 @@ static uint32_t node_hash(uint32_t parent, uint32_t code, int32_t offset)
     return hk_rec_hash((uint64_t)parent << 32 | code, (uint32_t)offset);
 }
 
+static bool is_node(uint32_t number, uint32_t parent, uint32_t code, int32_t offset)
+{
+    const struct hk_capture_node *node = hk_rec_node(number);
+    return node->parent == parent && node->code == code && node->offset == offset;
+}
+
 static uint32_t find_node(uint32_t parent, uint32_t code, int32_t offset, uint32_t hash)
 {
     const struct hk_rec_index *index = &hk_rec.nodes;
-    uint32_t mask = index->capacity - 1;
+    uint32_t mask = index->capacity - 1, *late = &hk_rec.late_nodes[hash % HK_REC_LATE_NODES];
 
     if (index->capacity == 0)
         return 0;
-    for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) {
-        if (index->slots[at].hash != hash)
-            continue;
-        const struct hk_capture_node *node = hk_rec_node(index->slots[at].entry);
-        if (node->parent == parent && node->code == code && node->offset == offset)
-            return index->slots[at].entry;
-    }
+    if (*late < hk_rec.section[HK_SECTION_NODES].count && is_node(*late, parent, code, offset))
+        return *late; /* it may be the root, which has no code */
+    for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask)
+        if (index->slots[at].hash == hash && is_node(index->slots[at].entry, parent, code, offset))
+            return *late = index->slots[at].entry;
     return 0;
 }
 
@@ -58,15 +64,16 @@ static uint32_t make_node(uint32_t parent, uint32_t code, int32_t offset, uint32
     node->offset = offset;
     node->depth = parent ? hk_rec_node(parent)->depth + 1 : 1;
     hk_rec_publish(HK_SECTION_NODES, 1);
+    hk_rec.late_nodes[hash % HK_REC_LATE_NODES] = number;
     return number;
 }
 
 /* The node of the innermost `depth` frames; makes what is missing while fewer than `most` nodes
- * are in use (0: makes nothing). 0: not there. */
-static uint32_t find_path(uint32_t depth, uint64_t most)
+ * are in use (0: makes nothing). 0: not there. whole: these are all frames, to be compared with the next stack's. */
+static uint32_t find_path(uint32_t depth, uint64_t most, bool whole)
 {
     uint32_t parent = 0;
-    bool same = true; /* as in the stack seen last, so far */
+    bool same = whole; /* as in the stack seen last, so far */
 
     for (uint32_t level = 0; level < depth; level++) {
         uint32_t frame = depth - 1 - level, code = hk_rec.frame_codes[frame];
@@ -82,12 +89,14 @@ static uint32_t find_path(uint32_t depth, uint64_t most)
         if (!node && hk_rec.section[HK_SECTION_NODES].count < most)
             node = make_node(parent, code, offset, hash);
         if (!node) {
-            hk_rec.last_depth = level;
+            hk_rec.last_depth = whole ? level : hk_rec.last_depth;
             return 0;
         }
-        *last = (struct hk_rec_level){code, offset, node};
-        hk_rec.last_depth = level + 1;
         parent = node;
+        if (!whole)
+            continue;
+        *last = (struct hk_rec_level){hk_rec.frames[frame].code, code, offset, node};
+        hk_rec.last_depth = level + 1;
     }
     return parent;
 }
@@ -98,28 +107,49 @@ static uint16_t thread_here(uint8_t flags)
     return hk_rec.exact && !(flags & HK_SITE_OTHER) ? hk_exact_thread : 0;
 }
 
-static uint32_t site_hash(uint32_t node, int domain, uint8_t flags, uint16_t thread)
-{
-    return hk_rec_hash(node, (uint64_t)thread << 16 | (uint64_t)(flags & KEY_FLAGS) << 8 | (uint64_t)domain);
-}
-
 static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
 {
-    const struct hk_rec_index *index = &hk_rec.sites;
     uint16_t thread = thread_here(flags);
-    uint32_t hash = site_hash(node, domain, flags, thread), mask = index->capacity - 1;
+    uint32_t at = node < hk_rec.node_links ? hk_rec.first_site[node] : 0;
 
-    if (index->capacity == 0)
-        return HK_REC_NONE;
-    for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask) {
-        if (index->slots[at].hash != hash)
-            continue;
-        const struct hk_rec_site_key *site = hk_rec_site_key(index->slots[at].entry);
-        if (site->node == node && site->domain == domain && site->thread == thread &&
-            (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
-            return index->slots[at].entry;
+    for (; at != 0; at = hk_rec.next_site[at - 1]) {
+        const struct hk_rec_site_key *site = hk_rec_site_key(at - 1);
+        if (site->domain == domain && site->thread == thread && (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
+            return at - 1;
     }
     return HK_REC_NONE;
+}
+
+static bool make_room(uint32_t **links, uint32_t *room, uint32_t need)
+{
+    uint32_t more = *room ? *room : FIRST_LINKS;
+
+    while (more <= need)
+        more *= 2;
+    if (more == *room)
+        return true;
+    uint32_t *larger = hk_rec_map(more * sizeof *larger);
+    if (!larger) {
+        hk_rec_limit(HK_LIMIT_MEMORY);
+        return false;
+    }
+    if (*room)
+        memcpy(larger, *links, *room * sizeof *larger);
+    hk_rec_unmap(*links, *room * sizeof *larger);
+    *links = larger;
+    *room = more;
+    return true;
+}
+
+/* Sites of one node are few: several domains, several threads. */
+static bool link_site(uint32_t node, uint32_t number)
+{
+    if (!make_room(&hk_rec.first_site, &hk_rec.node_links, node) || !make_room(&hk_rec.next_site, &hk_rec.site_links, number))
+        return false;
+    hk_rec.next_site[number] = hk_rec.first_site[node];
+    hk_rec.first_site[node] = number + 1;
+    hk_rec.linked++;
+    return true;
 }
 
 static uint32_t make_site(uint32_t node, int domain, uint8_t flags)
@@ -129,8 +159,7 @@ static uint32_t make_site(uint32_t node, int domain, uint8_t flags)
     struct hk_capture_counters *counters = hk_rec.exact ? hk_rec_append(HK_SECTION_COUNTERS, 1) : NULL;
     struct hk_rec_site_key *site = hk_rec_append(kind, 1);
 
-    if (!site || (hk_rec.exact && !counters) ||
-        !hk_rec_index_add(&hk_rec.sites, site_hash(node, domain, flags, thread_here(flags)), number))
+    if (!site || (hk_rec.exact && !counters) || !link_site(node, number))
         return HK_REC_NONE;
     memset(site, 0, hk_rec.section[kind].entry_size);
     site->node = node;
@@ -157,15 +186,15 @@ bool hk_rec_make_other_sites(void)
     return true;
 }
 
-/* Builds the index anew from the file's sites: a forked child numbers them anew. */
-bool hk_rec_index_sites(void)
+/* Links the file's sites anew: a forked child numbers them anew. */
+bool hk_rec_link_sites(void)
 {
-    hk_rec_index_clear(&hk_rec.sites);
-    for (uint32_t i = 0; i < hk_rec.section[hk_rec_site_kind()].count; i++) {
-        const struct hk_rec_site_key *site = hk_rec_site_key(i);
-        if (!hk_rec_index_add(&hk_rec.sites, site_hash(site->node, site->domain, site->flags, site->thread), i))
+    if (hk_rec.node_links)
+        memset(hk_rec.first_site, 0, hk_rec.node_links * sizeof *hk_rec.first_site);
+    hk_rec.linked = 0;
+    for (uint32_t i = 0; i < hk_rec.section[hk_rec_site_kind()].count; i++)
+        if (!link_site(hk_rec_site_key(i)->node, i))
             return false;
-    }
     return true;
 }
 
@@ -178,30 +207,52 @@ static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t fl
     const struct hk_rec_section *sites = &hk_rec.section[hk_rec_site_kind()];
     bool room = sites->count < sites->capacity / 8 * eighths &&
                 nodes->count + depth <= nodes->capacity / 8 * eighths;
+    uint64_t had = nodes->count;
     uint32_t node = 0, site;
 
     if (depth < whole)
         flags |= HK_SITE_CUT;
     if (depth > 0) {
-        node = find_path(depth, room ? nodes->capacity : 0);
+        node = find_path(depth, room ? nodes->capacity : 0, depth == whole);
         if (!node)
             return HK_REC_NONE;
     }
-    site = find_site(node, domain, flags);
+    site = nodes->count > had ? HK_REC_NONE /* the path is new */ : find_site(node, domain, flags);
     if (site == HK_REC_NONE && room)
         site = make_site(node, domain, flags);
     return site;
 }
 
+/* The outermost levels of this stack that are those of the last one, by the addresses of their code objects. Only where these are
+ * known to live. */
+static uint32_t known_levels(uint32_t depth)
+{
+    uint32_t level = 0, most = depth < hk_rec.last_depth ? depth : hk_rec.last_depth;
+
+    for (; hk_rec.exact && level < most; level++) {
+        const struct hk_frame *frame = &hk_rec.frames[depth - 1 - level];
+        const struct hk_rec_level *last = &hk_rec.last[level];
+        if (frame->code != last->address || frame->offset != last->offset)
+            break;
+    }
+    return level;
+}
+
 static uint32_t walk(int domain, uint8_t *flags)
 {
+    uint32_t codes = hk_exact_codes();
     int found =
         hk_rec.source.stack ? hk_rec.source.stack(domain, hk_rec.frames, HK_REC_FRAMES, flags) : 0;
     uint32_t depth = found > 0 ? (uint32_t)found : 0;
 
     if (depth > HK_REC_FRAMES)
         depth = HK_REC_FRAMES;
-    for (uint32_t i = 0; i < depth; i++) {
+    if (hk_rec.exact && hk_rec.last_codes != codes) { /* what lies at these addresses may be another code by now */
+        hk_rec.last_depth = 0;
+        hk_rec.last_codes = codes;
+    }
+    uint32_t known = known_levels(depth);
+    for (uint32_t i = 0; i < depth - known; i++) {
         if (hk_rec.frames[i].offset == HK_FRAME_NATIVE) {
             hk_rec.frame_codes[i] = hk_rec_native_code((uintptr_t)hk_rec.frames[i].code, &hk_rec.frames[i].offset);
             if (hk_rec.frame_codes[i] != 0)
@@ -218,6 +269,8 @@ static uint32_t walk(int domain, uint8_t *flags)
             return i;
         }
     }
+    for (uint32_t level = 0; level < known; level++)
+        hk_rec.frame_codes[depth - 1 - level] = hk_rec.last[level].code;
     return depth;
 }
 

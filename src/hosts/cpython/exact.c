@@ -175,6 +175,8 @@ static void count_death(const struct record *record)
 static void forget_stacks(void)
 {
     hk_exact_stacks.seed += 2 * HK_KEY_DOMAIN + 1;
+    hk_exact_codes_forget();
+    hk_exact_keys_forget();
 }
 
 static void quarantine_flush(void)
@@ -539,6 +541,7 @@ static void apart_code_died(void)
     if (!hk_exact_apart_enter())
         return;
     hk_exact_stacks.apart_seed += 2 * HK_KEY_DOMAIN + 1;
+    hk_exact_codes_forget();
     hk_lock_release(&hk_exact_apart);
 }
 

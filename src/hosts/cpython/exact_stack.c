@@ -142,6 +142,77 @@ void hk_exact_sites_forget(void)
     memset(blind, 0, sizeof blind);
 }
 
+/* --- all keys of the main lane, where the cache has lost some: a program may have a million stacks --- */
+
+#define KEYS_FIRST_BITS 12
+#define KEYS_MOST_BITS 21
+#define KEYS_HUGE_BITS 18 /* from 4 MiB on: else most look-ups wait for the kernel's tables of pages, too */
+
+/* Open addressing, at most three quarters full. Keys of an older seed stay until it is. */
+static struct {
+    struct hk_key_entry *entries; /* key 0: empty. NULL: none yet */
+    uint32_t bits, used, stale; /* stale: of used, when the seed changed last */
+    bool failed;
+} all_keys;
+
+static struct hk_key_entry *place_of(struct hk_key_entry *entries, uint32_t bits, uint64_t key)
+{
+    uint32_t mask = (1u << bits) - 1, at = (uint32_t)(key >> (64 - bits));
+    while (entries[at].key != 0 && entries[at].key != key)
+        at = (at + 1) & mask;
+    return &entries[at];
+}
+
+/* A larger table, or, where it holds old keys mostly, an empty one. */
+static bool grow_keys(void)
+{
+    struct hk_key_entry *old = all_keys.entries, *entries;
+    bool is_stale = all_keys.stale > all_keys.used / 2;
+    uint32_t had = all_keys.bits, bits = old == NULL ? KEYS_FIRST_BITS : is_stale ? had : had + 1;
+    entries = bits <= KEYS_MOST_BITS ? hk_os_map(sizeof *entries << bits) : NULL;
+    if (entries == NULL) {
+        all_keys.failed = true; /* it serves as it is */
+        return false;
+    }
+    hk_os_huge_pages(entries, sizeof *entries << bits, bits >= KEYS_HUGE_BITS);
+    if (old == NULL || is_stale)
+        all_keys.used = all_keys.stale = 0;
+    for (uint32_t i = 0; old != NULL && !is_stale && i < 1u << had; i++)
+        if (old[i].key != 0)
+            *place_of(entries, bits, old[i].key) = old[i];
+    if (old != NULL)
+        hk_os_unmap(old, sizeof *old << had);
+    all_keys.entries = entries;
+    all_keys.bits = bits;
+    return true;
+}
+
+static void add_key(uint64_t key, uint32_t word)
+{
+    bool is_full = all_keys.entries == NULL || all_keys.used >= (3u << all_keys.bits) / 4;
+    if (all_keys.failed || key == 0 || (is_full && !grow_keys()))
+        return;
+    *place_of(all_keys.entries, all_keys.bits, key) = (struct hk_key_entry){key, word, 0};
+    all_keys.used++;
+}
+
+/* 0: not there. */
+static uint32_t find_key(uint64_t key)
+{
+    return all_keys.entries != NULL ? place_of(all_keys.entries, all_keys.bits, key)->word : 0;
+}
+
+static inline void prefetch_key(uint64_t key)
+{
+    if (all_keys.entries != NULL)
+        __builtin_prefetch(&all_keys.entries[key >> (64 - all_keys.bits)]);
+}
+
+void hk_exact_keys_forget(void)
+{
+    all_keys.stale = all_keys.used;
+}
+
 static uint8_t flags_of(int domain, bool apart)
 {
     return apart && domain != HK_DOMAIN_RAW ? HK_SITE_APART : 0;
@@ -165,13 +236,23 @@ static uint32_t site_blind(int domain, bool apart)
     return site;
 }
 
-/* Of a key that the cache does not know. */
+/* Of a key that nobody knows. */
 static uint32_t site_missed(struct hk_key_entry *entry, uint64_t key, int domain, uint8_t flags)
 {
     uint32_t site = hk_exact_site(domain, flags);
     if (site != HK_EXACT_NONE)
         *entry = (struct hk_key_entry){key, hk_slot_word(site, 0), 0};
     return site;
+}
+
+/* Of a key that the cache does not know, but the table may. */
+static bool find_again(struct hk_key_entry *entry, uint64_t key)
+{
+    uint32_t word = entry->key == key ? entry->word : find_key(key);
+    if (word == 0)
+        return false;
+    *entry = (struct hk_key_entry){key, word, 0};
+    return true;
 }
 
 static uint64_t key_of(const void *state, uint64_t start)
@@ -215,7 +296,11 @@ uint32_t hk_exact_site_main(int domain)
     if (state == NULL || !hk_cpython_stacks_ready(domain))
         return site_blind(domain, false);
     uint64_t start = hk_exact_start(domain), key = long_key_of(state, start);
-    if (comparison.is_asked || (hk_exact_entry(key)->key != key && is_doubtful())) {
+    struct hk_key_entry *entry = hk_exact_entry(key);
+    prefetch_key(key); /* while we wait for the cache's */
+    if (!comparison.is_asked && find_again(entry, key))
+        return hk_slot_site(entry->word);
+    if (comparison.is_asked || is_doubtful()) {
         uint64_t frames = 0, whole = hk_exact_stacks.way == HK_WAY_3_13 ? hk_exact_key_whole(state, start, &frames) : key_of(state, start);
         comparison.debt += frames > FAIR ? frames - FAIR : 0;
         comparison.done++;
@@ -223,9 +308,14 @@ uint32_t hk_exact_site_main(int domain)
         if (whole != key)
             hk_exact_stacks.generation++; /* all marks are worthless */
         key = whole;
+        entry = hk_exact_entry(key);
+        if (find_again(entry, key))
+            return hk_slot_site(entry->word);
     }
-    struct hk_key_entry *entry = hk_exact_entry(key);
-    return entry->key == key ? hk_slot_site(entry->word) : site_missed(entry, key, domain, 0);
+    uint32_t site = site_missed(entry, key, domain, 0);
+    if (site != HK_EXACT_NONE)
+        add_key(key, hk_slot_word(site, 0));
+    return site;
 }
 
 void hk_exact_stacks_say(void)

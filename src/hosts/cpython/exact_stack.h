@@ -3,7 +3,8 @@
  * A stack is known by a number, its key: its instruction pointers, innermost first, as the digits of a number in an odd base,
  * modulo 2^64. That is two or three loads a frame; no code object is looked at, and lines are the
  * reader's work. Two stacks have the same key only if differences below 2^48 cancel out modulo 2^64. A cache knows
- * the site of a key; the recorder walks the stack itself only when the key is not there.
+ * the site of a key; behind it is a table of all keys (exact_stack.c); the recorder walks the stack itself only when the key is
+ * new.
  *
  * Deep stacks: from 3.13 on frames carry marks, by which a walk ends after some frames (exact_marks.c); before, the stack
  * is compared with the last one (exact_chain.c). The key is the same.
@@ -87,6 +88,7 @@ bool hk_exact_stacks_init(const hk_py_layout *layout);
 /* This thread has a thread state: where such are found may be told from now on. */
 void hk_exact_stacks_found(void);
 
+void hk_exact_keys_forget(void); /* the seed is another: no key that was known comes again */
 void hk_exact_stacks_say(void); /* into the record, if a test asked for comparisons */
 void hk_exact_sites_forget(void); /* the recorder has begun anew */
 
