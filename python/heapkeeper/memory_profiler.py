@@ -12,6 +12,7 @@ the line's own, and a function that raises costs no other child its life.
 """
 
 import builtins
+import importlib.util
 import inspect
 import io
 import linecache
@@ -564,6 +565,7 @@ def _as_the_program(profiler, backend, words):
     builtins.__dict__["profile"] = profiler
     sys.modules["memory_profiler"] = sys.modules[__name__]
     sys.argv = words
+    sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "instead"))  # which multiprocessing's children get, too
     traced = choose_backend(backend) == "tracemalloc" and not tracemalloc.is_tracing()
     if traced:
         tracemalloc.start()
@@ -578,7 +580,10 @@ def exec_with_profiler(filename, profiler, backend, passed_args=[]):
     """Runs a script as __main__, with the builtin `profile`."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(filename)))
     module = types.ModuleType("__main__")
-    vars(module).update(__file__=filename, __builtins__=builtins, profile=profiler)
+    # A process that multiprocessing starts anew runs the module of this name, which knows the builtin, too.
+    os.environ["HEAPKEEPER_SCRIPT"] = os.path.abspath(filename)
+    spec = importlib.util.spec_from_loader("heapkeeper_spawned", None)
+    vars(module).update(__file__=filename, __builtins__=builtins, __spec__=spec, profile=profiler)
     with io.open_code(os.path.abspath(filename)) as file:
         source = file.read()
     with _as_the_program(profiler, backend, [filename] + list(passed_args)):

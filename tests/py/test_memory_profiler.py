@@ -320,6 +320,27 @@ def test_a_program_under_it_is_main_pickles_and_ends_with_its_own_status(run, tm
     assert re.search(r"Increment.*\n=+\n(.*\n)+ +7 +\d+\.\d{4} MiB +-?\d+\.\d{4} MiB +1 +return 1\n", (tmp_path / "table.txt").read_text())
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("given", ["", "from memory_profiler import profile"], ids=["builtin", "imported"])
+def test_children_of_multiprocessing_know_profile_however_they_are_started(run, method, given):
+    done = run("""
+        import multiprocessing, sys
+        %s
+        @profile
+        def outside(n):
+            return n
+        @profile
+        def work(n):
+            return len(bytearray(n << 20))
+        if __name__ == "__main__":
+            outside(1)
+            with multiprocessing.get_context("%s").Pool(2) as pool:
+                print(sum(pool.map(work, [1, 2, 3])))
+    """ % (given, method), words=["-m", "heapkeeper.memory_profiler", "--timestamp"])
+    assert b"6291456\n" in done.out
+    assert given or b"FUNC __main__.outside " in done.out
+
+
 @pytest.mark.parametrize("words, said", [
     (["nowhere.py"], "Could not find script nowhere.py"),
     (["-o", "/nowhere/table", "program.py"], "memory_profiler: /nowhere/table cannot be written: No such file or directory"),

@@ -140,11 +140,11 @@ def test_list_rm_and_clean_know_files_by_name_and_number(mprof, tmp_path):
 WORKERS = """
     import multiprocessing, os, time
     def work(n):
-        for _ in range(3):
-            kept = [os.urandom(1 << 20) for _ in range(n)]
+        for _ in range(2):
+            kept = [bytes([7]) * (1 << 20) for _ in range(n)]
             time.sleep(.3)
     if __name__ == "__main__":
-        workers = [multiprocessing.get_context("fork").Process(target=work, args=(n,)) for n in (25, 50, 75, 100)]
+        workers = [multiprocessing.get_context("fork").Process(target=work, args=(n,)) for n in (40, 60, 80, 100)]
         [w.start() for w in workers]
         [w.join() for w in workers]
         print(*[w.pid for w in workers])
