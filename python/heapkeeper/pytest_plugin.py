@@ -9,8 +9,9 @@ The marks are pytest-memray's. What is counted are the blocks that Python alloca
 window of the exact record (tracker.py), and nothing of fixtures or of pytest. A window has the peak and the sums; with the
 stacks at the peak for limit_memory; what still lives, after a collection of cycles, for limit_leaks.
 
-What would fail for a leak, or for having outgrown its baseline, is run again, with function-scoped fixtures of its own: caches
-that the first run filled are no leak, and the least of the runs counts (pytest_baseline.py). Only if that is too much, too, it fails.
+What would fail for a leak, or for having outgrown its baseline, is run again, with function-scoped fixtures of its own. A leak is
+what the first run leaves, and the second, and the third, if what the second left is still there after the third: caches that are
+filled once, and what the next run or a fixture's end takes away, are none. How baselines are compared is told in pytest_baseline.py.
 """
 
 import functools
@@ -82,7 +83,7 @@ def pytest_addoption(parser):
     add("--heapkeeper-tolerance", type=_percent, metavar="PERCENT",
         help="how much more than its baseline a test may have (default %g)" % pytest_baseline.TOLERANCE)
     add("--heapkeeper-repeats", type=_number, metavar="N",
-        help="how often a test that would fail is run again first (default %d)" % pytest_baseline.REPEATS)
+        help="how often a test that would fail is run again first (default %d, and more where that is quick)" % pytest_baseline.REPEATS)
     parser.addini("heapkeeper", "as --heapkeeper", type="bool", default=False)
     parser.addini("heapkeeper_top", "as --heapkeeper-top", default="10")
     parser.addini("hide_heapkeeper_summary", "as --hide-heapkeeper-summary", type="bool", default=False)
@@ -229,8 +230,9 @@ class Limit:
 class Run:
     """Measures a function while it runs: the windows that its test needs, and what was in them."""
 
-    def __init__(self, tracing, plan, with_stacks=False):
+    def __init__(self, tracing, plan, with_stacks=False, keep=False):
         self.tracing, self.collects = tracing, plan.collects
+        self.keep = keep  # the windows, frozen: what was left may be looked at later
         self.limits, self.with_stacks = plan.limits, with_stacks
         self.windows = {}  # by the mark that has one of its own, for one thread; "": of all threads
         self.figures, self.peaks, self.groups_at_peak, self.groups_left = None, {}, {}, None
@@ -253,13 +255,22 @@ class Run:
         self.figures = tracing._sums(windows[""])
         self.peaks = {name: tracing._sums(window)[1] for name, window in windows.items()}
         if "limit_leaks" in self.limits:
-            gc.collect()
-            self.groups_left = tracing._collect(windows[self._window_of("limit_leaks")])
+            self.look_at_what_is_left()
         name = self._window_of("limit_memory")
         if self.with_stacks or ("limit_memory" in self.limits and self.peaks[name] >= self.limits["limit_memory"].bytes):
             self.groups_at_peak = {name: tracing._at_peak(windows[name]) for name in {"", name}}
         for window in windows.values():
-            tracing._close(window)
+            tracing._freeze(window)
+        if not self.keep:
+            self.close()
+
+    def look_at_what_is_left(self):
+        gc.collect()
+        self.groups_left = self.tracing._collect(self.windows[self._window_of("limit_leaks")])
+
+    def close(self):
+        for window in self.windows.values():
+            self.tracing._close(window)
         self.windows = {}
 
     def wrap(self, function):
@@ -285,8 +296,8 @@ class Run:
         """[(bytes, frames)], the largest first; a stack ends where the test begins. What measures is left out."""
         sums = {}
         for frames, size, _ in self.tracing._group(groups, BY_CALL, ALL_FRAMES, False, False):
-            ours = next((i for i, frame in enumerate(frames) if frame[0] == OWN_FILE), len(frames))
-            if ours > 0:
+            ours = next((i for i, (file, _, function) in enumerate(frames) if file == OWN_FILE and function == "measured"), len(frames))
+            if ours > 0 and frames[0][0] != OWN_FILE:
                 sums[frames[:ours]] = sums.get(frames[:ours], 0) + size
         return sorted(((size, frames) for frames, size in sums.items()), key=lambda pair: (-pair[0], pair[1]))
 
@@ -309,6 +320,11 @@ class Plan:
 
     def __init__(self, limits, collects):
         self.limits, self.collects = limits, collects or "limit_leaks" in limits
+
+
+def _least(some, others):
+    """Of two {frames: bytes} what both have."""
+    return {frames: min(size, others[frames]) for frames, size in some.items() if frames in others}
 
 
 class Problem:
@@ -409,7 +425,7 @@ class Keeper:
         if plan is None:
             yield
             return
-        item.stash[_RUN] = run = Run(self.tracing, plan, self.repeating)
+        item.stash[_RUN] = run = Run(self.tracing, plan, self.repeating, self.keeping)
         function = item.obj
         item.obj = run.wrap(function)
         try:
@@ -419,29 +435,34 @@ class Keeper:
 
     # After it.
 
-    repeating = False
+    repeating = keeping = False
 
-    def _again(self, item):
+    def _phase(self, item, when):
+        """Setup or call once more, with what plugins make of it; whether it passed."""
+        hook = getattr(item.ihook, "pytest_runtest_" + when)
+        call = pytest.CallInfo.from_call(lambda: hook(item=item), when=when, reraise=(pytest.exit.Exception, KeyboardInterrupt))
+        return item.ihook.pytest_runtest_makereport(item=item, call=call).passed
+
+    def _again(self, item, keep=False):
         """The test once more, with function-scoped fixtures of its own: the run, or None if it does not pass."""
         sections = len(item._report_sections)
-        self.repeating = True
-        item.session._setupstate.teardown_exact(item.parent)
+        self.repeating, self.keeping = True, keep
         try:
+            item.session._setupstate.teardown_exact(item.parent)
             if isinstance(item.parent, pytest.Class) and hasattr(item.cls, item.originalname or ""):
                 vars(item).pop("_instance", None)  # of the class: a new one
                 vars(item).pop("_obj", None)
             item._initrequest()
-            item.ihook.pytest_runtest_setup(item=item)
-            item.ihook.pytest_runtest_call(item=item)
-            run = item.stash[_RUN]
-            return run if run.figures is not None else None
-        except pytest.exit.Exception:
-            raise
-        except (Exception, pytest.fail.Exception, pytest.skip.Exception):
-            return None
+            passed = self._phase(item, "setup") and self._phase(item, "call")
         finally:
-            self.repeating = False
+            self.repeating = self.keeping = False
             del item._report_sections[sections:]
+        run = item.stash.get(_RUN, None)
+        if passed and run is not None and run.figures is not None:
+            return run
+        if run is not None:
+            run.close()
+        return None
 
     def _memory_problem(self, run, limit):
         peak = run.peaks.get("limit_memory", run.figures[1])
@@ -455,12 +476,17 @@ class Keeper:
 
     def _leaks_problem(self, item, run, limit):
         found = run.leaks(limit)
-        for _ in range(min(self.repeats, 2)):
-            again = self._again(item) if found else None
-            if again is None:
-                break
-            more = again.leaks(limit)
-            found = {frames: min(size, more[frames]) for frames, size in found.items() if frames in more}
+        second = self._again(item, keep=True) if found and self.repeats > 0 else None
+        try:
+            if second is not None:
+                found = _least(found, second.leaks(limit))
+                third = self._again(item) if found and self.repeats > 1 else None
+                if third is not None:
+                    second.look_at_what_is_left()
+                    found = _least(_least(found, third.leaks(limit)), second.leaks(limit))
+        finally:
+            if second is not None:
+                second.close()
         if not found:
             return None
         stacks = sorted(((size, frames) for frames, size in found.items()), key=lambda pair: (-pair[0], pair[1]))
@@ -468,28 +494,27 @@ class Keeper:
         return Problem(text, "leaked-memory", _list("List of leaked allocations:", stacks, max(self.stacks, 5), None))
 
     def _baseline_problem(self, item, run, figures):
-        """Compares, and runs again as long as that may change something; what is the least of all runs goes into the figures."""
-        least = pytest_baseline.Figures(run.figures[1], run.figures[3])
-        compared = self.baseline.compare(item.nodeid, least)
-        runs, stacks = 1, None
-        while runs <= self.repeats and (self.baseline.update or compared.has_grown):
+        """Compares, and runs again as long as that may change something. What is compared goes into the figures."""
+        seen = pytest_baseline.Seen(self.repeats)
+        seen.add(run.figures)
+        compared, stacks = self.baseline.compare(item.nodeid, seen), None
+        while seen.may_go_on(self.baseline.update) and (self.baseline.update or compared.has_grown):
             again = self._again(item)
             if again is None:
                 break
-            runs += 1
-            least = least.least(pytest_baseline.Figures(again.figures[1], again.figures[3]))
-            compared = self.baseline.compare(item.nodeid, least)
-            stacks = again.stacks_at_peak()
-        figures.update(least_peak=least.peak_bytes, least_blocks=least.allocated_blocks, baseline=compared.word, runs=runs)
+            seen.add(again.figures)
+            compared, stacks = self.baseline.compare(item.nodeid, seen), again.stacks_at_peak()
+        highest = seen.highest()
+        figures.update(baseline_peak=highest.peak_bytes, baseline_blocks=highest.allocated_blocks, baseline=compared.word)
         if self.baseline.update or not compared.has_grown:
             return None
-        body = _list("Allocated at the peak:", stacks, max(self.stacks, 5), MOST_ALLOCATIONS) if stacks else None
-        return Problem(compared.text(runs), "baseline", body)
+        body = _list("Allocated at the peak:", stacks, max(self.stacks, 5), MOST_ALLOCATIONS) if stacks else "It was not run again."
+        return Problem(compared.text(), "baseline", body)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item, call):
         outcome = yield
-        run = item.stash.get(_RUN, None) if call.when == "call" else None
+        run = item.stash.get(_RUN, None) if call.when == "call" and not self.repeating else None
         if run is None or run.figures is None:
             return
         report = outcome.get_result()

@@ -622,3 +622,200 @@ def test_marks_and_the_table_work_in_the_workers_of_xdist(suite, xdist_python):
     assert table[2].endswith("test_it.py::test_leaks[9]") and table[3].endswith("test_it.py::test_memory[9]")
     done = suite.pytest("-n2", under=False, python=xdist_python)
     assert outcomes(done.text) == {"error": 20} and done.text.count("start it with `pytest --heapkeeper`") >= 20
+
+
+# --- the baseline ---
+
+SMALL = """
+    import pytest
+    CACHE = {}
+
+    def test_text():
+        assert "".join(str(i) for i in range(20000))
+
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_bytes(size):
+        assert bytes(100_000 * size)
+
+    def test_cache():
+        if "x" not in CACHE:
+            CACHE["x"] = [bytes(1000) for _ in range(1000)]
+"""
+BASELINE = "--heapkeeper-baseline=baseline.json"
+
+
+@pytest.fixture
+def small(suite):
+    suite.write(text=SMALL)
+    done = suite.pytest(BASELINE, "--heapkeeper-update")
+    assert done.status == 0 and "Baseline baseline.json: 4 added, 0 changed, 0 kept, 0 removed." in done.text, done.text
+    suite.baseline = suite.directory / "baseline.json"
+    return suite
+
+
+def change(suite, old, new):
+    text = (suite.directory / "test_it.py").read_text()
+    assert text.count(old) == 1
+    (suite.directory / "test_it.py").write_text(text.replace(old, new))
+
+
+def changed_lines(before, after):
+    before, after = before.splitlines(), after.splitlines()
+    return [line for line in before if line not in after], [line for line in after if line not in before]
+
+
+def test_a_baseline_has_a_line_for_each_test_and_an_update_without_need_changes_no_byte(small):
+    text = small.baseline.read_text()
+    content = json.loads(text)
+    assert content["format"] == "heapkeeper-baseline-1" and list(content["tests"]) == sorted(content["tests"])
+    version = "%d.%d" % tuple(json.loads(execute([small.python, "-c", "import sys; print(list(sys.version_info[:2]))"]).out))
+    figures = content["tests"]["test_it.py::test_bytes[2]"][version]
+    assert 200_033 <= figures["peak_bytes"] < 203_000 and 1 <= figures["allocated_blocks"] < 40
+    assert content["tests"]["test_it.py::test_cache"][version]["peak_bytes"] < 10_000  # the first run does not count
+    assert len([line for line in text.splitlines() if "peak_bytes" in line]) == 4
+    assert "0 added, 0 changed, 4 kept" in small.pytest(BASELINE, "--heapkeeper-update").text
+    assert small.baseline.read_text() == text
+    done = small.pytest(BASELINE)
+    assert done.status == 0 and "Baseline baseline.json: 4 within 3%, 0 grown." in done.text and small.baseline.read_text() == text
+
+
+def test_a_test_that_outgrew_its_baseline_fails_with_both_figures_and_an_update_changes_its_line(small):
+    before = small.baseline.read_text()
+    change(small, "100_000 * size", "104_000 * size")
+    done = small.pytest(BASELINE)
+    assert outcomes(done.text) == {"failed": 2, "passed": 2}
+    assert re.search(r"^Test had 20[89]\d{3} bytes allocated at its peak, 4\.\d% more than the 20[012]\d{3} of its baseline \(3% are allowed; the "
+                     r"least of \d+ runs\)$", done.text, re.M), done.text
+    assert "- heapkeeper-baseline" in done.text and "    - 203.2KiB allocated here:\n        test_bytes:" in done.text
+    assert "2 within 3%, 2 grown (--heapkeeper-update takes over what changed)." in done.text
+    assert small.pytest(BASELINE, "--heapkeeper-tolerance=5%").status == 0
+    done = small.pytest(BASELINE, "--heapkeeper-update")
+    assert done.status == 0 and "0 added, 2 changed, 2 kept, 0 removed" in done.text
+    gone, new = changed_lines(before, small.baseline.read_text())
+    assert len(gone) == len(new) == 2 and all("peak_bytes" in line for line in gone + new)
+
+
+def test_more_blocks_are_growth_too_and_fewer_are_none(small):
+    change(small, "str(i) for i in range(20000)", "str(i) + '' .join(['x', str(i)])[:0] for i in range(20000)")
+    done = small.pytest(BASELINE)
+    assert outcomes(done.text) == {"failed": 1, "passed": 3}
+    assert re.search(r"^Test allocated \d+ blocks, \d+\.\d% more than the \d+ of its baseline", done.text, re.M), done.text
+    change(small, "100_000 * size", "10 * size")
+    assert "1 within 3%, 1 grown, 2 shrunk" in small.pytest(BASELINE).text
+
+
+def test_tests_that_are_gone_leave_the_baseline_and_other_pythons_figures_stay(small):
+    content = json.loads(small.baseline.read_text())
+    content["tests"]["test_gone.py::test_a"] = content["tests"]["test_it.py::test_text"]
+    content["tests"]["test_it.py::test_text"]["3.2"] = {"allocated_blocks": 7, "peak_bytes": 8}
+    small.baseline.write_text(json.dumps(content))
+    change(small, "def test_cache", "def test_new_cache")
+    done = small.pytest(BASELINE, "--heapkeeper-update", "test_it.py::test_text")
+    assert "0 added, 0 changed, 1 kept, 1 removed" in done.text  # of the file that is there, not all tests were collected
+    done = small.pytest(BASELINE)
+    assert done.status == 0 and "3 within 3%, 0 grown, 1 not in it (--heapkeeper-update takes over what changed)" in done.text
+    done = small.pytest(BASELINE, "--heapkeeper-update", "-k", "not text")
+    assert "1 added, 0 changed, 2 kept, 1 removed" in done.text
+    tests = json.loads(small.baseline.read_text())["tests"]
+    assert set(tests) == {"test_it.py::test_text", "test_it.py::test_bytes[1]", "test_it.py::test_bytes[2]", "test_it.py::test_new_cache"}
+    assert tests["test_it.py::test_text"]["3.2"] == {"allocated_blocks": 7, "peak_bytes": 8}
+
+
+def test_a_test_that_would_fail_is_run_again_with_fixtures_of_its_own_and_hooks_see_nothing_odd(small):
+    (small.directory / "test_it.py").write_text(textwrap.dedent("""
+        import pytest
+        RUNS = {"times": 0}
+
+        @pytest.fixture
+        def numbers(tmp_path):
+            (tmp_path / "file").write_text("x")
+            return []
+
+        def test_text(numbers, tmp_path, caplog, capsys):
+            print("said")
+            numbers.append(1)
+            assert numbers == [1] and len(list(tmp_path.iterdir())) == 1
+            RUNS["times"] += 1
+            if RUNS["times"] < 3:
+                [bytes(1000) for _ in range(5000)]
+
+        class TestOnce:
+            def test_once(self):
+                assert not hasattr(self, "seen")
+                self.seen = True
+
+        def test_cache():
+            RUNS["once"] = RUNS.get("once", 0) + 1
+            assert RUNS["once"] == 1  # does not pass a second time: judged by the first
+            [bytes(1000) for _ in range(1000)]
+    """))
+    done = small.pytest(BASELINE, "-rA")
+    assert outcomes(done.text) == {"failed": 1, "passed": 2}, done.text
+    assert "MEMORY PROBLEMS test_it.py::test_cache" in done.text and "the least of 1 run)" in done.text and done.text.count("said") == 1
+    done = small.pytest(BASELINE, "--heapkeeper-repeats=0")
+    assert outcomes(done.text) == {"failed": 2, "passed": 1} and done.text.count("the least of 1 run)") == 2
+
+
+@pytest.mark.parametrize("content, said", [
+    (None, "there is no baseline baseline.json yet: --heapkeeper-update makes it"),
+    ('{"format": "heapkeeper-baseline-1",\n<<<<<<< HEAD\n', "the baseline baseline.json cannot be read: Expecting property name"),
+    ("[]", "the baseline baseline.json is no baseline (TypeError: "),
+    ('{"format": "heapkeeper-baseline-9", "tests": {}}', "the baseline baseline.json is of the format 'heapkeeper-baseline-9', which this heapkeeper"),
+    ('{"format": "heapkeeper-baseline-1", "tests": {"a": {"3.11": {"peak_bytes": "many"}}}}', "the baseline baseline.json is no baseline ("),
+    (b"\xff\xfe", "the baseline baseline.json cannot be read: "),
+])
+def test_a_baseline_that_cannot_be_used_is_said_in_one_line_and_stays_as_it_is(suite, content, said):
+    suite.write(text=SMALL)
+    path = suite.directory / "baseline.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for words in ([], ["--heapkeeper-update"]) if content is not None else ([],):
+        done = suite.pytest(BASELINE, *words)
+        lines = done.err.decode().strip().splitlines()
+        assert done.status == 4 and len(lines) == 1 and lines[0].startswith("ERROR: heapkeeper: " + said), done.err
+        assert content is None or path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--heapkeeper-update"], "--heapkeeper-update: of which baseline?"),
+    (["--heapkeeper-tolerance=much"], "--heapkeeper-tolerance"),
+    (["--heapkeeper-top=-1"], "--heapkeeper-top"),
+    (["-o", "heapkeeper_tolerance=much", BASELINE, "--heapkeeper-update"], "heapkeeper_tolerance: 'much' is no number of percent"),
+])
+def test_options_that_are_wrong_are_refused(suite, words, said):
+    suite.write(text=SMALL)
+    done = suite.pytest(*words)
+    assert done.status == 4 and said in done.err.decode(), done.err.decode()
+
+
+def test_a_baseline_from_the_configuration_file_is_compared_where_heapkeeper_is_at_work(suite):
+    suite.write(text=SMALL)
+    (suite.directory / "pytest.ini").write_text("[pytest]\nheapkeeper_baseline = base/line.json\nheapkeeper_tolerance = 7.5\n")
+    (suite.directory / "base").mkdir()
+    assert "= heapkeeper =" not in suite.pytest(under=False).text
+    assert "4 added" in suite.pytest("--heapkeeper-update", under=False).text
+    assert "Baseline base/line.json: 4 within 7.5%, 0 grown." in suite.pytest().text
+    assert "= heapkeeper =" not in suite.pytest("--no-heapkeeper").text
+
+
+def test_a_baseline_is_made_and_compared_by_the_workers_of_xdist(small, xdist_python):
+    text = small.baseline.read_text()
+    done = small.pytest("-n2", "--heapkeeper-baseline=other.json", "--heapkeeper-update", under=False, python=xdist_python)
+    assert "4 added, 0 changed, 0 kept, 0 removed" in done.text, done.text
+    assert [line.split(":")[0] for line in (small.directory / "other.json").read_text().splitlines()] == [
+        line.split(":")[0] for line in text.splitlines()]
+    change(small, "def test_cache", "def test_renamed")
+    change(small, "100_000 * size", "109_000 * size")
+    done = small.pytest("-n2", BASELINE, under=False, python=xdist_python)
+    assert outcomes(done.text) == {"failed": 2, "passed": 2} and "1 within 3%, 2 grown, 1 not in it" in done.text, done.text
+    done = small.pytest("-n2", BASELINE, "--heapkeeper-update", under=False, python=xdist_python)
+    assert "1 added, 2 changed, 1 kept, 1 removed" in done.text
+
+
+def test_fifty_unchanged_tests_raise_no_alarm_and_ten_that_grow_and_three_that_leak_are_found(heapkeeper, python_with_pytest):
+    """A short form of what the tool does many times."""
+    tool = os.path.join(TREE, "tools", "pytest_baseline.py")
+    done = execute([python_with_pytest, tool, "--runs", "3", "--each", "2", "--build", BUILD], timeout=900)
+    text = done.out.decode()
+    assert done.status == 0, text + done.err.decode()
+    assert "unchanged: 3 runs of 50 tests, 0 with a false alarm" in text and text.count("found in 2 of 2") == 13

@@ -2,7 +2,7 @@
  *
  *      CPython's _tracemalloc     start stop is_tracing clear_traces get_traced_memory reset_peak get_traceback_limit
  *                                 get_tracemalloc_memory _get_traces _get_object_traceback
- *      our own                    _why_not; windows: _open _close _restart _figures _reset_peak _sums _at_peak; what lives:
+ *      our own                    _why_not; windows: _open _freeze _close _restart _figures _reset_peak _sums _at_peak; what lives:
  *                                 _collect, _collect_traced, _look (bytes objects: struct hk_group); and what is made of these: _group, _traces
  *
  * CPython's own module begins empty at start(): here that is a window (windows.h). Whatever is allocated to make an
@@ -362,6 +362,15 @@ static object *close_window(object *self, object *arguments)
     return hk_capi_none();
 }
 
+static object *freeze_window(object *self, object *arguments)
+{
+    int window = window_of(arguments, "i:_freeze");
+    if (window < 0)
+        return NULL;
+    hk_window_freeze(window);
+    return hk_capi_none();
+}
+
 static object *restart_window(object *self, object *arguments)
 {
     int window = window_of(arguments, "i:_restart");
@@ -694,6 +703,7 @@ static struct method methods[] = {
      "reset_peak($module, /)\n--\n\nSet the peak size of memory blocks traced by tracemalloc to the current size."},
     {"_why_not", why_not_object, NO_ARGUMENTS, NULL},
     {"_open", open_window, VARIABLE, NULL},
+    {"_freeze", freeze_window, VARIABLE, NULL},
     {"_close", close_window, VARIABLE, NULL},
     {"_restart", restart_window, VARIABLE, NULL},
     {"_figures", window_figures, VARIABLE, NULL},

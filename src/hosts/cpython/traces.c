@@ -106,15 +106,14 @@ struct collection {
     size_t count, room;
     uint64_t last_key; /* blocks of one kind often lie together */
     struct hk_group *last;
-    uint32_t first; /* age; 0: all */
-    uint32_t thread; /* 0: all */
+    const struct hk_window *window; /* NULL: all */
     uint32_t sites;
     bool failed;
 };
 
 static void collect(struct collection *c, uint32_t site, size_t bytes)
 {
-    if (c->thread != 0 && hk_exact_thread_of(site) != c->thread)
+    if (c->window != NULL && c->window->thread != 0 && hk_exact_thread_of(site) != c->window->thread)
         return;
     uint64_t key = (uint64_t)site << 40 ^ bytes; /* 20 bits of site; blocks of 2^40 bytes and more do not exist */
     if (key != c->last_key || c->last == NULL) {
@@ -138,7 +137,8 @@ static void collect_block(uint32_t *word, size_t bytes, void *argument)
 {
     struct collection *c = argument;
     uint32_t word_now = *word;
-    if (word_now >> HK_SLOT_SITE_SHIFT == 0 || hk_slot_site(word_now) >= c->sites || (c->first != 0 && *hk_age_of(word) < c->first))
+    if (word_now >> HK_SLOT_SITE_SHIFT == 0 || hk_slot_site(word_now) >= c->sites ||
+        (c->window != NULL && !hk_window_has_age(c->window, *hk_age_of(word))))
         return;
     collect(c, hk_slot_site(word_now), bytes);
 }
@@ -146,19 +146,14 @@ static void collect_block(uint32_t *word, size_t bytes, void *argument)
 static void collect_large(uint32_t site, size_t bytes, uint8_t *age, void *argument)
 {
     struct collection *c = argument;
-    if (site < c->sites && (c->first == 0 || *age >= c->first))
+    if (site < c->sites && (c->window == NULL || hk_window_has_age(c->window, *age)))
         collect(c, site, bytes);
-}
-
-static uint32_t first_age(int window)
-{
-    return window >= 0 ? hk_windows.at[window].first : 0;
 }
 
 bool hk_traces_collect(int window, struct hk_group **groups, size_t *count)
 {
     struct hk_look look;
-    struct collection c = {.first = first_age(window), .thread = window >= 0 ? hk_windows.at[window].thread : 0};
+    struct collection c = {.window = window >= 0 ? &hk_windows.at[window] : NULL};
     *groups = NULL;
     *count = 0;
     if (!hk_look(&look))
@@ -259,7 +254,7 @@ bool hk_traces_find(const void *object, int window, struct hk_group *group)
     } else if (!find_large(object, group, &age)) {
         return false;
     }
-    return group->site < look.site_count && (window < 0 || age >= first_age(window));
+    return group->site < look.site_count && (window < 0 || hk_window_has_age(&hk_windows.at[window], age));
 }
 
 /* --- where it was allocated --- */

@@ -51,13 +51,15 @@ static void renumber(void)
     for (uint32_t age = 1; age <= hk_windows.age; age++) {
         bool begins = false;
         for (uint32_t i = 0; i < hk_windows.end; i++)
-            begins |= hk_windows.at[i].first == age;
+            begins |= hk_windows.at[i].first == age || hk_windows.at[i].end == age;
         if (begins)
             of[age] = age == OLDEST ? OLDEST : ++next;
         change.to[age] = (uint8_t)(begins ? of[age] : change.to[age - 1]);
     }
-    for (uint32_t i = 0; i < hk_windows.end; i++)
+    for (uint32_t i = 0; i < hk_windows.end; i++) {
         hk_windows.at[i].first = of[hk_windows.at[i].first];
+        hk_windows.at[i].end = of[hk_windows.at[i].end];
+    }
     change_ages(&change);
     hk_windows.age = next;
 }
@@ -152,11 +154,23 @@ bool hk_window_restart(int window)
     return true;
 }
 
+void hk_window_freeze(int window)
+{
+    if (hk_windows.age == NEWEST)
+        renumber();
+    hk_windows.at[window].end = ++hk_windows.age;
+}
+
+bool hk_window_has_age(const struct hk_window *window, uint8_t age)
+{
+    return age >= window->first && (window->end == 0 || age < window->end);
+}
+
 void hk_window_close(int window)
 {
     struct hk_window *at = &hk_windows.at[window];
     struct hk_window_site *sites = at->sites;
-    at->first = 0;
+    at->first = at->end = 0;
     at->sites = NULL;
     find_end();
     give_sites(sites);
@@ -238,7 +252,7 @@ void hk_window_birth(uint32_t site, size_t bytes, bool main)
         return;
     for (uint32_t i = 0; i < hk_windows.end; i++) {
         struct hk_window *window = &hk_windows.at[i];
-        if (!has(window, site))
+        if (window->end != 0 || !has(window, site))
             continue;
         __atomic_add_fetch(&window->born_bytes, bytes, __ATOMIC_RELAXED);
         __atomic_add_fetch(&window->born_blocks, 1, __ATOMIC_RELAXED);
@@ -251,7 +265,7 @@ void hk_window_death(uint32_t site, uint8_t age, size_t bytes, bool main)
 {
     for (uint32_t i = 0; i < hk_windows.end && age != 0; i++) {
         struct hk_window *window = &hk_windows.at[i];
-        if (!has(window, site) || age < window->first)
+        if (!has(window, site) || !hk_window_has_age(window, age))
             continue;
         change_site(window, site, -(int64_t)bytes, main);
         change_live(window, -(int64_t)bytes, main);
@@ -262,7 +276,7 @@ void hk_window_move(uint32_t from, uint32_t to, uint8_t age, size_t bytes)
 {
     for (uint32_t i = 0; i < hk_windows.end && age != 0; i++) {
         struct hk_window *window = &hk_windows.at[i];
-        if (window->first == 0 || age < window->first)
+        if (window->first == 0 || !hk_window_has_age(window, age))
             continue;
         bool had = has(window, from), takes = has(window, to);
         if (had)

@@ -28,6 +28,7 @@
 
 struct hk_window {
     uint32_t first; /* the age of its first blocks; 0: closed */
+    uint32_t end;   /* the age of the first blocks that do not belong to it any more; 0: it takes them still */
     int64_t live, peak; /* bytes */
     int64_t apart;      /* of live: not handed over yet; atomic */
     uint64_t born_bytes, born_blocks; /* allocated since it was opened; atomic */
@@ -56,7 +57,9 @@ struct hk_window_options {
 };
 int hk_window_open(struct hk_window_options options);
 bool hk_window_restart(int window); /* as if it were opened now; false: no memory */
+void hk_window_freeze(int window);  /* what is allocated from now on does not belong to it; that its blocks die is seen */
 void hk_window_close(int window);
+bool hk_window_has_age(const struct hk_window *window, uint8_t age);
 void hk_window_figures(int window, uint64_t *live, uint64_t *peak);
 void hk_window_reset_peak(int window);
 void hk_window_add(int window, int64_t bytes); /* that no allocator has seen */
