@@ -179,6 +179,7 @@ static const char plot_usage[] =
     "Memory over time: what is live, what the heap has mapped, the resident size. Without CAPTURE or PID: the newest run.\n"
     "\n"
     "  --run               what is live in each process of the run, and in all together\n"
+    "  -s, --slope         how fast each line rises or falls, with its 95 % interval, and that straight line (not in a PNG)\n"
     "  -o, --output FILE   write to FILE: a picture if it ends in .svg or .png\n"
     "  --format FORMAT     text, svg, png or json, whatever FILE ends in\n"
     "  -f, --force         write over an existing FILE\n"

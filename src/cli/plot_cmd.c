@@ -15,7 +15,7 @@ enum format { FORMAT_TEXT, FORMAT_SVG, FORMAT_PNG, FORMAT_JSON };
 
 struct options {
     int format; /* -1: by the file's name */
-    bool of_run, force;
+    bool of_run, force, slope;
     size_t rows;
     const char *output, *colour, *target;
 };
@@ -34,6 +34,7 @@ static int parse(int argc, char **argv, struct options *o)
         HK_FLAG("json", 'j', &json),
         HK_WORD("format", &o->format, format_words),
         HK_FLAG("run", 0, &o->of_run),
+        HK_FLAG("slope", 's', &o->slope),
         HK_VALUE("height", 0, &o->rows, parse_height, "is 4 to 200 rows"),
         HK_TEXT("output", 'o', &o->output),
         HK_FLAG("force", 'f', &o->force),
@@ -122,6 +123,8 @@ int hk_cli_plot(int argc, char **argv)
         hk_plot_of_run(&plot, captures, count);
     else
         hk_plot_of(&plot, capture);
+    if (o.slope)
+        hk_plot_trends(&plot);
     status = draw(&o, &plot);
     hk_plot_free(&plot);
     for (size_t i = 1; i < count; i++)

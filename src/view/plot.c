@@ -402,6 +402,12 @@ void hk_plot_text(const struct hk_plot *p, const struct hk_terminal *t, unsigned
     for (size_t i = 0; i < p->note_count; i++)
         fprintf(t->out, "%*s  %s%s\n", MARGIN, hk_text_duration(a, (uint64_t)(p->notes[i].at * 1e9)), "  ",
                 hk_text_clean(t, title, sizeof title, p->notes[i].name));
+    for (size_t i = 0; i < p->line_count; i++)
+        if (p->lines[i].has_trend) {
+            char slope[96], name[100];
+            hk_text_clean(t, name, sizeof name, p->lines[i].name);
+            fprintf(t->out, "%*s  slope of %s: %s\n", MARGIN, "", name, hk_text_clean(t, title, sizeof title, hk_plot_slope_label(slope, &p->lines[i])));
+        }
     if (p->left_out)
         fprintf(t->out, "%*s  %zu smaller processes have no line of their own\n", MARGIN, "", p->left_out);
     free(c.dots);
@@ -424,6 +430,10 @@ void hk_plot_json(const struct hk_plot *p, FILE *out)
     for (size_t i = 0; i < p->line_count; i++) {
         hk_json_object(j, NULL, false);
         hk_json_string(j, "name", p->lines[i].name);
+        if (p->lines[i].has_trend) {
+            hk_json_number(j, "slope_bytes_per_second", p->lines[i].slope);
+            hk_json_number(j, "slope_error", p->lines[i].slope_error);
+        }
         hk_json_array(j, "time_ns", true);
         for (size_t k = 0; k < p->lines[i].count; k++)
             hk_json_unsigned(j, NULL, (uint64_t)fmin(p->lines[i].at[k] * 1e9 + 0.5, 1e19));

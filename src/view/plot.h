@@ -13,6 +13,8 @@ struct hk_plot_line {
     double *at, *bytes; /* seconds since the plot's start, in order */
     size_t count;
     double most; /* of bytes */
+    bool has_trend; /* hk_plot_trends found one: */
+    double slope, slope_error, trend_middle; /* bytes a second, half its 95 % interval; bytes in the middle of its time */
 };
 
 /* Owns its lines' memory. */
@@ -39,6 +41,9 @@ void hk_plot_of(struct hk_plot *plot, const struct hk_capture *capture);
 void hk_plot_of_run(struct hk_plot *plot, struct hk_capture *const *captures, size_t count);
 void hk_plot_free(struct hk_plot *plot);
 
+/* Adds to each line of more than one moment the straight line nearest to it. */
+void hk_plot_trends(struct hk_plot *plot);
+
 void hk_plot_text(const struct hk_plot *plot, const struct hk_terminal *terminal, unsigned rows);
 void hk_plot_svg(const struct hk_plot *plot, FILE *out); /* readable on light and on dark */
 void hk_plot_svg_inline(const struct hk_plot *plot, FILE *out); /* for a page, whose style sheet has its colours (page/report.css) */
@@ -53,6 +58,9 @@ double hk_plot_time_step(double seconds, unsigned ticks);
 /* "128 MiB"; "2.5 s", "10 min", in the unit that `step` is told in. */
 char *hk_plot_byte_label(char to[32], double bytes);
 char *hk_plot_time_label(char to[32], double seconds, double step);
+
+/* "+1.2 MiB/s ± 300 KiB/s", in UTF-8. */
+char *hk_plot_slope_label(char to[96], const struct hk_plot_line *line);
 
 /* A collection that is worth a mark: of everything, or one that took a millisecond. */
 bool hk_plot_marks(const struct hk_capture_collection *collection);

@@ -16,7 +16,7 @@ static const char style[] =
     "svg { background: #ffffff; font: 13px system-ui, sans-serif; }\n"
     "text { fill: #24292f; } .title { font-size: 15px; font-weight: 600; } .tick { fill: #57606a; font-size: 12px; }\n"
     ".grid { stroke: #d8dee4; } .axis { stroke: #8c959f; } .note { stroke: #8250df; stroke-dasharray: 3 3; } .gc { stroke: #1a7f37; stroke-width: 2; }\n"
-    "path { fill: none; stroke-width: 2; stroke-linejoin: round; } path.area { opacity: 0.12; stroke: none; }\n"
+    "path { fill: none; stroke-width: 2; stroke-linejoin: round; } path.area { opacity: 0.12; stroke: none; } path.trend { stroke-width: 1; stroke-dasharray: 3 4; }\n"
     "path.c0 { stroke: #8c959f; } path.c1 { stroke: #bf8700; } path.c2 { stroke: #0969da; } path.c3 { stroke: #1a7f37; } path.c4 { stroke: #cf222e; }\n"
     "path.c5 { stroke: #8250df; } path.c6 { stroke: #bc4c00; } path.c7 { stroke: #24292f; }\n"
     "text.c0 { fill: #6e7781; } text.c1 { fill: #9a6700; } text.c2, path.area.c2 { fill: #0969da; } text.c3 { fill: #1a7f37; }\n"
@@ -88,6 +88,23 @@ static void put_path(const struct hk_plot *p, const struct hk_plot_line *line, d
         fprintf(out, "%c%.1f %.1f", i ? 'L' : 'M', x_of(p, line->at[i]), y_of(top, line->bytes[i]));
 }
 
+/* Where it is above nothing: a straight line may begin or end below. */
+static void put_trend(const struct hk_plot *p, const struct hk_plot_line *line, size_t colour, double top, FILE *out)
+{
+    double from = line->at[0], to = line->at[line->count - 1], middle = (from + to) / 2;
+    double zero = line->slope != 0 ? middle - line->trend_middle / line->slope : from;
+    if (line->slope > 0)
+        from = fmax(from, zero);
+    if (line->slope < 0)
+        to = fmin(to, zero);
+    char slope[96];
+    fprintf(out, "<path class=\"trend c%zu\" d=\"M%.1f %.1fL%.1f %.1f\"><title>slope of ", colour, x_of(p, from),
+            y_of(top, line->trend_middle + line->slope * (from - middle)), x_of(p, to),
+            y_of(top, line->trend_middle + line->slope * (to - middle)));
+    put_text(out, line->name);
+    fprintf(out, ": %s</title></path>\n", hk_plot_slope_label(slope, line));
+}
+
 static size_t colour_of(const struct hk_plot *p, size_t line)
 {
     return p->of_run && line + 1 == p->line_count ? 7 : line % 7;
@@ -154,6 +171,8 @@ static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
         fputs("\"><title>", out);
         put_text(out, line->name);
         fprintf(out, ", at most %s</title></path>\n", hk_text_bytes(label, line->most));
+        if (line->has_trend)
+            put_trend(p, line, colour, top, out);
     }
     put_names(p, top, out);
     if (p->most <= 0)

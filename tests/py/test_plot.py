@@ -1,6 +1,7 @@
 """`heapkeeper plot`: memory over time, in the terminal, as SVG, as PNG and as JSON."""
 
 import json
+import random
 import re
 import struct
 import subprocess
@@ -201,3 +202,34 @@ def test_files_are_not_written_over_unasked(shop, tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run([COMMAND, "plot", shop], stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert done.returncode == 1 and b"could not be written" in done.stderr
+
+
+def test_a_slope_is_that_of_time_however_the_points_lie_and_its_interval_holds_the_truth(tmp_path):
+    choose, inside = random.Random(5), 0
+    for run in range(20):
+        c = cw.shop()
+        times = sorted([choose.uniform(0, 10) for _ in range(150)] + [choose.uniform(9, 10) for _ in range(150)]) + [10]
+        c.points = [cw.point(time_ns=int(at * 1e9), live_bytes=int((50 + 3 * at + choose.gauss(0, 2)) * MIB)) for at in times]
+        c.now, c.header["end_ns"] = c.points.pop(), 10_000_000_000
+        path = str(c.write(tmp_path / ("line%d.hkc" % run)))
+        live = plot("--slope", path)["lines"][2]
+        inside += abs(live["slope_bytes_per_second"] - 3 * MIB) < live["slope_error"]
+        assert live["slope_error"] < MIB
+    assert inside >= 17
+    assert not any("slope_error" in line for line in plot(path)["lines"])
+    text = show("plot", "-s", path).out.decode()
+    assert re.search(r"slope of live: \+[23]\.\d+ MiB/s ± [\d.]+ [KM]iB/s\n", text)
+    show("plot", "-s", "-o", str(tmp_path / "line.svg"), path)
+    root = xml.etree.ElementTree.parse(str(tmp_path / "line.svg")).getroot()
+    trends = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("class", "").startswith("trend")]
+    assert [path[0].text.split(":")[0] for path in trends] == ["slope of mapped", "slope of live"]
+
+
+def test_a_slope_of_hostile_figures_does_no_harm(tmp_path):
+    c = cw.shop()
+    c.points = [cw.point(time_ns=at, live_bytes=size, rss_bytes=size) for at, size in
+                ((0, 0), (1, 2**64 - 1), (1, 0), (2**63, 2**63), (2**64 - 1, 1))]
+    path = str(c.write(tmp_path / "hostile.hkc"))
+    for words in ([], ["--json"], ["-o", "-", "--format", "svg"]):
+        done = show("plot", "--slope", *words, path)
+        assert not has_control_bytes(done.out) and b"nan" not in done.out.lower().replace(b"nano", b"")
