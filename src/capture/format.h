@@ -44,7 +44,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 4
+#define HK_CAPTURE_MINOR 5
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
@@ -278,16 +278,21 @@ struct hk_capture_counters {
     uint32_t peak_serial;
     uint32_t epoch; /* the writer's: when it was brought up to date */
     uint16_t mark, mark_generation;
-    uint32_t reserved;
+    uint32_t largest; /* since 1.5: bytes of the largest block; UINT32_MAX: that or more */
 };
 
+/* How long blocks live, since 1.5: of those of the main lane one in HK_CAPTURE_LIFE_BYTES on average is watched, each byte with the
+ * same chance. `sampled` counts these, one of n bytes as 1 + n / HK_CAPTURE_LIFE_BYTES; `temporary` those of them that were freed before
+ * HK_CAPTURE_LIFE_SHORT more bytes had been allocated in these domains. */
+#define HK_CAPTURE_LIFE_BYTES 65536u
+#define HK_CAPTURE_LIFE_SHORT 16384u
 struct hk_capture_exact_site {
     uint32_t node;  /* these as in hk_capture_site */
     uint8_t domain;
     uint8_t flags;
     uint16_t thread; /* since 1.4: its entry + 1 in the threads; 0: not known */
     uint64_t inherited_bytes, inherited_blocks; /* alive at the fork, allocated by the parent */
-    uint64_t reserved;
+    uint32_t sampled, temporary; /* since 1.5 */
     uint32_t at_mark[HK_MARKS]; /* KiB */
 };
 

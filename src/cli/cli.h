@@ -40,7 +40,8 @@ int hk_cli_choice(const char *command, const char *option, const char *word, con
 
 extern const char *const hk_cli_colour_words[]; /* of --color */
 extern const char *const hk_cli_by_words[];     /* enum hk_group_by */
-extern const char *const hk_cli_sort_words[];   /* enum hk_sort */
+extern const char *const hk_cli_sort_words[];   /* enum hk_sort, as all captures have it */
+extern const char *const hk_cli_table_sort_words[]; /* and all of it */
 
 /* Standard output, with --color's word (NULL: not given). */
 void hk_cli_terminal(struct hk_terminal *terminal, const char *colour);

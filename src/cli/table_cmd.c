@@ -21,7 +21,7 @@ static int parse(int argc, char **argv, struct options *o)
     const struct hk_option options[] = {
         HK_FLAG("json", 'j', &o->json),
         HK_WORD("by", &o->by, hk_cli_by_words),
-        HK_WORD("sort", &o->sort, hk_cli_sort_words),
+        HK_WORD("sort", &o->sort, hk_cli_table_sort_words),
         HK_TEXT("filter", 0, &o->filter),
         HK_VALUE("limit", 'n', &o->limit, hk_cli_number, "needs a number of rows"),
         HK_COLOUR(&o->colour),
@@ -43,11 +43,14 @@ int hk_cli_table(int argc, char **argv)
         return HK_EXIT_FAILURE;
 
     struct hk_sites *sites = hk_sites_read(capture);
-    if (o.by == HK_BY_THREAD && !hk_sites_have_threads(sites)) {
+    const char *lacks = o.by == HK_BY_THREAD && !hk_sites_have_threads(sites) ? "does not tell threads apart"
+                        : o.sort > HK_SORT_BLOCKS && !hk_sites_have_lives(sites)
+                            ? "does not know how long blocks live, nor how large they were"
+                            : NULL;
+    if (lacks != NULL) {
         hk_sites_free(sites);
         hk_capture_close(capture);
-        return hk_cli_fail(HK_EXIT_FAILURE, "table: this capture does not tell threads apart; "
-                                             "a record of every block does (run without --sample)");
+        return hk_cli_fail(HK_EXIT_FAILURE, "table: this capture %s; a record of every block does (run without --sample)", lacks);
     }
     struct hk_table_view view = {capture,  sites,  (enum hk_group_by)o.by, (enum hk_sort)o.sort,
                                  o.filter, hk_cli_limit(o.limit, o.json, ROWS)};

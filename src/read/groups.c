@@ -28,6 +28,7 @@ void hk_amounts_add(struct hk_amounts *sum, const struct hk_amounts *more)
     sum->total_bytes += more->total_bytes;
     sum->total_blocks += more->total_blocks;
     sum->samples += more->samples;
+    hk_lives_add(&sum->lives, &more->lives);
 }
 
 /* ---- names of modules ---- */
@@ -108,7 +109,8 @@ static struct hk_group common(const struct hk_sites *s, const struct hk_line *li
 static struct hk_amounts amounts_of(const struct hk_line *line)
 {
     return (struct hk_amounts){line->live_bytes,  line->live_blocks,  line->peak_bytes,   line->peak_blocks,
-                               line->total_bytes, line->total_blocks, line->samples_total};
+                               line->total_bytes, line->total_blocks, line->samples_total,
+                               line->lives};
 }
 
 /* ---- the table ---- */
@@ -197,7 +199,8 @@ static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by
             index[key] = (uint32_t)++all->count;
         }
         struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
-                                     site->total_bytes, site->total_blocks, site->samples_total};
+                                     site->total_bytes, site->total_blocks, site->samples_total,
+                                     site->lives};
         struct hk_group *g = &all->groups[index[key] - 1];
         uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
         hk_sites_marks(s, site, at_mark, born_in);

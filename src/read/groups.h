@@ -23,6 +23,7 @@ enum hk_group_by {
 /* Bytes, and numbers of blocks and of samples. In a sampled capture these are estimates. */
 struct hk_amounts {
     uint64_t live_bytes, live_blocks, peak_bytes, peak_blocks, total_bytes, total_blocks, samples;
+    struct hk_lives lives;
 };
 
 struct hk_group {

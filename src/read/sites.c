@@ -162,6 +162,31 @@ void hk_sites_marks(const struct hk_sites *s, const struct hk_site *site, uint64
     hk_growth_update(&raw, s->capture->status.marks_generation, s->capture->mark_count, at_mark, born_in);
 }
 
+bool hk_sites_have_lives(const struct hk_sites *s)
+{
+    return s->kind == HK_SECTION_EXACT_SITES && s->capture->header.minor >= 5;
+}
+
+void hk_lives_add(struct hk_lives *sum, const struct hk_lives *more)
+{
+    if (more->largest_bytes > sum->largest_bytes)
+        sum->largest_bytes = more->largest_bytes;
+    sum->sampled += more->sampled;
+    sum->temporary += more->temporary;
+}
+
+/* Of an exact site. One that was freed while we read may be counted twice as yet. */
+static struct hk_lives read_lives(const struct hk_sites *s, size_t index)
+{
+    struct hk_capture_counters n;
+    struct hk_capture_exact_site at;
+    if (!hk_sites_have_lives(s))
+        return (struct hk_lives){0, 0, 0};
+    hk_capture_entry(s->capture, HK_SECTION_COUNTERS, index, &n, sizeof n);
+    hk_capture_entry(s->capture, HK_SECTION_EXACT_SITES, index, &at, sizeof at);
+    return (struct hk_lives){n.largest, at.sampled, at.temporary < at.sampled ? at.temporary : at.sampled};
+}
+
 static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site, uint64_t at_mark[HK_MARKS],
                       uint64_t born_in[HK_MARKS])
 {
@@ -189,6 +214,7 @@ static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site, ui
         .samples_live = raw.samples_live,
         .entry = (uint32_t)index,
     };
+    site->lives = read_lives(s, index);
     hk_growth_update(&raw, c->status.marks_generation, c->mark_count, at_mark, born_in);
     return true;
 }
@@ -270,6 +296,7 @@ static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index
     line->total_bytes += site->total_bytes;
     line->total_blocks += site->total_blocks;
     line->samples_total += site->samples_total;
+    hk_lives_add(&line->lives, &site->lives);
     for (unsigned i = 0; i < HK_MARKS; i++) {
         line->at_mark[i] += at_mark[i];
         line->born_in[i] += born_in[i];

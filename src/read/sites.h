@@ -22,6 +22,13 @@ struct hk_source_frame {
     const char *through; /* of a Python frame: the module of the machine code that asked on its behalf; or NULL */
 };
 
+/* What blocks are like, since format 1.5 of exact captures; see struct hk_capture_exact_site. */
+struct hk_lives {
+    uint64_t largest_bytes; /* of the largest block; UINT32_MAX: that or more */
+    uint64_t sampled, temporary;
+};
+void hk_lives_add(struct hk_lives *sum, const struct hk_lives *more);
+
 /* One call path in one domain. */
 struct hk_site {
     uint32_t node;
@@ -32,6 +39,7 @@ struct hk_site {
     uint64_t total_bytes, total_blocks;
     uint64_t inherited_bytes;
     uint32_t samples_total, samples_live;
+    struct hk_lives lives;
     struct hk_growth growth;
     uint32_t line;  /* index of its merged line */
     uint32_t entry; /* of the capture */
@@ -44,6 +52,7 @@ struct hk_line {
     uint32_t site_count;
     uint64_t live_bytes, live_blocks, peak_bytes, peak_blocks, total_bytes, total_blocks;
     uint64_t samples_total;
+    struct hk_lives lives;
     uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
     uint32_t heaviest_live, heaviest_peak, heaviest_total; /* index of a site */
     uint32_t steepest; /* index of the site that rose most: the path to show for a growing line */
@@ -99,6 +108,8 @@ char *hk_sites_thread(const struct hk_sites *sites, unsigned thread);
 void hk_sites_marks(const struct hk_sites *sites, const struct hk_site *site, uint64_t at_mark[HK_MARKS],
                     uint64_t born_in[HK_MARKS]);
 
+/* True if the capture knows the largest block of a site, and which share of what it allocated was freed soon. */
+bool hk_sites_have_lives(const struct hk_sites *sites);
 /* True if the capture tells threads apart. */
 bool hk_sites_have_threads(const struct hk_sites *sites);
 

@@ -128,11 +128,9 @@ void hk_exact_move(struct hk_capture_counters *from, size_t had, struct hk_captu
     if (bytes < had && hk_exact.headroom == 0)
         hk_exact_dip();
     hk_exact_bring_up_if_due(from);
-    hk_exact_bring_up_if_due(to);
     from->freed_bytes += had;
     from->freed_blocks++;
-    to->total_bytes += bytes;
-    to->total_blocks++;
+    hk_exact_count_birth(to, bytes);
     change_total((int64_t)bytes - (int64_t)had);
 }
 
@@ -143,6 +141,25 @@ void hk_exact_shrink(struct hk_capture_counters *counters, size_t bytes)
     hk_exact_bring_up_if_due(counters);
     counters->freed_bytes += bytes;
     hk_exact.headroom += (int64_t)bytes;
+}
+
+void hk_exact_life(uint32_t site, uint32_t weight, bool is_temporary)
+{
+    struct hk_capture_exact_site *at = hk_rec_exact_site(site);
+    if (is_temporary)
+        at->temporary += weight;
+    else
+        at->sampled += weight;
+}
+
+bool hk_exact_marking_stop(void)
+{
+    return hk_rec_enter();
+}
+
+void hk_exact_marking_go_on(void)
+{
+    hk_rec_leave();
 }
 
 static void adopt_orphans(void)
@@ -198,10 +215,7 @@ static void apart_free(uint32_t site, size_t bytes, uint32_t blocks, bool main)
 
 void hk_exact_apart_birth(uint32_t site, size_t bytes, bool main)
 {
-    struct hk_capture_counters *counters = &hk_exact.counters[site];
-    hk_exact_bring_up_if_due(counters);
-    counters->total_bytes += bytes;
-    counters->total_blocks++;
+    hk_exact_count_birth(&hk_exact.counters[site], bytes);
     apart_total((int64_t)bytes, main);
 }
 
@@ -465,6 +479,7 @@ bool hk_exact_adopt(const struct hk_rec_section *parent)
     memcpy(sites, parent[HK_SECTION_EXACT_SITES].data, count * sizeof *sites);
     for (uint64_t i = 0; i < count; i++) {
         sites[i].inherited_bytes = sites[i].inherited_blocks = 0;
+        sites[i].sampled = sites[i].temporary = 0;
         memset(sites[i].at_mark, 0, sizeof sites[i].at_mark);
     }
     hk_rec_publish(HK_SECTION_COUNTERS, count);

@@ -109,11 +109,18 @@ static inline __attribute__((always_inline)) void hk_exact_bring_up_if_due(struc
         hk_exact_bring_up(counters);
 }
 
-static inline __attribute__((always_inline)) void hk_exact_birth(struct hk_capture_counters *counters, size_t bytes)
+static inline __attribute__((always_inline)) void hk_exact_count_birth(struct hk_capture_counters *counters, size_t bytes)
 {
     hk_exact_bring_up_if_due(counters);
+    if (__builtin_expect(bytes > counters->largest, 0))
+        counters->largest = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
     counters->total_bytes += bytes;
     counters->total_blocks++;
+}
+
+static inline __attribute__((always_inline)) void hk_exact_birth(struct hk_capture_counters *counters, size_t bytes)
+{
+    hk_exact_count_birth(counters, bytes);
     if (__builtin_expect((hk_exact.headroom -= (int64_t)bytes) < 0, 0))
         hk_exact_rise();
 }
@@ -127,6 +134,12 @@ static inline __attribute__((always_inline)) void hk_exact_death(struct hk_captu
     counters->freed_blocks++;
     hk_exact.headroom += (int64_t)bytes;
 }
+
+/* A block of the site is watched from now on, or one that was has been freed soon: format.h says when. */
+void hk_exact_life(uint32_t site, uint32_t weight, bool is_temporary);
+/* Between these no code object is marked (hk_stack_source), on whichever thread; false: this thread is in the recorder already. */
+bool hk_exact_marking_stop(void);
+void hk_exact_marking_go_on(void);
 
 /* A block of `had` bytes becomes one of `bytes`, charged to another site or to the same. */
 void hk_exact_move(struct hk_capture_counters *from, size_t had, struct hk_capture_counters *to, size_t bytes);

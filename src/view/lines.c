@@ -54,7 +54,7 @@ static struct figures gather(const struct hk_lines_view *v)
             continue;
         f.at[f.count++] = (struct figure){l->frame.line,
                                           {l->live_bytes, l->live_blocks, l->peak_bytes, l->peak_blocks, l->total_bytes,
-                                           l->total_blocks, l->samples_total},
+                                           l->total_blocks, l->samples_total, l->lives},
                                           l->frame.qualified_name};
     }
     qsort(f.at, f.count, sizeof *f.at, by_line);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "view/json.h"
+#include "view/table.h"
 
 #define STACK_MAX   1024u      /* frames of one stack */
 #define FRAMES_MAX  (1u << 20) /* frames of the whole document; afterwards stacks are cut short */
@@ -38,6 +39,7 @@ void hk_report_json_site(struct hk_json *j, const struct hk_sites *s, const stru
     hk_json_unsigned(j, "peak_blocks", site->peak_blocks);
     hk_json_unsigned(j, "total_bytes", site->total_bytes);
     hk_json_unsigned(j, "total_blocks", site->total_blocks);
+    hk_lives_json(j, s, &site->lives);
 }
 
 static void put_growth(struct hk_json *j, const struct hk_growth *g)
@@ -153,6 +155,7 @@ static void put_lines(struct hk_json *j, const struct hk_sites *s)
         hk_json_unsigned(j, "peak_bytes", line->peak_bytes);
         hk_json_unsigned(j, "total_bytes", line->total_bytes);
         hk_json_unsigned(j, "total_blocks", line->total_blocks);
+        hk_lives_json(j, s, &line->lives);
         hk_json_unsigned(j, "samples", line->samples_total);
         hk_json_unsigned(j, "sites", line->site_count);
         put_growth(j, &line->growth);

@@ -9,7 +9,8 @@
  *       3.00 MiB   100%  20 000  4.00 MiB   30 000  40.0 MiB  300 000  total
  *
  * What the filter or the limit leaves out is in "others", so that every column adds up to its total. The rows are made
- * first, as cells of text; the widest cell of a column is its width. On a narrow terminal the blocks are left out.
+ * first, as cells of text; the widest cell of a column is its width. On a narrow terminal the blocks are left out, and what
+ * lies right of them: which share of the total was freed soon ("temp"), and the largest block.
  */
 #include "view/table.h"
 
@@ -26,7 +27,9 @@
 #define NAME       1100 /* bytes of a row's name */
 #define NAME_LEAST 24   /* columns, or the blocks are left out */
 
-enum column { LIVE, ERROR, SHARE, LIVE_BLOCKS, PEAK, PEAK_BLOCKS, TOTAL, TOTAL_BLOCKS, COLUMNS };
+#define WATCHED_LEAST 4 /* blocks of a row, or nothing is said of how long they live */
+
+enum column { LIVE, ERROR, SHARE, LIVE_BLOCKS, PEAK, PEAK_BLOCKS, TOTAL, TOTAL_BLOCKS, TEMPORARY, LARGEST, COLUMNS };
 
 /* Which groups to show, in order, and the sum of the others. */
 struct choice {
@@ -39,8 +42,8 @@ struct choice {
 
 const char *hk_sort_word(enum hk_sort sort)
 {
-    static const char *const words[] = {"live", "peak", "total", "blocks"};
-    return sort < HK_SORT_CHOICES ? words[sort] : "unknown";
+    static const char *const words[] = {"live", "peak", "total", "blocks", "temporary", "largest"};
+    return sort <= HK_SORT_LARGEST ? words[sort] : "unknown";
 }
 
 /* ---- the filter ---- */
@@ -88,7 +91,8 @@ char *hk_group_name(const struct hk_group *g)
 
 static uint64_t amount(const struct hk_amounts *a, enum hk_sort sort)
 {
-    const uint64_t values[] = {a->live_bytes, a->peak_bytes, a->total_bytes, a->live_blocks};
+    const uint64_t values[] = {a->live_bytes,  a->peak_bytes,      a->total_bytes,
+                               a->live_blocks, a->lives.temporary, a->lives.largest_bytes};
     return values[sort];
 }
 
@@ -163,8 +167,14 @@ static void fill(const struct hk_table_view *v, const struct hk_terminal *t, con
     hk_text_bytes(cells[TOTAL], (double)a->total_bytes);
     hk_text_count(cells[TOTAL_BLOCKS], a->total_blocks);
     hk_text_percent(cells[SHARE], value, (double)amount(totals, v->sort));
+    strcpy(cells[TEMPORARY], "-");
+    if (a->lives.sampled >= WATCHED_LEAST)
+        hk_text_percent(cells[TEMPORARY], (double)a->lives.temporary, (double)a->lives.sampled);
+    hk_text_bytes(cells[LARGEST], (double)a->lives.largest_bytes);
     /* One standard error of a sampled sum of bytes; blocks are known as well as their bytes. */
     double bytes = v->sort == HK_SORT_BLOCKS ? (double)a->live_bytes : value;
+    if (v->sort > HK_SORT_BLOCKS)
+        return; /* not of a sampled record */
     if (bytes > 0)
         error = 100 * sqrt(hk_sites_mean(v->sites, a->total_bytes, a->samples) / bytes);
     if (error >= 0.5)
@@ -200,7 +210,7 @@ static void put_rows(const struct hk_table_view *v, const struct hk_terminal *t,
 
 void hk_table_text(const struct hk_table_view *v, const struct hk_terminal *t)
 {
-    static const char heads[COLUMNS][HK_CELL] = {"live", "", "share", "blocks", "peak", "blocks", "total", "blocks"};
+    static const char heads[COLUMNS][HK_CELL] = {"live", "", "share", "blocks", "peak", "blocks", "total", "blocks", "temp", "largest"};
     struct hk_rows rows = {.columns = COLUMNS};
     struct choice c = choose(v);
     memcpy(hk_rows_add(&rows), heads, sizeof heads);
@@ -212,6 +222,10 @@ void hk_table_text(const struct hk_table_view *v, const struct hk_terminal *t)
     rows.left_out[ERROR] = v->capture->header.mode != HK_MODE_SAMPLE;
     rows.optional[PEAK_BLOCKS] = rows.optional[TOTAL_BLOCKS] = true;
     rows.optional[LIVE_BLOCKS] = v->sort != HK_SORT_BLOCKS;
+    rows.optional[TEMPORARY] = v->sort != HK_SORT_TEMPORARY;
+    rows.optional[LARGEST] = v->sort != HK_SORT_LARGEST;
+    rows.left_out[SHARE] = v->sort == HK_SORT_LARGEST;
+    rows.left_out[TEMPORARY] = rows.left_out[LARGEST] = !hk_sites_have_lives(v->sites);
     hk_rows_lay_out(&rows, t, NAME_LEAST);
     put_head(v, t);
     put_rows(v, t, &c, &rows);
@@ -220,6 +234,14 @@ void hk_table_text(const struct hk_table_view *v, const struct hk_terminal *t)
 }
 
 /* ---- JSON ---- */
+
+void hk_lives_json(struct hk_json *j, const struct hk_sites *s, const struct hk_lives *lives)
+{
+    if (!hk_sites_have_lives(s))
+        return;
+    hk_json_unsigned(j, "largest_bytes", lives->largest_bytes);
+    hk_json_number(j, "temporary_share", lives->sampled ? (double)lives->temporary / (double)lives->sampled : NAN);
+}
 
 void hk_amounts_json(struct hk_json *j, const struct hk_amounts *a)
 {
@@ -256,6 +278,7 @@ static void put_group(struct hk_json *j, const struct hk_table_view *v, const st
     hk_json_object(j, NULL, true);
     hk_group_json(j, v->by, g);
     hk_amounts_json(j, &g->amounts);
+    hk_lives_json(j, v->sites, &g->amounts.lives);
     hk_json_unsigned(j, "sites", g->site_count);
     hk_json_end_object(j);
 }
@@ -290,10 +313,12 @@ void hk_table_json(const struct hk_table_view *v, FILE *out)
     put_facts(j, v);
     hk_json_object(j, "totals", true);
     hk_amounts_json(j, &c.groups->totals);
+    hk_lives_json(j, v->sites, &c.groups->totals.lives);
     hk_json_unsigned(j, "rows", c.groups->count);
     hk_json_end_object(j);
     hk_json_object(j, "others", true);
     hk_amounts_json(j, &c.others);
+    hk_lives_json(j, v->sites, &c.others.lives);
     hk_json_unsigned(j, "rows", c.other_count);
     hk_json_end_object(j);
     hk_json_array(j, "rows", false);

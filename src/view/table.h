@@ -6,7 +6,15 @@
 #include "view/json.h"
 #include "view/text.h"
 
-enum hk_sort { HK_SORT_LIVE, HK_SORT_PEAK, HK_SORT_TOTAL, HK_SORT_BLOCKS, HK_SORT_CHOICES };
+enum hk_sort {
+    HK_SORT_LIVE,
+    HK_SORT_PEAK,
+    HK_SORT_TOTAL,
+    HK_SORT_BLOCKS,
+    HK_SORT_CHOICES,
+    HK_SORT_TEMPORARY = HK_SORT_CHOICES, /* these two of tables only, where hk_sites_have_lives */
+    HK_SORT_LARGEST,
+};
 
 /* Everything is borrowed. */
 struct hk_table_view {
@@ -23,7 +31,7 @@ void hk_table_text(const struct hk_table_view *view, const struct hk_terminal *t
 /* Keys are stable: names are never changed or removed within a major version, only added. */
 void hk_table_json(const struct hk_table_view *view, FILE *out);
 
-/* The word of a choice: "live", "peak", "total", "blocks". */
+/* The word of a choice: "live", "peak", "total", "blocks", "temporary", "largest". */
 const char *hk_sort_word(enum hk_sort sort);
 
 /* True if `pattern`, in which * stands for any bytes and ? for one, is found in `text`. */
@@ -37,6 +45,9 @@ char *hk_group_name(const struct hk_group *group);
 /* The same, clean and in `columns`, paths as the report has them. `to` holds `size` bytes. */
 void hk_group_text(const struct hk_terminal *terminal, const struct hk_capture *capture, const struct hk_group *group, char *to,
                    size_t size, size_t columns);
+
+/* Into the object that is open, where the capture knows it: largest_bytes, and temporary_share, null where no block was watched. */
+void hk_lives_json(struct hk_json *json, const struct hk_sites *sites, const struct hk_lives *lives);
 
 /* Their keys, into the object that is open. */
 void hk_amounts_json(struct hk_json *json, const struct hk_amounts *amounts);

@@ -510,3 +510,68 @@ def test_a_larger_bound_leaves_room_for_all_stacks(heapkeeper):
 def test_a_bound_that_is_none_is_said_so(bound):
     done = execute([COMMAND, "run", "--bound", bound, "true"])
     assert (done.status, done.err.decode()) == (2, "heapkeeper: run: --bound=%s is not 1M to 512M, bytes of a capture at most\n" % bound)
+
+
+LIVES = """
+    import sys
+    kept = []
+    def temporary():
+        for i in range(20000):
+            b"x" * (400 + i % 50)
+    def keep():
+        for i in range(20000):
+            kept.append(b"x" * (400 + i % 50))
+    def later():
+        slots = [None] * 1000
+        for i in range(20000):
+            slots[i % 1000] = b"x" * (400 + i % 50)
+    def large():
+        for i in range(300):
+            bytes(100000 + i)
+    for _ in range(6):
+        temporary(), keep(), later(), large()
+    if len(sys.argv) > 1:
+        import os
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_share_of_temporary_blocks_and_the_largest_are_known(exact, heapkeeper, tmp_path, every_python):
+    program = tmp_path / "lives.py"
+    program.write_text(textwrap.dedent(LIVES))
+    report = exact([str(program)], python=every_python)
+    done = execute([COMMAND, "table", "--json", "--by", "function", "--sort", "temporary", heapkeeper.output])
+    rows = {row["function"]: row for row in json.loads(done.out)["rows"] if row["file"] == str(program)}
+    assert {name: rows[name]["largest_bytes"] for name in ("temporary", "large")} == {"temporary": 449 + 33, "large": 100299 + 33}
+    assert 8000 <= rows["later"]["largest_bytes"] < 8100
+    # 52 MiB of blocks: some 900 of them are watched. What is left over are integers, and what a loop freed last.
+    assert rows["temporary"]["temporary_share"] > 0.95 and rows["large"]["temporary_share"] > 0.95
+    for name in "keep", "later":
+        shares = [site["temporary_share"] for site in sites_in(report, name)[1] if site["largest_bytes"] == 482]
+        assert shares and all(share < 0.02 for share in shares), (name, shares)
+    totals = json.loads(done.out)["totals"]
+    assert totals["largest_bytes"] >= 100332 and 0.3 < totals["temporary_share"] < 0.9
+    text = execute([COMMAND, "table", "--sort", "largest", heapkeeper.output]).out.decode()
+    assert "temp" in text and "largest" in text and "share" not in text.split("line\n")[0]
+
+
+def test_a_killed_program_and_a_forked_child_know_how_long_blocks_lived(heapkeeper, tmp_path):
+    program = tmp_path / "lives.py"
+    program.write_text(textwrap.dedent(LIVES).replace("for _ in range(6):", "import os\nif os.fork() == 0: kept.clear()\nfor _ in range(6):"))
+    assert heapkeeper.run([str(program), "kill"], options=EXACT).status == -9
+    for _ in range(100):
+        if len(heapkeeper.captures) == 2 and all(heapkeeper.report(path)["state"] == "killed" for path in heapkeeper.captures):
+            break
+    for path in heapkeeper.captures:
+        report = heapkeeper.report(path)
+        watched = [site["temporary_share"] for site in sites_in(report, "temporary")[1] if site["total_blocks"] >= 100000]
+        assert watched and max(watched) > 0.95
+    assert len(heapkeeper.captures) == 2
+
+
+def test_what_a_record_does_not_know_is_refused_in_one_line(heapkeeper):
+    heapkeeper.good("kept = [bytes(100) for _ in range(10000)]")
+    for word in "temporary", "largest":
+        done = execute([COMMAND, "table", "--sort", word, heapkeeper.output])
+        assert done.status == 1 and b"does not know how long blocks live" in done.err and done.err.count(b"\n") == 1
+    assert b"temporary_share" not in execute([COMMAND, "table", "--json", heapkeeper.output]).out

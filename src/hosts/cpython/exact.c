@@ -12,6 +12,9 @@
  * again. So blocks that hold a code object of a known stack carry a bit. When such a block is freed it waits in
  * quarantine; when that is full all hashes are made worthless at once, by another seed, before the memory goes back.
  *
+ * Lives: now and then, where the heap's budget is used up anyway, a block is watched: when it is freed, were few bytes allocated
+ * meanwhile? It carries the bit that code objects carry, so who frees it comes the long way and nobody else pays.
+ *
  * Lanes (record/exact.h): MEM and OBJECT under the main GIL take the fast functions; RAW, and interpreters with a GIL of
  * their own, the ones that say `apart`, which hold hk_exact_apart while they count. */
 #include "hosts/cpython/exact.h"
@@ -36,10 +39,69 @@ static struct {
 
 static const uintptr_t never;
 
+/* --- lives --- */
+
+#define LIVES 8 /* watched at a time: more than fit into a short life, mostly */
+
+static struct life {
+    const void *block; /* NULL: none */
+    uint64_t born;     /* by the clock below */
+    uint32_t site, weight;
+    bool is_code; /* a code object lives in it, too */
+} lives[LIVES]; /* under the main lock; and, where that takes a bit off, the recorder's */
+
+/* Bytes allocated in the two domains. */
+static uint64_t life_clock(void)
+{
+    return hk_heap_allocated_bytes(hk_python.heaps[HK_DOMAIN_MEM]) + hk_heap_allocated_bytes(hk_python.heaps[HK_DOMAIN_OBJECT]);
+}
+
+static struct life *life_of(const void *block)
+{
+    for (int i = 0; i < LIVES; i++)
+        if (__atomic_load_n(&lives[i].block, __ATOMIC_RELAXED) == block)
+            return &lives[i];
+    return NULL;
+}
+
+/* The one that is watched longest makes room. */
+static void life_watch(const void *block, struct life life)
+{
+    static unsigned next;
+    struct life *at = &lives[next++ % LIVES];
+    if (!hk_exact_marking_stop())
+        return;
+    if (at->block != NULL && !at->is_code && hk_region_has(at->block))
+        *hk_slot_at(hk_pool_of(at->block), at->block) &= ~HK_SLOT_CODE;
+    *at = life;
+    at->block = block;
+    if (hk_region_has(block))
+        *hk_slot_at(hk_pool_of(block), block) |= HK_SLOT_CODE;
+    hk_exact_marking_go_on();
+}
+
+/* A block for which the heap's budget was used up has been recorded. */
+static void life_begin(hk_heap *heap, const void *block, size_t size, uint32_t site)
+{
+    static uint64_t random = 1;
+    struct life life = {.born = life_clock(), .site = site, .weight = 1 + (uint32_t)(size / HK_CAPTURE_LIFE_BYTES)};
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    int64_t sooner = (int64_t)(random >> 33) % (2 * HK_CAPTURE_LIFE_BYTES); /* uniform: no rhythm of the program's is met */
+    if (sooner < heap->budget) {
+        heap->budget -= sooner;
+        heap->budget_start -= sooner;
+    }
+    hk_exact_life(site, life.weight, false);
+    life_watch(block, life);
+}
+
 /* A walk meets this code: whoever frees it must be told. Called with the recorder's lock held. */
 void hk_cpython_exact_mark_code(const void *code)
 {
     const char *block = (const char *)code - exact.code_header;
+    struct life *life = life_of(block);
+    if (life != NULL)
+        life->is_code = true;
     if (hk_region_has(block))
         *hk_slot_at(hk_pool_of(block), block) |= HK_SLOT_CODE;
     else
@@ -115,22 +177,44 @@ struct record {
     uint32_t site; /* HK_EXACT_NONE: not recorded */
     bool is_code;
     uint8_t age; /* see windows.h; only while one is open */
+    struct life life; /* weight 0: was not watched */
 };
+
+/* What was marked need not be code. */
+static void take_life(const void *block, struct record *record)
+{
+    struct life *life = life_of(block);
+    if (life == NULL)
+        return;
+    record->life = *life;
+    record->is_code = life->is_code;
+    __atomic_store_n(&life->block, NULL, __ATOMIC_RELAXED);
+}
+
+static void give_life(const void *block, const struct record *record)
+{
+    if (record->life.weight != 0)
+        life_watch(block, record->life);
+}
 
 /* Takes the record off the block. */
 static struct record record_take(const void *block)
 {
-    struct record record = {0, HK_EXACT_NONE, false, 0};
+    struct record record = {.site = HK_EXACT_NONE};
     if (!hk_region_has(block)) {
         hk_exact_large_take(block, &record.bytes, &record.site, &record.age, &record.is_code);
+        take_life(block, &record);
         return record;
     }
     const struct hk_pool *pool = hk_pool_of(block);
     uint32_t *word = hk_slot_at(pool, block);
     if (has_site(*word))
-        record = (struct record){bytes_of(pool, *word), hk_slot_site(*word), false, hk_windows_are_open() ? *hk_age_of(word) : 0};
+        record = (struct record){.bytes = bytes_of(pool, *word), .site = hk_slot_site(*word),
+                                 .age = hk_windows_are_open() ? *hk_age_of(word) : 0};
     record.is_code = *word & HK_SLOT_CODE;
     *word = 0;
+    if (__builtin_expect(record.is_code, 0))
+        take_life(block, &record);
     return record;
 }
 
@@ -153,6 +237,8 @@ static void count_death(const struct record *record)
     const void *state;
     if (record->site == HK_EXACT_NONE || deaths_are_off())
         return;
+    if (record->life.weight != 0 && life_clock() - record->life.born <= HK_CAPTURE_LIFE_SHORT)
+        hk_exact_life(record->life.site, record->life.weight, true);
     bool main = holds_main(&state), is_main = hk_exact_is_main(record->site);
     if (hk_windows_are_open())
         hk_window_death(record->site, record->age, record->bytes, main);
@@ -203,6 +289,7 @@ static void record_restore(const void *block, const struct record *record)
         record_put(block, record->bytes, record->site, record->age);
     if (record->is_code && hk_region_has(block))
         *hk_slot_at(hk_pool_of(block), block) |= HK_SLOT_CODE;
+    give_life(block, record);
 }
 
 /* A block that shrinks stays where it was charged. */
@@ -210,7 +297,7 @@ static void moved_smaller(const struct record *had, const void *moved, size_t si
 {
     const void *state;
     ssize_t bytes = record_put(moved, size, had->site, had->age);
-    struct record rest = {had->bytes - (size_t)bytes, had->site, false, had->age};
+    struct record rest = {.bytes = had->bytes - (size_t)bytes, .site = had->site, .age = had->age};
     if (bytes < 0) {
         count_death(had);
         return;
@@ -234,18 +321,19 @@ static void moved_smaller(const struct record *had, const void *moved, size_t si
 /* --- main lane --- */
 
 /* Not counted, or by the long way. */
-static __attribute__((noinline)) void born_unusually(int domain, const void *block, size_t size)
+static __attribute__((noinline)) uint32_t born_unusually(int domain, const void *block, size_t size)
 {
     if (!hk_exact.births && births_are_off())
-        return;
+        return HK_EXACT_NONE;
     uint32_t site = hk_exact_site_main(domain);
     ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, hk_window_age()) : -1;
     if (bytes < 0)
-        return;
+        return HK_EXACT_NONE;
     hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);
     exact.newest = block;
     if (hk_windows_are_open())
         hk_window_birth(site, (size_t)bytes, true);
+    return site;
 }
 
 static inline __attribute__((always_inline)) void *born(int domain, void *block, size_t size, int way)
@@ -264,20 +352,39 @@ static inline __attribute__((always_inline)) void *born(int domain, void *block,
     return block;
 }
 
-static __attribute__((noinline)) void *main_malloc_slow(int domain, hk_heap *heap, size_t size)
+static void born_slowly(int domain, hk_heap *heap, const void *block, size_t size, bool is_watched)
 {
-    void *block = hk_malloc_unlocked(heap, size);
-    if (block != NULL && hk_exact.fast && hk_region_has(block)) {
-        uint32_t site = hk_exact_site_main(domain);
+    uint32_t site;
+    if (hk_exact.fast && hk_region_has(block)) {
+        site = hk_exact_site_main(domain);
         if (site != HK_EXACT_NONE)
             hk_exact_birth(&hk_exact.counters[site], (size_t)record_put(block, size, site, 0));
-    } else if (block != NULL) {
-        born_unusually(domain, block, size);
+    } else {
+        site = born_unusually(domain, block, size);
     }
+    if (__builtin_expect(is_watched, 0) && site != HK_EXACT_NONE)
+        life_begin(heap, block, size, site);
+}
+
+static __attribute__((noinline)) void *main_malloc_slow(int domain, hk_heap *heap, size_t size)
+{
+    bool is_watched = heap->budget < (int64_t)size;
+    void *block = hk_malloc_unlocked(heap, size);
+    if (block != NULL)
+        born_slowly(domain, heap, block, size, is_watched);
     return block;
 }
 
-/* The rest of the fast path below, where the site has to be brought up to date, or the total is to rise beyond a peak that
+static __attribute__((noinline)) void *main_calloc_large(int domain, hk_heap *heap, size_t count, size_t size)
+{
+    bool is_watched = heap->budget < (int64_t)(count * size);
+    void *block = hk_calloc_unlocked(heap, count, size);
+    if (block != NULL)
+        born_slowly(domain, heap, block, count * size, is_watched);
+    return block;
+}
+
+/* The rest of the fast path below, where the site has to be brought up to date, or has its largest block, or the total is to rise beyond a peak that
  * was left meanwhile. */
 static __attribute__((noinline)) void *main_malloc_late(hk_heap *heap, size_t size, struct hk_pool *pool, uint32_t word)
 {
@@ -310,7 +417,8 @@ static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_he
     uint32_t word = entry->word;
     struct hk_capture_counters *counters = counters_of(word);
     int64_t headroom = hk_exact.headroom - (int64_t)size;
-    if (__builtin_expect(counters->epoch != __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED), 0))
+    if (__builtin_expect(counters->epoch != __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED), 0) ||
+        __builtin_expect(counters->largest < size, 0))
         return main_malloc_late(heap, size, pool, word);
     if (headroom < 0) {
         if (__builtin_expect(hk_exact.dipped, 0))
@@ -336,8 +444,7 @@ static inline __attribute__((always_inline)) void *main_calloc(int domain, hk_he
         void *block = main_malloc(domain, heap, bytes, way);
         return __builtin_expect(block != NULL, 1) ? hk_block_clear(block, bytes) : NULL;
     }
-    void *block = hk_calloc_unlocked(heap, count, size);
-    return __builtin_expect(block != NULL, 1) ? born(domain, block, bytes, way) : NULL;
+    return main_calloc_large(domain, heap, count, size);
 }
 
 /* What is not the usual: a large block, one of a heap that locks itself, a code object, the end of the program. */
@@ -435,10 +542,13 @@ static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_h
         return main_malloc(domain, heap, size, way);
     struct record had = record_take(block);
     void *moved = hk_realloc(heap, block, size);
-    if (moved != NULL)
-        main_moved(domain, &had, moved, size, way);
-    else
+    if (moved == NULL) {
         record_restore(block, &had);
+        return NULL;
+    }
+    main_moved(domain, &had, moved, size, way);
+    if (__builtin_expect(had.life.weight != 0, 0))
+        life_watch(moved, had.life);
     return moved;
 }
 
