@@ -283,7 +283,7 @@ struct hk_capture_counters {
 
 /* How long blocks live, since 1.5: of those of the main lane one in HK_CAPTURE_LIFE_BYTES on average is watched, each byte with the
  * same chance. `sampled` counts these, one of n bytes as 1 + n / HK_CAPTURE_LIFE_BYTES; `temporary` those of them that were freed before
- * HK_CAPTURE_LIFE_SHORT more bytes had been allocated in these domains. */
+ * HK_CAPTURE_LIFE_SHORT bytes and twice its own size more had been allocated in these domains: the copy that takes its place is one. */
 #define HK_CAPTURE_LIFE_BYTES 65536u
 #define HK_CAPTURE_LIFE_SHORT 16384u
 struct hk_capture_exact_site {

@@ -378,6 +378,30 @@ static void put_largest(const struct page *p, enum hk_report_list list)
     free(order);
 }
 
+/* An estimate, from some blocks that were watched; with fewer it says nothing. */
+static void put_temporary(const struct page *p)
+{
+    const int least = 100;
+    const struct hk_sites *s = p->report->sites;
+    const struct hk_line *most = NULL;
+    struct hk_lives all = {0, 0, 0};
+    char where[2 * NAME + 32], share[32], of_most[32];
+    for (size_t i = 0; i < s->line_count; i++) {
+        hk_lives_add(&all, &s->lines[i].lives);
+        if (most == NULL || s->lines[i].lives.temporary > most->lives.temporary)
+            most = &s->lines[i];
+    }
+    if (all.sampled < least || all.temporary == 0)
+        return;
+    place(p, where, sizeof where, &most->frame, width(p) > MARGIN + 40 ? width(p) - MARGIN : 40);
+    fputc('\n', p->t->out);
+    heading(p, "TEMPORARY", HK_BOLD);
+    say(p, "about %s of what was allocated was freed soon after, %s of that by", hk_text_percent(share, (double)all.temporary, (double)all.sampled),
+        hk_text_percent(of_most, (double)most->lives.temporary, (double)all.temporary));
+    margin(p);
+    fprintf(p->t->out, "%s\n", where);
+}
+
 /* ---- the heap ---- */
 
 static void put_classes(const struct page *p, const struct hk_heap_view *v)
@@ -534,6 +558,7 @@ void hk_report_text(const struct hk_report *r, const struct hk_terminal *t)
         put_growing(p);
         for (size_t i = 0, count = hk_lists_by_size(r, lists); i < count; i++)
             put_largest(p, lists[i]);
+        put_temporary(p);
         put_heap(p);
         put_gc(p);
         put_outside(p);

@@ -237,7 +237,7 @@ static void count_death(const struct record *record)
     const void *state;
     if (record->site == HK_EXACT_NONE || deaths_are_off())
         return;
-    if (record->life.weight != 0 && life_clock() - record->life.born <= HK_CAPTURE_LIFE_SHORT)
+    if (record->life.weight != 0 && life_clock() - record->life.born <= HK_CAPTURE_LIFE_SHORT + 2 * record->bytes)
         hk_exact_life(record->life.site, record->life.weight, true);
     bool main = holds_main(&state), is_main = hk_exact_is_main(record->site);
     if (hk_windows_are_open())
