@@ -21,6 +21,8 @@ What is compared by --check, command by command:
     be the same; under <!-- about N% -->, have as many of each sign, up to N percent of its length or 2.
   - In a fence under <!-- words --> a number may be any number and a picture any picture. For views of a whole Python
     process, in which nearly every number depends on the Python.
+  - Of a fence under <!-- picture --> only the words of three letters and more are compared, wherever they stand. For plots over
+    time, and tables whose cells are empty or not as the Python is.
 
 Exit status: 0 done, or all is the same; 1 something differs or fails; 2 the command line is wrong."""
 
@@ -36,6 +38,7 @@ TREE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build"))
 COLUMNS = "90"
 
+LOOSE = -1.0  # of a fence: only the words count
 PICTURE = "█░▁▂▃▄▅▆▇·"
 UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 NUMBER = re.compile(r"(\d{1,3}(?: \d{3})+(?!\d)|\d+(?:\.\d+)?)(?: (B|KiB|MiB|GiB)\b)?")
@@ -67,9 +70,9 @@ class Page:
             line = self.lines[number]
             if line.startswith("## "):
                 chapter = line[3:].strip()
-            about = re.fullmatch(r"<!-- (?:about (\d+)%|words) -->", line)
+            about = re.fullmatch(r"<!-- (?:about (\d+)%|words|picture) -->", line)
             if about:
-                tolerance = int(about.group(1)) / 100 if about.group(1) else None
+                tolerance = int(about.group(1)) / 100 if about.group(1) else LOOSE if "picture" in line else None
             if line.startswith("```") and line != "```":
                 end = self.lines.index("```", number + 1)
                 self._add_fence(chapter, line[3:].split(), number + 1, end, tolerance)
@@ -123,7 +126,7 @@ def environment(python, directory):
 def run(chapter, command, variables, directory):
     done = subprocess.run(command, shell=True, cwd=directory, env=variables, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-    text = done.stdout.decode("utf-8", "replace")
+    text = done.stdout.decode("utf-8", "replace").replace(directory + "/", "")
     if done.returncode != 0:
         raise Problem('chapter "%s": `%s` ended with status %d:\n%s' % (chapter, command, done.returncode, text))
     return [line.rstrip() for line in text.splitlines()]
@@ -190,7 +193,13 @@ def is_same(old, new, tolerance):
         is_near(old_picture.count(sign), new_picture.count(sign), signs) for sign in PICTURE)
 
 
+def words_of(lines):
+    return sorted(re.findall(r"[^\W\d]{3,}", NUMBER.sub(" ", " ".join(lines))))
+
+
 def is_all_same(old, new, tolerance):
+    if tolerance == LOOSE:
+        return words_of(old) == words_of(new)
     return len(old) == len(new) and all(is_same(a, b, tolerance) for a, b in zip(old, new))
 
 
@@ -199,6 +208,10 @@ def differences(outputs):
     for session, told in outputs:
         for (command, old), new in zip(session.commands, told):
             place = 'chapter "%s": `%s`' % (session.chapter, command)
+            if session.tolerance == LOOSE:
+                if not is_all_same(old, new, LOOSE):
+                    yield "%s:\n  was  %s\n  is   %s" % (place, " ".join(words_of(old)), " ".join(words_of(new)))
+                continue
             wrong = next((i for i, pair in enumerate(zip(old, new)) if not is_same(*pair, session.tolerance)), None)
             if wrong is not None:
                 yield "%s, line %d:\n  was  %s\n  is   %s" % (place, wrong + 1, old[wrong], new[wrong])

@@ -42,6 +42,9 @@ CHANGES = {
     "Large objects": ("4097 bytes: 1000 large", "4097 bytes:  900 large"),
     "The guide's geometry": ("███▃ ", "███▄ "),
     "A whole process": ("together ", "altogether "),
+    "Line by line": ("keep  1 call", "kept  1 call"),
+    "Over time": ("    dropped", "    gone"),
+    "Habits": ("allocated\n```\n\nA million", "given back\n```\n\nA million"),
 }
 
 
@@ -105,6 +108,9 @@ def page(tmp_path, output, command="cat said", said=None, mark=""):
     ("<!-- words -->", "raw 1 ██ 12 KiB", "raw 999 ░ 3.00 MiB", True),
     ("<!-- words -->", "raw 1", "mem 1", False),
     ("<!-- words -->", "raw 1 2", "raw 1", False),
+    ("<!-- picture -->", "3 KiB \u28ff live\nmark 12 ms", "mark 1.2 s\n\n \u28c0 live 3.11 MiB", True),
+    ("<!-- picture -->", "live 3 MiB", "dead 3 MiB", False),
+    ("<!-- picture -->", "live", "live live", False),
 ])
 def test_what_counts_as_the_same(tmp_path, mark, shown, printed, same):
     path = page(tmp_path, shown, said=printed, mark=mark)
