@@ -17,6 +17,7 @@
 #define MOST_FRAMES 16384u /* of the chain; longer stacks are walked */
 #define INDEX_BITS 12
 #define NEW_FRAMES 64 /* inside of the chain: it is time for another */
+#define WORTH_IT 96   /* frames; shorter stacks are walked sooner than compared */
 
 struct link {
     uintptr_t frame, place;
@@ -36,6 +37,14 @@ bool hk_exact_chain_init(void)
     chain.link = hk_os_map(MOST_FRAMES * sizeof *chain.link);
     chain.reach = hk_os_map(MOST_FRAMES * sizeof *chain.reach);
     return chain.link != NULL && chain.reach != NULL;
+}
+
+/* The usual way walks so many frames before it comes here. Where it does so in vain, few. */
+static void choose_way(uint32_t frames)
+{
+    uint32_t *unmarked = &hk_exact_stacks.unmarked;
+    if (*unmarked >= HK_LONG) /* not a test's */
+        *unmarked = frames > WORTH_IT ? HK_LONG : HK_LONG_WALK;
 }
 
 static inline uint16_t *index_of(uintptr_t frame)
@@ -89,6 +98,7 @@ static inline __attribute__((always_inline)) uint64_t key_by_chain(const void *s
             if (next == 0 && at + same == chain.count) {
                 key = key * chain.reach[at].power + chain.reach[at].rest;
                 hk_exact_stacks.shortened++;
+                choose_way(walked + same);
                 if (walked > NEW_FRAMES)
                     remember(hk_exact_innermost(state, way), way);
                 return key;
@@ -104,6 +114,7 @@ static inline __attribute__((always_inline)) uint64_t key_by_chain(const void *s
         }
         walked += same;
     }
+    choose_way(walked);
     if (walked >= HK_LONG)
         remember(hk_exact_innermost(state, way), way);
     return key;

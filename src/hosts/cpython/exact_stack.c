@@ -130,7 +130,7 @@ bool hk_exact_stacks_init(const hk_py_layout *layout)
     if (s->way == HK_WAY_3_13)
         hk_exact_marks_init(layout);
     else if (s->way != HK_WAY_FRAMES && hk_exact_chain_init())
-        s->unmarked = HK_LONG;
+        s->unmarked = HK_LONG_WALK;
     comparison.is_asked = secure_getenv("HEAPKEEPER_TEST_COMPARE_STACKS") != NULL;
     if (comparison.is_asked && s->unmarked != UINT32_MAX)
         s->unmarked = 1;

@@ -53,6 +53,7 @@ struct hk_frame_mark {
     uint64_t unused[2];
 };
 #define HK_LONG 16 /* frames; a stack that is longer is worth a mark, or to be compared with the last one */
+#define HK_LONG_WALK 64 /* the same where there are no marks, unless stacks are much longer: to compare costs more at first */
 #define HK_FAR 2 /* frames before one with a mark; a walk that passes so many costs patience */
 #define HK_MARK_BITS 12 /* marks: 2^12, by the frame's address */
 #define HK_MARKS_BYTES (sizeof(struct hk_frame_mark) << HK_MARK_BITS)
