@@ -7,7 +7,8 @@
  * Other tools' trace functions go on: `theirs` is the one that stood there, ours calls it with every event, and what was set meanwhile
  * (sys.settrace, a debugger) takes its place. The thread's trace object, which sys.gettrace() shows, stays theirs.
  *
- * 3.11 makes a frame object for a frame that is traced. It is the tool's: neither its birth nor its end is counted. */
+ * 3.11 makes a frame object for a frame that is traced. It is the tool's: neither its birth nor its end is counted, unless an exception
+ * is raised in the frame, whose traceback would have had to make it. */
 #include "hosts/cpython/lines.h"
 
 #include <dlfcn.h>
@@ -15,7 +16,7 @@
 
 typedef object *evaluate(void *state, void *frame, int throwing); /* _PyFrameEvalFunction */
 typedef int trace_function(object *self, object *frame, int what, object *argument);
-enum { CALL = 0, LINE = 2, RETURN = 3 }; /* PyTrace_* */
+enum { CALL = 0, EXCEPTION = 1, LINE = 2, RETURN = 3 }; /* PyTrace_* */
 enum { GC_HEADER = 16, MARKS = 4096, FRAMES = 4096 };
 
 static struct {
@@ -125,6 +126,18 @@ static void made_now(struct hk_line_thread *thread, const void *frame_object)
     gate.made_count++;
 }
 
+/* A traceback has it now, and would have made it: from here on it is the program's. */
+static void needed_now(struct hk_line_thread *thread, const void *frame_object)
+{
+    const char *block = (const char *)frame_object - GC_HEADER;
+    forget_skipped(thread);
+    if (*made_place(block) != block)
+        return;
+    made_remove(block);
+    thread->counts.allocated += hk_line_bytes(block);
+    thread->counts.blocks++;
+}
+
 static void ends_soon(struct hk_line_thread *thread, const void *frame_object)
 {
     const char *block = (const char *)frame_object - GC_HEADER;
@@ -171,6 +184,8 @@ static int trace(object *self, object *frame, int what, object *argument)
         if (hk_python.layout->minor == 11)
             made_now(thread, frame);
         begins(thread, frame, is_call((const void *)thread->frame));
+    } else if (what == EXCEPTION && hk_python.layout->minor == 11) {
+        needed_now(thread, frame);
     } else if (what == RETURN) {
         hk_line_leave(thread, thread->frame);
         if (hk_python.layout->minor == 11)
