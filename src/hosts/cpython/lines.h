@@ -66,11 +66,16 @@ struct hk_line_record { /* of a frame that runs, in a table */
     bool is_shared; /* the record below is of the same frame */
 };
 
+enum { HK_LINE_METHODS = 15 };
+
 struct hk_line_thread {
     struct hk_line_counts counts; /* written in hooks */
     int64_t base, peak;           /* what lives: base + allocated - freed */
     const void *newest;           /* block */
     const void *skip, *skipped;   /* a block whose end is not counted; one that has ended; see lines_gate.c */
+    const void *suspect;          /* perhaps a method object that tracing has made: the newest block; lines_gate.c */
+    const void *methods[HK_LINE_METHODS + 1]; /* such blocks, whose ends are not counted, from 1 on */
+    uint32_t method_count;
     object *held;                 /* an int: see above */
     struct hk_line_record *records;
     uint32_t depth, capacity;
@@ -172,6 +177,10 @@ static inline __attribute__((always_inline)) bool hk_line_step(struct hk_line_th
 bool hk_line_gate_open(void); /* false: not in this Python */
 void hk_line_gate_close(void);
 void hk_line_gate_mark(const void *code);
+#define HK_LINE_METHOD_BYTES 72 /* of a built-in method's object and its header */
+/* A block of that size was allocated while a profiled frame is known to the gate; nothing is in it yet. In a hook. */
+bool hk_line_gate_suspects(const struct hk_line_thread *thread, void *block);
+bool hk_line_gate_is_method(const void *block);
 
 /* --- lines_module.c --- */
 

@@ -35,8 +35,30 @@ size_t hk_line_bytes(const void *block)
 
 /* --- counters --- */
 
-static inline void count_birth(struct hk_line_thread *thread, const void *block, size_t size)
+/* A suspect has become an object: if it is what tracing made, neither its birth nor its end is counted. */
+static __attribute__((noinline)) void clear_suspect(struct hk_line_thread *thread)
 {
+    const void *block = thread->suspect;
+    thread->suspect = NULL;
+    if (thread->method_count == HK_LINE_METHODS || !hk_line_gate_is_method(block))
+        return;
+    thread->counts.allocated -= hk_line_bytes(block);
+    thread->counts.blocks--;
+    thread->methods[++thread->method_count] = block;
+}
+
+void hk_line_count_settle(struct hk_line_thread *thread)
+{
+    if (__builtin_expect(thread->suspect != NULL, 0))
+        clear_suspect(thread);
+}
+
+static inline void count_birth(struct hk_line_thread *thread, void *block, size_t size)
+{
+    if (__builtin_expect(thread->suspect != NULL, 0))
+        clear_suspect(thread);
+    if (__builtin_expect(size == HK_LINE_METHOD_BYTES && thread->frame != 0, 0) && hk_line_gate_suspects(thread, block))
+        thread->suspect = block;
     thread->newest = block;
     thread->counts.allocated += hk_exact.fast && size <= HK_SMALL_MAX ? size : hk_line_bytes(block); /* the same, but faster */
     thread->counts.blocks++;
@@ -52,6 +74,12 @@ static inline void look_at_peak(struct hk_line_thread *thread)
 
 static inline void count_death(struct hk_line_thread *thread, const void *block)
 {
+    if (__builtin_expect(thread->suspect != NULL, 0))
+        clear_suspect(thread);
+    if (__builtin_expect(thread->method_count != 0, 0) && block == thread->methods[thread->method_count]) {
+        thread->method_count--;
+        return;
+    }
     if (__builtin_expect(block == thread->skip, 0)) {
         thread->skipped = block;
         thread->skip = NULL;

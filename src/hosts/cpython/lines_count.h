@@ -7,6 +7,8 @@
 
 void hk_line_count_begin(void);               /* what is allocated and freed is counted from now on; again: to be sure of it */
 void hk_line_count_end(void);
+struct hk_line_thread;
+void hk_line_count_settle(struct hk_line_thread *thread); /* before its counters are looked at */
 size_t hk_line_bytes(const void *block);      /* that are counted for it. In a hook: yes */
 void hk_line_free_uncounted(void *block);     /* of the object domain */
 int64_t hk_line_heap_live(void);              /* bytes in all heaps of Python's. Not cheap */

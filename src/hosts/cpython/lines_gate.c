@@ -16,6 +16,7 @@
 
 typedef object *evaluate(void *state, void *frame, int throwing); /* _PyFrameEvalFunction */
 typedef int trace_function(object *self, object *frame, int what, object *argument);
+static int trace(object *self, object *frame, int what, object *argument);
 enum { CALL = 0, EXCEPTION = 1, LINE = 2, RETURN = 3 }; /* PyTrace_* */
 enum { GC_HEADER = 16, MARKS = 4096, FRAMES = 4096 };
 
@@ -28,6 +29,7 @@ static struct {
     uint8_t marks[MARKS]; /* 1: perhaps a profiled code object's; by a hash of its address */
     const void *made[FRAMES]; /* 3.11: blocks of frame objects that were made for us, open addressing */
     uint32_t made_count;
+    const void *method_type; /* PyCFunction_Type */
 } gate;
 
 static inline size_t hash(const void *pointer, size_t size)
@@ -134,6 +136,8 @@ static void needed_now(struct hk_line_thread *thread, const void *frame_object)
     if (*made_place(block) != block)
         return;
     made_remove(block);
+    if (thread->skip == block) /* since the generator paused */
+        thread->skip = NULL;
     thread->counts.allocated += hk_line_bytes(block);
     thread->counts.blocks++;
 }
@@ -144,6 +148,45 @@ static void ends_soon(struct hk_line_thread *thread, const void *frame_object)
     forget_skipped(thread);
     if (*made_place(block) == block)
         thread->skip = block;
+}
+
+/* --- method objects ---
+ *
+ * Where a trace function is set, 3.9 to 3.11 make an object of each method of a built-in type that is called, and free it afterwards. */
+
+bool hk_line_gate_suspects(const struct hk_line_thread *thread, void *block)
+{
+    enum { CALL_METHOD = 161, CALL_ANY = 171, FIRST_SPECIAL_CALL = 22, LAST_SPECIAL_CALL = 24 }; /* of 3.9 and 3.10; of 3.11 */
+    const hk_py_layout *layout = hk_python.layout;
+    const char *state = layout->thread_state();
+    uintptr_t frame = hk_word_at(state, layout->thread_frame);
+    if (layout->cframe_current >= 0)
+        frame = hk_word_at((const void *)frame, layout->cframe_current);
+    if (frame != thread->frame || hk_word_at(state, layout->thread_trace) != (uintptr_t)trace)
+        return false;
+    memset((char *)block + GC_HEADER + layout->object_type, 0, sizeof(void *)); /* a method was here before, perhaps */
+    uintptr_t at = hk_word_at((const void *)frame, layout->frame_instruction);
+    if (layout->frames == HK_PY_FRAME_OBJECTS) {
+        uintptr_t bytes = hk_word_at((const void *)hk_word_at((const void *)frame, layout->frame_code), layout->code_bytes);
+        at = bytes + (uintptr_t)layout->bytes_data + (uintptr_t)((int32_t)at * layout->instruction_unit);
+        return *(const uint8_t *)at == CALL_METHOD;
+    }
+    uint8_t operation = *(const uint8_t *)at;
+    return operation == CALL_ANY || (operation >= FIRST_SPECIAL_CALL && operation <= LAST_SPECIAL_CALL);
+}
+
+bool hk_line_gate_is_method(const void *block)
+{
+    enum { DEFINITION = 16, SELF = 24 }; /* of a PyCFunctionObject: m_ml, which begins with a name; m_self */
+    const char *method = (const char *)block + GC_HEADER;
+    if (hk_word_at(method, hk_python.layout->object_type) != (uintptr_t)gate.method_type)
+        return false;
+    if (hk_python.layout->minor < 11)
+        return true;
+    /* There a function is called by the same instruction, and sorted() makes a method of a list of its own. */
+    const char *const *name = (const void *)hk_word_at(method, DEFINITION);
+    const ssize_t *self = (const void *)hk_word_at(method, SELF);
+    return self == NULL || *self > 2 || strcmp(*name, "sort") != 0;
 }
 
 /* --- events --- */
@@ -174,6 +217,7 @@ static int trace(object *self, object *frame, int what, object *argument)
     struct hk_line_thread *thread = hk_line_here();
     if (thread == NULL)
         return 0;
+    hk_line_count_settle(thread);
     if (what == LINE) {
         int line = gate.line_of(frame);
         if (!hk_line_step(thread, thread->frame, line) && !hk_line_step_slow(thread, thread->frame, line)) {
@@ -263,7 +307,8 @@ bool hk_line_gate_open(void)
         *(void **)&gate.line_of = dlsym(RTLD_DEFAULT, "PyFrame_GetLineNumber");
         *(void **)&gate.get = dlsym(RTLD_DEFAULT, "_PyInterpreterState_GetEvalFrameFunc");
     }
-    if (gate.get == NULL || gate.set == NULL || gate.line_of == NULL)
+    gate.method_type = dlsym(RTLD_DEFAULT, "PyCFunction_Type");
+    if (gate.get == NULL || gate.set == NULL || gate.line_of == NULL || gate.method_type == NULL)
         return false;
     evaluate *now = gate.get(interpreter_here());
     if (now != gate_frame) {
