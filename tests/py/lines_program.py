@@ -1,4 +1,4 @@
-"""Generated functions, each run twice: once while an oracle (lines_oracle.c) writes down each allocation and where the program
+"""Generated functions, each run twice: once while an oracle (lines_oracle.py) writes down each allocation and where the program
 is, once under heapkeeper.LineProfile. Prints where the two differ.
 
     lines_program.py ORACLE FUNCTIONS SEED        usage, by test_line_truth.py

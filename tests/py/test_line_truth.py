@@ -2,18 +2,17 @@
 
 import json
 import os
-import pathlib
 
 from conftest import BUILD, TREE
+from lines_oracle import SOURCE
 
 ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
 PROGRAM = os.path.join(TREE, "tests", "py", "lines_program.py")
-ORACLE = os.path.join(TREE, "tests", "py", "lines_oracle.c")
 
 
 def test_two_hundred_generated_functions_have_the_oracles_figures_on_each_line(heapkeeper, compile_c, every_python, tmp_path):
     """Net, allocated, freed and blocks; plain and recursive functions, generators, coroutines, comprehensions, threads."""
-    oracle = compile_c(pathlib.Path(ORACLE).read_text(), "-Wno-unused-parameter", shared=True)
+    oracle = compile_c(SOURCE, "-Wno-unused-parameter", shared=True)
     done = heapkeeper.run([PROGRAM, oracle, "200", "7"], python=every_python, options=("--exact",), env=ENVIRONMENT, cwd=str(tmp_path), timeout=300)
     assert done.status == 0, done.err.decode(errors="replace")[-3000:]
     found = json.loads(done.out)

@@ -1,5 +1,7 @@
-/* Writes down what Python allocates and frees, and what the program says of where it is, in one order: the truth for
- * test_line_truth.py. Its functions allocate nothing. Without Python's headers: it is loaded by ctypes into any Python. */
+"""The source, in C, of what writes down all that Python allocates and frees, and what the program says of where it is, in one order:
+the truth for test_line_truth.py. Its functions allocate nothing. Without Python's headers: ctypes loads it into any Python."""
+
+SOURCE = r"""
 #define _GNU_SOURCE
 #include <stddef.h>
 #include <stdint.h>
@@ -190,3 +192,4 @@ object *oracle(void)
     }
     return module;
 }
+"""
