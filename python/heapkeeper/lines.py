@@ -73,6 +73,14 @@ def _take_tool():
                        % ", ".join(str(monitoring.get_tool(tool)) for tool in range(6)))
 
 
+def _set_unwinding(wanted):
+    """That frames end by exceptions, which cannot be had of single code objects. set_events would have the interpreter allocate something
+    for each code object that runs from then on, and the line that calls it be charged with that."""
+    unwind, throw = sys.monitoring.events.PY_UNWIND, sys.monitoring.events.PY_THROW
+    if not _engine.set_quietly(sys.monitoring.get_events, _tool, _engine.on_leave, unwind.bit_length() - 1, throw.bit_length() - 1, wanted):
+        sys.monitoring.set_events(_tool, unwind | throw if wanted else 0)
+
+
 def _begin():
     """Before the first code object is enabled."""
     global _tool
@@ -87,7 +95,7 @@ def _begin():
                  events.PY_UNWIND: _engine.on_leave}
     for event, callback in callbacks.items():
         sys.monitoring.register_callback(_tool, event, callback)
-    sys.monitoring.set_events(_tool, events.PY_UNWIND | events.PY_THROW)  # these cannot be had of single code objects
+    _set_unwinding(True)
 
 
 def _end():
@@ -96,7 +104,7 @@ def _end():
         _engine.close_gate()
         return
     events = sys.monitoring.events
-    sys.monitoring.set_events(_tool, 0)
+    _set_unwinding(False)
     for event in (events.LINE, events.PY_START, events.PY_RESUME, events.PY_THROW, events.PY_RETURN, events.PY_YIELD, events.PY_UNWIND):
         sys.monitoring.register_callback(_tool, event, None)
     sys.monitoring.free_tool_id(_tool)

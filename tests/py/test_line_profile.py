@@ -189,6 +189,31 @@ def test_lines_beyond_the_small_integers_have_the_same_figures(run, every_python
     assert near["lines"] == far["lines"]
 
 
+def test_a_function_that_runs_first_while_lines_are_profiled_costs_its_caller_nothing(run, every_python):
+    """sys.monitoring.set_events would have the interpreter allocate something for each code object."""
+    found = run("""
+    def helper(a): return a
+    def fails(a): raise a
+    def watched(error):
+        helper(1)
+        try:
+            fails(error)
+        except ValueError:
+            return bytes(1000)
+    with heapkeeper.LineProfile(watched) as lines:
+        watched(ValueError())
+        if sys.version_info >= (3, 12):
+            tool = heapkeeper.lines._tool
+            there = sys.monitoring.get_events(tool)
+            wanted = sys.monitoring.events.PY_UNWIND | sys.monitoring.events.PY_THROW
+    gone = sys.version_info < (3, 12) or sys.monitoring.get_events(tool) == 0 and there == wanted
+    show(lines=figures(lines), gone=gone)
+    """, every_python)
+    if every_python.version >= (3, 11):  # before, frames are objects
+        assert found["lines"]["1"] == [1, 0, 0, 0, 0, 0]
+    assert 1033 <= found["lines"]["5"][2] < 1200 and found["gone"]
+
+
 def test_trace_functions_of_other_tools_go_on(run, every_python):
     found = run("""
     seen = []

@@ -232,6 +232,64 @@ static object *on_leave(object *self, object *const *arguments, ssize_t count)
     return hk_capi.none;
 }
 
+/* --- events of all code, without a word to each code object ---
+ *
+ * That a frame ends by an exception can only be had of all code at once. sys.monitoring.set_events makes the interpreter go through each
+ * code object when it runs next, and allocate something for it: that would be charged to the line which calls it. Those events need
+ * none of it: the interpreter looks at a byte of its own for each, with a bit for each tool. It lies a little before the table of
+ * callbacks, which is known by our callback in it; and which byte it is, by what sys.monitoring.get_events says when the bit is set. */
+
+enum { PY_RETURN = 2, PY_YIELD = 3, BEFORE = 1024 };
+
+/* The row of the tool in the table of callbacks [tool][event], where the callback is that of all three events; NULL: not found. */
+static uint8_t *row_of(uint8_t *state, size_t size, const object *callback, int unwind)
+{
+    const intptr_t word = sizeof(object *), end = (intptr_t)size - (unwind + 1) * word;
+    for (intptr_t row = BEFORE; row <= end; row += word)
+        if (hk_word_at(state, row + PY_RETURN * word) == (uintptr_t)callback && hk_word_at(state, row + PY_YIELD * word) == (uintptr_t)callback &&
+            hk_word_at(state, row + unwind * word) == (uintptr_t)callback)
+            return state + row;
+    return NULL;
+}
+
+static long events_of(object *get_events, object *tool)
+{
+    object *number = hk_capi.PyObject_CallFunctionObjArgs(get_events, tool, NULL);
+    long events = number != NULL ? hk_capi.PyLong_AsLong(number) : -1;
+    if (number != NULL)
+        hk_capi.Py_DecRef(number);
+    else
+        hk_capi.PyErr_Clear();
+    return events;
+}
+
+/* (get_events, tool, callback, PY_UNWIND's number, PY_THROW's, on): True if these two events, and no others, are set for the tool, or
+ * none. The callback is that of PY_RETURN, PY_YIELD and PY_UNWIND. */
+static object *set_quietly(object *self, object *arguments)
+{
+    object *get_events, *tool, *callback;
+    int unwind, throw, on;
+    if (!hk_capi.PyArg_ParseTuple(arguments, "OOOiip:set_quietly", &get_events, &tool, &callback, &unwind, &throw, &on))
+        return NULL;
+    const hk_py_layout *layout = hk_python.layout;
+    uint8_t *state = (uint8_t *)hk_word_at(layout->thread_state(), layout->thread_interpreter);
+    const uint8_t bit = (uint8_t)(1 << hk_capi.PyLong_AsLong(tool));
+    const long wanted = on ? 1l << unwind | 1l << throw : 0;
+    uint8_t *row = row_of(state, hk_py_interpreter_size(layout), callback, unwind);
+    for (uint8_t *first = row != NULL ? row - throw - 1 : NULL; first != NULL && first >= row - BEFORE; first--) {
+        uint8_t had[2] = {first[unwind], first[throw]};
+        if (((had[0] & bit) != 0) == on || ((had[1] & bit) != 0) == on)
+            continue;
+        first[unwind] ^= bit;
+        first[throw] ^= bit;
+        if (events_of(get_events, tool) == wanted)
+            return hk_capi.PyBool_FromLong(1);
+        first[unwind] = had[0];
+        first[throw] = had[1];
+    }
+    return hk_capi.PyBool_FromLong(0);
+}
+
 #define CALLBACK(function) (object * (*)(object *, object *))(void (*)(void)) function
 
 static struct method methods[] = {
@@ -244,6 +302,7 @@ static struct method methods[] = {
     {"figures", table_figures, ONE_ARGUMENT, NULL},
     {"open_gate", open_gate, NO_ARGUMENTS, NULL},
     {"close_gate", close_gate, NO_ARGUMENTS, NULL},
+    {"set_quietly", set_quietly, VARIABLE, NULL},
     {"heap_live", heap_live, NO_ARGUMENTS, NULL},
     {"on_line", CALLBACK(on_line), ARRAY, NULL},
     {"on_start", CALLBACK(on_start), ARRAY, NULL},
