@@ -31,6 +31,8 @@ from common import Failed, Ratios
 
 MODES = ("stock", "again", "exact", "sample", "memray", "memray-python")
 GEOMEAN = 1.25  # goal, of exact
+WHICH = {"argparse": "many_optionals", "async_tree": "none", "networkx": "shortest_path", "pickle": "pickle",
+         "sqlglot_v2": "parse"}  # of scripts that hold several and have to be told
 
 
 def environment_with_pyperformance(python, directory):
@@ -71,7 +73,7 @@ def name_of(path):
 
 
 def command(mode, python, script, directory, loops, values):
-    words = [script, "--worker", "--worker-task=0", "--warmups", "1" if values > 1 else "0", "--values", str(values),
+    words = [script, *[WHICH[name] for name in [name_of(script)] if name in WHICH], "--worker", "--worker-task=0", "--warmups", "1" if values > 1 else "0", "--values", str(values),
              "--loops", str(loops), "--output", os.path.join(directory, "result")]
     if mode in ("exact", "sample"):
         return [common.heapkeeper(), "run", "--" + mode, "-o", os.path.join(directory, "capture"), "--force", "--python", python, *words]
