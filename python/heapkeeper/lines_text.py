@@ -6,7 +6,7 @@ import shutil
 from .tracker import _format_size
 
 _COLUMNS = ("Line", "Hits", "Net", "Allocated", "Freed", "Peak", "Blocks")
-_WIDTHS = (6, 9, 11, 11, 11, 11, 9)
+_WIDTHS = (6, 9, 12, 11, 11, 11, 9)
 _BOLD, _DIM, _HOT, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
 
 
