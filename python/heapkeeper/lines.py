@@ -77,7 +77,8 @@ def _set_unwinding(wanted):
     """That frames end by exceptions, which cannot be had of single code objects. set_events would have the interpreter allocate something
     for each code object that runs from then on, and the line that calls it be charged with that."""
     unwind, throw = sys.monitoring.events.PY_UNWIND, sys.monitoring.events.PY_THROW
-    if not _engine.set_quietly(sys.monitoring.get_events, _tool, _engine.on_leave, unwind.bit_length() - 1, throw.bit_length() - 1, wanted):
+    quietly = sys.version_info < (3, 15)  # which looks for each code object's data, and does not find it where nothing was allocated
+    if not quietly or not _engine.set_quietly(sys.monitoring.get_events, _tool, _engine.on_leave, unwind.bit_length() - 1, throw.bit_length() - 1, wanted):
         sys.monitoring.set_events(_tool, unwind | throw if wanted else 0)
 
 

@@ -209,7 +209,7 @@ def test_a_function_that_runs_first_while_lines_are_profiled_costs_its_caller_no
     gone = sys.version_info < (3, 12) or sys.monitoring.get_events(tool) == 0 and there == wanted
     show(lines=figures(lines), gone=gone)
     """, every_python)
-    if every_python.version >= (3, 11):  # before, frames are objects
+    if (3, 11) <= every_python.version < (3, 15):  # before, frames are objects; 3.15 cannot do without
         assert found["lines"]["1"] == [1, 0, 0, 0, 0, 0]
     assert 1033 <= found["lines"]["5"][2] < 1200 and found["gone"]
 
