@@ -150,7 +150,10 @@ struct hk_heap {
     uint32_t arena_count;
     uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory that could be given back */
     uint32_t staying_pools;           /* empty with pages that cannot */
-    uint32_t most_in_memory;          /* pools that both siblings together may have so: as many as they had */
+    /* Of both siblings, in the one at the lower address (region.c). */
+    uint32_t most_in_memory; /* pools that they may have in memory: as many as they had */
+    uint32_t trimmed_at;     /* as many had they when the C heap was trimmed last */
+    int64_t most_large;      /* bytes in large blocks, the most since then */
 
     uint8_t source;   /* hk_source */
     bool is_closed;   /* every block is of its own pools: nothing is asked of the C allocator */

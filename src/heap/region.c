@@ -413,7 +413,11 @@ static uint32_t in_memory(const hk_heap *heap)
     return heap->used_pools + heap->dirty_pools + heap->staying_pools;
 }
 
-static int64_t most_large; /* bytes in large blocks of both siblings since the C heap was trimmed; under their lock */
+/* Of two siblings, the one that keeps what both share. */
+static hk_heap *first_sibling(hk_heap *heap)
+{
+    return heap < heap->sibling ? heap : heap->sibling;
+}
 
 static int64_t large_bytes(const hk_heap *heap)
 {
@@ -421,37 +425,38 @@ static int64_t large_bytes(const hk_heap *heap)
 }
 
 /* The pools are more than ever. What large blocks left in the C heap, below its end, has its pages still. */
-static void trim_c_heap(hk_heap *heap, uint32_t pools)
+static void trim_c_heap(hk_heap *first, uint32_t pools)
 {
-    static uint32_t trimmed_at;
-    int64_t large = large_bytes(heap);
-    if (most_large - large < FREED_LARGE || pools - trimmed_at < GROWN_POOLS || heap->arena_count > FIRST_HUGE_ARENA)
+    int64_t large = large_bytes(first);
+    if (first->most_large - large < FREED_LARGE || pools < first->trimmed_at + GROWN_POOLS ||
+        first->arena_count + first->sibling->arena_count > FIRST_HUGE_ARENA)
         return;
-    trimmed_at = pools;
-    most_large = large;
+    first->trimmed_at = pools;
+    first->most_large = large;
     hk_libc.trim(FREED_LARGE);
 }
 
 /* For one more pool without pages. */
 static void make_room(hk_heap *heap)
 {
+    hk_heap *first = first_sibling(heap);
     uint32_t pools = in_memory(heap) + in_memory(heap->sibling) + 1;
-    if (pools <= heap->most_in_memory || give(heap->sibling, GIVEN_POOLS) != 0)
+    if (pools <= first->most_in_memory || give(heap->sibling, GIVEN_POOLS) != 0)
         return;
-    heap->most_in_memory = heap->sibling->most_in_memory = pools;
-    trim_c_heap(heap, pools);
+    first->most_in_memory = pools;
+    trim_c_heap(first, pools);
 }
 
 void hk_heap_large_grew(hk_heap *heap)
 {
-    static uintptr_t seen;
+    static uintptr_t seen; /* under the siblings' lock */
+    hk_heap *first = first_sibling(heap);
     int64_t large = large_bytes(heap);
-    most_large = large > most_large ? large : most_large;
+    first->most_large = large > first->most_large ? large : first->most_large;
     uintptr_t end = (uintptr_t)sbrk(0);
     uint32_t pools = end > seen && seen != 0 ? (uint32_t)((end - seen) / HK_POOL_SIZE) : 0;
     seen = end;
-    heap->most_in_memory -= pools < heap->most_in_memory ? pools : heap->most_in_memory; /* the C heap has it now */
-    heap->sibling->most_in_memory = heap->most_in_memory;
+    first->most_in_memory -= pools < first->most_in_memory ? pools : first->most_in_memory; /* the C heap has it now */
     if (pools > 0)
         pools -= give(heap->sibling, pools);
     if (pools > 0)

@@ -749,20 +749,21 @@ static void test_pools_that_grow_after_large_blocks_were_freed_trim_the_c_heap(v
     static void *blocks[EACH];
     void *large[20];
     hk_heap *heap = *state;
+    size_t grown = ((size_t)256 << 10) / HK_POOL_SIZE;
     int (*trim)(size_t) = hk_libc.trim;
     sibling_of(heap);
     hk_libc.trim = count_trim;
     trims = 0;
     for (int i = 0; i < 20; i++)
         large[i] = hk_malloc(heap, 100000);
-    fill_pools(heap, blocks, 30);
+    fill_pools(heap, blocks, grown);
     assert_int_equal(trims, 0); /* nothing was freed */
     for (int i = 0; i < 20; i++)
         hk_free(heap, large[i]);
     assert_int_equal(trims, 0); /* and now nothing grows */
-    fill_pools(heap, blocks, 30);
+    fill_pools(heap, blocks, grown);
     assert_int_equal(trims, 1);
-    fill_pools(heap, blocks, 30);
+    fill_pools(heap, blocks, grown);
     assert_int_equal(trims, 1); /* nothing more was freed */
     hk_libc.trim = trim;
     sibling_end(heap);
