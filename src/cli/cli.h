@@ -39,9 +39,7 @@ int hk_cli_bad_option(int argc, char **argv, int result);
 int hk_cli_choice(const char *command, const char *option, const char *word, const char *const *words);
 
 extern const char *const hk_cli_colour_words[]; /* of --color */
-extern const char *const hk_cli_by_words[];     /* enum hk_group_by */
-extern const char *const hk_cli_sort_words[];   /* enum hk_sort, as all captures have it */
-extern const char *const hk_cli_table_sort_words[]; /* and all of it */
+extern const char *const hk_cli_sort_words[];   /* those of hk_sort_words that all captures have */
 
 /* Standard output, with --color's word (NULL: not given). */
 void hk_cli_terminal(struct hk_terminal *terminal, const char *colour);

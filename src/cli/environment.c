@@ -181,16 +181,22 @@ static bool set(const char *name, const char *value)
     return value ? setenv(name, value, 1) == 0 : unsetenv(name) == 0;
 }
 
+/* A file of the Python package, which `option` needs; NULL: it is not there. The caller frees it. */
+static char *find_module(const char *name, const char *option, struct hk_error *error)
+{
+    char self[4096], *module = find(name, self);
+    if (!module)
+        hk_error_set(error, "%s: heapkeeper's Python package was not found beside %s; install it with pip", option, self);
+    return module;
+}
+
 /* The directory with our memory_profiler in front of the modules that Python finds. */
 static bool set_memory_profiler(struct hk_error *error)
 {
-    char self[4096], *value = NULL;
-    char *module = find("instead/memory_profiler.py", self);
+    char *module = find_module("instead/memory_profiler.py", "--memory-profiler", error), *value = NULL;
     const char *old = getenv("PYTHONPATH");
-    if (!module) {
-        hk_error_set(error, "--memory-profiler: heapkeeper's Python package was not found beside %s; install it with pip", self);
+    if (!module)
         return false;
-    }
     *strrchr(module, '/') = 0;
     bool done = asprintf(&value, "%s%s%s", module, old && *old ? ":" : "", old ? old : "") > 0 && setenv("PYTHONPATH", value, 1) == 0;
     if (!done)
@@ -203,12 +209,9 @@ static bool set_memory_profiler(struct hk_error *error)
 /* What lines_auto.c reads. */
 static bool set_lines(const struct hk_settings *s, struct hk_error *error)
 {
-    char self[4096], pid[32];
-    char *module = s->lines ? find("lines_run.py", self) : NULL;
-    if (s->lines && !module) {
-        hk_error_set(error, "--lines: heapkeeper's Python package was not found beside %s; install it with pip", self);
+    char pid[32], *module = s->lines ? find_module("lines_run.py", "--lines", error) : NULL;
+    if (s->lines && !module)
         return false;
-    }
     snprintf(pid, sizeof pid, "%d", (int)getpid());
     bool done = set("HEAPKEEPER_LINES", s->lines) && set("HEAPKEEPER_LINES_PID", s->lines ? pid : NULL) && set("HEAPKEEPER_LINES_MODULE", module) &&
                 set("HEAPKEEPER_LINES_OUTPUT", s->lines ? s->lines_output : NULL);

@@ -29,9 +29,7 @@ int hk_cli_choice(const char *command, const char *option, const char *word, con
 }
 
 const char *const hk_cli_colour_words[] = {"auto", "always", "never", NULL};
-const char *const hk_cli_by_words[] = {"line", "function", "file", "module", "domain", "thread", NULL};
 const char *const hk_cli_sort_words[] = {"live", "peak", "total", "blocks", NULL};
-const char *const hk_cli_table_sort_words[] = {"live", "peak", "total", "blocks", "temporary", "largest", NULL};
 
 void hk_cli_terminal(struct hk_terminal *terminal, const char *colour)
 {

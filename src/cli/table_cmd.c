@@ -20,8 +20,8 @@ static int parse(int argc, char **argv, struct options *o)
 {
     const struct hk_option options[] = {
         HK_FLAG("json", 'j', &o->json),
-        HK_WORD("by", &o->by, hk_cli_by_words),
-        HK_WORD("sort", &o->sort, hk_cli_table_sort_words),
+        HK_WORD("by", &o->by, hk_group_words),
+        HK_WORD("sort", &o->sort, hk_sort_words),
         HK_TEXT("filter", 0, &o->filter),
         HK_VALUE("limit", 'n', &o->limit, hk_cli_number, "needs a number of rows"),
         HK_COLOUR(&o->colour),

@@ -166,9 +166,7 @@ static void add_leaf(struct builder *b, uint32_t node, const struct hk_site *sit
         t->nodes[node].leaf = (uint32_t)t->leaf_count;
     }
     struct hk_tree_leaf *leaf = &t->leaves[t->nodes[node].leaf - 1];
-    struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
-                                 site->total_bytes, site->total_blocks, site->samples_total,
-                                 site->lives};
+    struct hk_amounts amounts = hk_amounts_of_site(site);
     if (b->is_before) {
         hk_amounts_add(&leaf->before, &amounts);
         hk_amounts_add(&t->before, &amounts);

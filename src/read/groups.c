@@ -13,10 +13,11 @@ struct table {
     size_t size;     /* a power of two, more than twice the groups there can be */
 };
 
+const char *const hk_group_words[HK_GROUP_CHOICES + 1] = {"line", "function", "file", "module", "domain", "thread", NULL};
+
 const char *hk_group_word(enum hk_group_by by)
 {
-    static const char *const words[] = {"line", "function", "file", "module", "domain", "thread"};
-    return by < HK_GROUP_CHOICES ? words[by] : "unknown";
+    return by < HK_GROUP_CHOICES ? hk_group_words[by] : "unknown";
 }
 
 void hk_amounts_add(struct hk_amounts *sum, const struct hk_amounts *more)
@@ -106,11 +107,18 @@ static struct hk_group common(const struct hk_sites *s, const struct hk_line *li
     return g;
 }
 
-static struct hk_amounts amounts_of(const struct hk_line *line)
+struct hk_amounts hk_amounts_of_line(const struct hk_line *line)
 {
     return (struct hk_amounts){line->live_bytes,  line->live_blocks,  line->peak_bytes,   line->peak_blocks,
                                line->total_bytes, line->total_blocks, line->samples_total,
                                line->lives};
+}
+
+struct hk_amounts hk_amounts_of_site(const struct hk_site *site)
+{
+    return (struct hk_amounts){site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
+                               site->total_bytes, site->total_blocks, site->samples_total,
+                               site->lives};
 }
 
 /* ---- the table ---- */
@@ -176,7 +184,7 @@ static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk
     t.slots = hk_must_calloc(t.size, sizeof *t.slots);
     all->groups = hk_must_calloc(s->line_count, sizeof *all->groups);
     for (size_t i = 0; i < s->line_count; i++) {
-        struct hk_amounts amounts = amounts_of(&s->lines[i]);
+        struct hk_amounts amounts = hk_amounts_of_line(&s->lines[i]);
         struct hk_group wanted = common(s, &s->lines[i], by), *g = find_or_add(&t, &wanted);
         hk_amounts_add(&g->amounts, &amounts);
         add_marks(g, s->lines[i].at_mark, s->lines[i].born_in);
@@ -198,9 +206,7 @@ static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by
             all->groups[all->count].name = by_thread ? hk_sites_thread(s, key) : hk_must_strdup(hk_domain_name(key));
             index[key] = (uint32_t)++all->count;
         }
-        struct hk_amounts amounts = {site->live_bytes,  site->live_blocks,  site->peak_bytes,   site->peak_blocks,
-                                     site->total_bytes, site->total_blocks, site->samples_total,
-                                     site->lives};
+        struct hk_amounts amounts = hk_amounts_of_site(site);
         struct hk_group *g = &all->groups[index[key] - 1];
         uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
         hk_sites_marks(s, site, at_mark, born_in);

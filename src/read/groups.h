@@ -40,7 +40,8 @@ struct hk_groups {
     struct hk_amounts totals;
 };
 
-/* The word of a choice: "line", ... */
+/* The words of the choices, "line" and so on, with a NULL behind them; and that of one. */
+extern const char *const hk_group_words[HK_GROUP_CHOICES + 1];
 const char *hk_group_word(enum hk_group_by by);
 
 /* `sites` is borrowed until hk_groups_free. Never fails. */
@@ -51,6 +52,8 @@ void hk_groups_free(struct hk_groups *groups);
 bool hk_group_same(const struct hk_group *a, const struct hk_group *b);
 uint64_t hk_group_hash(const struct hk_group *group);
 
+struct hk_amounts hk_amounts_of_line(const struct hk_line *line);
+struct hk_amounts hk_amounts_of_site(const struct hk_site *site);
 void hk_amounts_add(struct hk_amounts *sum, const struct hk_amounts *more);
 
 /* The dotted name of the Python module in `file`: of a path in site-packages or the standard library from there on, of

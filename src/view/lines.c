@@ -52,10 +52,7 @@ static struct figures gather(const struct hk_lines_view *v)
         const struct hk_line *l = &v->sites->lines[i];
         if (strcmp(l->frame.file, v->file) != 0)
             continue;
-        f.at[f.count++] = (struct figure){l->frame.line,
-                                          {l->live_bytes, l->live_blocks, l->peak_bytes, l->peak_blocks, l->total_bytes,
-                                           l->total_blocks, l->samples_total, l->lives},
-                                          l->frame.qualified_name};
+        f.at[f.count++] = (struct figure){l->frame.line, hk_amounts_of_line(l), l->frame.qualified_name};
     }
     qsort(f.at, f.count, sizeof *f.at, by_line);
     for (size_t i = 0; i < f.count; i++) { /* a line of several functions, or with libraries beneath */

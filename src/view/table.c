@@ -40,10 +40,11 @@ struct choice {
     size_t other_count;
 };
 
+const char *const hk_sort_words[HK_SORT_LARGEST + 2] = {"live", "peak", "total", "blocks", "temporary", "largest", NULL};
+
 const char *hk_sort_word(enum hk_sort sort)
 {
-    static const char *const words[] = {"live", "peak", "total", "blocks", "temporary", "largest"};
-    return sort <= HK_SORT_LARGEST ? words[sort] : "unknown";
+    return sort <= HK_SORT_LARGEST ? hk_sort_words[sort] : "unknown";
 }
 
 /* ---- the filter ---- */

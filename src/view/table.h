@@ -31,7 +31,8 @@ void hk_table_text(const struct hk_table_view *view, const struct hk_terminal *t
 /* Keys are stable: names are never changed or removed within a major version, only added. */
 void hk_table_json(const struct hk_table_view *view, FILE *out);
 
-/* The word of a choice: "live", "peak", "total", "blocks", "temporary", "largest". */
+/* The words of the choices, "live" and so on, with a NULL behind them; and that of one. */
+extern const char *const hk_sort_words[HK_SORT_LARGEST + 2];
 const char *hk_sort_word(enum hk_sort sort);
 
 /* True if `pattern`, in which * stands for any bytes and ? for one, is found in `text`. */

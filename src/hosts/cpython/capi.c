@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <stdint.h>
+#include <string.h>
 
 struct hk_capi hk_capi;
 
@@ -21,6 +22,11 @@ bool hk_capi_find(void)
     *(void **)&hk_capi.set_tracer = dlsym(RTLD_DEFAULT, "PyRefTracer_SetTracer");
     *(void **)&hk_capi.get_tracer = dlsym(RTLD_DEFAULT, "PyRefTracer_GetTracer");
     return found = good;
+}
+
+object *hk_capi_text(const char *text)
+{
+    return text == NULL ? hk_capi_none() : hk_capi.PyUnicode_DecodeUTF8(text, (ssize_t)strlen(text), NULL);
 }
 
 object *hk_capi_module(const char *name, struct method *methods)

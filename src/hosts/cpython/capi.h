@@ -98,6 +98,9 @@ static inline object *hk_capi_none(void)
     return hk_capi.none;
 }
 
+/* A str; of NULL None. A new reference; NULL with an exception. */
+object *hk_capi_text(const char *text);
+
 /* A module object with these functions; NULL with an exception, or without where Python's API is not there. */
 object *hk_capi_module(const char *name, struct method *methods);
 

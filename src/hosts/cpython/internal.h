@@ -42,6 +42,25 @@ static inline uintptr_t hk_word_at(const void *base, intptr_t offset)
     return word;
 }
 
+/* The functions of one domain's table, NAME_malloc and so on, by those that are told the domain: WAY_malloc and so on. */
+#define HK_TABLE_FUNCTIONS(name, way, domain)                            \
+    static void *name##_malloc(void *context, size_t size)               \
+    {                                                                    \
+        return way##_malloc(domain, context, size);                      \
+    }                                                                    \
+    static void *name##_calloc(void *context, size_t count, size_t size) \
+    {                                                                    \
+        return way##_calloc(domain, context, count, size);               \
+    }                                                                    \
+    static void *name##_realloc(void *context, void *block, size_t size) \
+    {                                                                    \
+        return way##_realloc(domain, context, block, size);              \
+    }                                                                    \
+    static void name##_free(void *context, void *block)                  \
+    {                                                                    \
+        way##_free(domain, context, block);                              \
+    }
+
 /* debug_frames.c: stacks of debug mode have Python's frames from now on. */
 void hk_cpython_debug_begin(void);
 

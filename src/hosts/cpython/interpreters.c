@@ -275,26 +275,8 @@ static void front_free(int domain, void *context, void *block)
         many_table(domain).free(hk_python.heaps[domain], block);
 }
 
-#define FRONT(name, domain)                                                                                            \
-    static void *name##_malloc(void *context, size_t size)                                                             \
-    {                                                                                                                  \
-        return front_malloc(domain, context, size);                                                                    \
-    }                                                                                                                  \
-    static void *name##_calloc(void *context, size_t count, size_t size)                                               \
-    {                                                                                                                  \
-        return front_calloc(domain, context, count, size);                                                             \
-    }                                                                                                                  \
-    static void *name##_realloc(void *context, void *block, size_t size)                                               \
-    {                                                                                                                  \
-        return front_realloc(domain, context, block, size);                                                            \
-    }                                                                                                                  \
-    static void name##_free(void *context, void *block)                                                                \
-    {                                                                                                                  \
-        front_free(domain, context, block);                                                                            \
-    }
-
-FRONT(front_mem, HK_DOMAIN_MEM)
-FRONT(front_object, HK_DOMAIN_OBJECT)
+HK_TABLE_FUNCTIONS(front_mem, front, HK_DOMAIN_MEM)
+HK_TABLE_FUNCTIONS(front_object, front, HK_DOMAIN_OBJECT)
 
 static hk_allocator front_table(int domain)
 {

@@ -89,6 +89,14 @@ struct hk_line_thread {
 extern __thread uint16_t hk_line_number;
 extern struct hk_line_thread *hk_line_threads[HK_LINE_THREADS];
 
+/* The innermost frame of a thread state that has one. */
+static inline uintptr_t hk_line_innermost(const void *state)
+{
+    const hk_py_layout *layout = hk_python.layout;
+    uintptr_t frame = hk_word_at(state, layout->thread_frame);
+    return layout->cframe_current >= 0 ? hk_word_at((const void *)frame, layout->cframe_current) : frame;
+}
+
 static inline struct hk_line_thread *hk_line_here(void)
 {
     return hk_line_threads[hk_line_number];

@@ -138,27 +138,9 @@ static inline __attribute__((always_inline)) void *count_realloc(int domain, voi
     return moved;
 }
 
-#define COUNT(name, domain)                                                  \
-    static void *name##_malloc(void *context, size_t size)                   \
-    {                                                                        \
-        return count_malloc(domain, context, size);                          \
-    }                                                                        \
-    static void *name##_calloc(void *context, size_t count, size_t size)     \
-    {                                                                        \
-        return count_calloc(domain, context, count, size);                   \
-    }                                                                        \
-    static void *name##_realloc(void *context, void *block, size_t size)     \
-    {                                                                        \
-        return count_realloc(domain, context, block, size);                  \
-    }                                                                        \
-    static void name##_free(void *context, void *block)                      \
-    {                                                                        \
-        count_free(domain, context, block);                                  \
-    }
-
-COUNT(raw, HK_DOMAIN_RAW)
-COUNT(mem, HK_DOMAIN_MEM)
-COUNT(object, HK_DOMAIN_OBJECT)
+HK_TABLE_FUNCTIONS(raw, count, HK_DOMAIN_RAW)
+HK_TABLE_FUNCTIONS(mem, count, HK_DOMAIN_MEM)
+HK_TABLE_FUNCTIONS(object, count, HK_DOMAIN_OBJECT)
 
 /* --- tables --- */
 

@@ -159,9 +159,7 @@ bool hk_line_gate_suspects(const struct hk_line_thread *thread, void *block)
     enum { CALL_METHOD = 161, CALL_ANY = 171, FIRST_SPECIAL_CALL = 22, LAST_SPECIAL_CALL = 24 }; /* of 3.9 and 3.10; of 3.11 */
     const hk_py_layout *layout = hk_python.layout;
     const char *state = layout->thread_state();
-    uintptr_t frame = hk_word_at(state, layout->thread_frame);
-    if (layout->cframe_current >= 0)
-        frame = hk_word_at((const void *)frame, layout->cframe_current);
+    uintptr_t frame = hk_line_innermost(state);
     if (frame != thread->frame || hk_word_at(state, layout->thread_trace) != (uintptr_t)trace)
         return false;
     memset((char *)block + GC_HEADER + layout->object_type, 0, sizeof(void *)); /* a method was here before, perhaps */

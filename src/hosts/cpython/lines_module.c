@@ -23,8 +23,7 @@ static const char *why_not(void)
 
 static object *why_not_object(object *self, object *unused)
 {
-    const char *why = why_not();
-    return why == NULL ? hk_capi_none() : hk_capi.PyUnicode_DecodeUTF8(why, (ssize_t)strlen(why), NULL);
+    return hk_capi_text(why_not());
 }
 
 static void table_end(object *capsule)
@@ -122,10 +121,8 @@ static object *heap_live(object *self, object *unused)
 
 static inline uintptr_t frame_here(void)
 {
-    const hk_py_layout *layout = hk_python.layout;
     const void *state = hk_exact_state();
-    uintptr_t frame = hk_word_at(state != NULL ? state : layout->thread_state(), layout->thread_frame);
-    return layout->cframe_current >= 0 ? hk_word_at((const void *)frame, layout->cframe_current) : frame;
+    return hk_line_innermost(state != NULL ? state : hk_python.layout->thread_state());
 }
 
 static void let_go(struct hk_line_thread *thread)

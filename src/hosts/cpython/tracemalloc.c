@@ -291,8 +291,7 @@ static void trace_references(void)
 
 static object *why_not_object(object *self, object *unused)
 {
-    const char *why = why_not();
-    return why == NULL ? hk_capi_none() : hk_capi.PyUnicode_DecodeUTF8(why, (ssize_t)strlen(why), NULL);
+    return hk_capi_text(why_not());
 }
 
 /* What every site had allocated when the window was opened. */
@@ -362,23 +361,19 @@ static object *close_window(object *self, object *arguments)
     return hk_capi_none();
 }
 
-static object *freeze_window(object *self, object *arguments)
-{
-    int window = window_of(arguments, "i:_freeze");
-    if (window < 0)
-        return NULL;
-    hk_window_freeze(window);
-    return hk_capi_none();
-}
+#define ON_WINDOW(name, format, call)                     \
+    static object *name(object *self, object *arguments)  \
+    {                                                     \
+        int window = window_of(arguments, format);        \
+        if (window < 0)                                   \
+            return NULL;                                  \
+        call(window);                                     \
+        return hk_capi_none();                            \
+    }
 
-static object *restart_window(object *self, object *arguments)
-{
-    int window = window_of(arguments, "i:_restart");
-    if (window < 0)
-        return NULL;
-    hk_window_restart(window);
-    return hk_capi_none();
-}
+ON_WINDOW(freeze_window, "i:_freeze", hk_window_freeze)
+ON_WINDOW(restart_window, "i:_restart", hk_window_restart)
+ON_WINDOW(reset_window_peak, "i:_reset_peak", hk_window_reset_peak)
 
 static object *figures(int window)
 {
@@ -419,15 +414,6 @@ static object *window_at_peak(object *self, object *arguments)
         return NULL;
     bool good = hk_traces_at_peak(window, &groups, &count);
     return groups_object(good, groups, count);
-}
-
-static object *reset_window_peak(object *self, object *arguments)
-{
-    int window = window_of(arguments, "i:_reset_peak");
-    if (window < 0)
-        return NULL;
-    hk_window_reset_peak(window);
-    return hk_capi_none();
 }
 
 static object *collect(object *self, object *arguments)
