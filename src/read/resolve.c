@@ -108,8 +108,9 @@ static void read_codes(struct hk_resolver *r)
             code->name = "(name unknown)";
         if (!*code->qualified_name)
             code->qualified_name = code->name;
-        /* The interpreter's own shim for calling __init__ has that for a file, and no lines. */
-        code->hidden = (entry.flags & HK_CODE_TRAMPOLINE) ||
+        /* The interpreter's own shim for calling __init__ has that for a file, and no lines. Where the walk was found to
+         * be wrong, what it saw before is too. */
+        code->hidden = (entry.flags & HK_CODE_TRAMPOLINE) || (c->header.stacks == HK_STACKS_OFF && !code->native) ||
                        (!code->native && entry.line_table_size == 0 && strcmp(code->name, "__init__") == 0 &&
                         strcmp(code->file, "__init__") == 0);
     }

@@ -186,6 +186,16 @@ def test_trampoline_frames_are_not_shown(tmp_path):
     assert (site["function"], site["line"]) == ("make", 7)
 
 
+def test_what_the_walk_saw_before_it_was_found_to_be_wrong_is_not_shown(tmp_path):
+    c = cw.database()
+    c.header["stacks"] = 2
+    c.header["stacks_why"] = c.string("a frame's code is not what the interpreter says")
+    r = json_of(c.write(tmp_path / "x.hkc"))
+    frames = [frame for site in r["sites"] for frame in site["stack"]]
+    assert frames and all(frame["function"].startswith("libsqlite3.so.0+") for frame in frames)
+    assert sum(site["total_bytes"] for site in r["sites"]) == c.status["recorded_total_bytes"]
+
+
 def test_frame_without_a_line_is_on_its_first_line(tmp_path):
     c = cw.Capture()
     begun, bare = c.code("begun", first_line=10), c.code("bare", first_line=20, table=b"")
