@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The soak: programs that strain what an allocator must bear, most of them in Python, minutes long, under `heapkeeper run`.
 
-    python3 tools/soak.py [--minutes M] [--python P] [--build DIR] [--jobs N] [--keep DIR] [PROGRAM...]
+    python3 tools/soak.py [--minutes M] [--cycles N] [--python P] [--build DIR] [--jobs N] [--keep DIR] [PROGRAM...]
 
 Each program in tests/soak/ verifies its own results all the time, and asks the library now and then, in itself and
 in forked children, whether every structure of the heap is valid and its statistics add up (tests/soak/common.py).
@@ -12,7 +12,8 @@ threads and threads_heap are C (tests/soak/threads.c), and check themselves: the
 `heapkeeper run`, the second a heap of its own, and no capture. In a sanitized build (make soak SAN=thread) that is the
 one to run.
 
-interpreters needs Python 3.12 or later. greenlets needs greenlet: from P itself if it is there, else from a virtual
+interpreters needs Python 3.12 or later; with --cycles N each of its eight threads makes, works and ends N interpreters,
+however long that takes, and --minutes says nothing to it. greenlets needs greenlet: from P itself if it is there, else from a virtual
 environment that is made for the run (HEAPKEEPER_SOAK_VENV: one that is kept). Where it cannot be had the program is skipped.
 
 One line for each program, then "N passed, N failed, N skipped". Exit status 1: one failed, or none passed.
@@ -159,18 +160,20 @@ def facts_of(counts):
         " ".join("%s %d" % each for each in sorted(counts.get("counts", {}).items())))
 
 
-def run_program(outcome, build, command, python, seconds, directory):
+def run_program(outcome, build, command, python, seconds, cycles, directory):
     capture = os.path.join(directory, "capture.hk")
     under_us = [command, "run", SAMPLE, "-o", capture]
     words = {
         "threads_heap": [os.path.join(build, "tests", "soak", "threads_heap"), "%g" % seconds],
         "threads": [*under_us, os.path.join(build, "tests", "soak", "threads"), "%g" % seconds],
     }.get(outcome.name, [*under_us, python, os.path.join(PROGRAMS, outcome.name + ".py"), "%g" % seconds])
+    is_counted = cycles is not None and outcome.name == "interpreters"
+    words += ["%d" % cycles] if is_counted else []
     start = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(words, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         try:
-            status = process.wait(seconds + GRACE)
+            status = process.wait(None if is_counted else seconds + GRACE)
         except subprocess.TimeoutExpired:
             process.send_signal(6)  # the fault handler says where every thread is
             process.wait()
@@ -224,7 +227,7 @@ def soak(name, options, directory):
         python = with_greenlet(options.python, own) if name == "greenlets" else options.python
         if name == "interpreters" and not has_own_gil(python):
             raise Skipped("before Python 3.12 no interpreter has a GIL of its own")
-        run_program(outcome, options.build, command, python, options.minutes * 60, own)
+        run_program(outcome, options.build, command, python, options.minutes * 60, options.cycles, own)
     except Skipped as why:
         outcome.skipped = str(why)
     except (OSError, subprocess.SubprocessError) as error:
@@ -242,6 +245,7 @@ def soak(name, options, directory):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--minutes", type=float, default=5, metavar="M", help="for each program (default 5)")
+    parser.add_argument("--cycles", type=int, metavar="N", help="of interpreters: as many in each thread, not minutes")
     parser.add_argument("--python", default=sys.executable, metavar="P", help="the interpreter (default: this one)")
     parser.add_argument("--build", default=os.path.join(TREE, "build"), metavar="DIR", help="where heapkeeper is")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="programs at a time (default 1)")

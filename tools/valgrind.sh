@@ -3,7 +3,7 @@
 #
 #   tools/valgrind.sh BUILD [TEST...]     TEST: a program's name without test_ (default: all but those in `slow`)
 #
-# One line each, then "N clean, N failed". Exit status 1: one failed, or none ran. VALGRIND_SECONDS: for each (600).
+# One line each, with its seconds, then "N clean, N failed in N s". Exit status 1: one failed, or none ran. VALGRIND_SECONDS: for each (600).
 set -u
 
 build=${1:-build}
@@ -24,17 +24,18 @@ for program in "$build"/tests/c/test_*; do
     elif [[ $slow == *" $name "* ]]; then
         continue
     fi
+    started=$SECONDS
     timeout "${VALGRIND_SECONDS:-600}" valgrind -q --error-exitcode=1 --leak-check=no \
         --suppressions=tests/c/valgrind.supp "$program" >"$output" 2>&1
     status=$?
     if [ $status = 0 ]; then
         clean=$((clean + 1))
-        echo "clean    $name"
+        echo "clean    $name ($((SECONDS - started)) s)"
     else
         failed=$((failed + 1))
         echo "FAILED   $name: $([ $status = 124 ] && echo 'no end in time' || echo "status $status")"
         grep -aE '^==|ERROR|LINE|FAILED' "$output" | head -40
     fi
 done
-echo "$clean clean, $failed failed"
+echo "$clean clean, $failed failed in $SECONDS s"
 [ $clean -gt 0 ] && [ $failed = 0 ]

@@ -128,6 +128,22 @@ def test_an_interpreter_with_its_own_gil_refuses_it(every_python):
     assert "an interpreter with its own GIL exists" in said
 
 
+@pytest.mark.parametrize("error, event", [("RuntimeError", "sys.addaudithook"), ("ValueError", "sys.addaudithook"),
+                                          ("ValueError", "heapkeeper.install")])
+def test_an_audit_hook_that_keeps_ours_out_refuses_it(every_python, error, event):
+    """By such a hook interpreters are noticed on 3.12. CPython itself says nothing of a RuntimeError."""
+    if every_python.version != (3, 12):
+        pytest.skip("only 3.12 needs one")
+    said = refusal(every_python, """
+import sys
+def hook(event, arguments):
+    if event == %r:
+        raise %s("not here")
+sys.addaudithook(hook)
+""" % (event, error))
+    assert "an audit hook of the program's keeps ours out" in said
+
+
 def test_python_that_was_told_to_use_malloc_takes_it(every_python):
     code = "import heapkeeper as h; h.install(); keep = [str(i) for i in range(9999)]; print(h.stats()['live_blocks'] > 9000)"
     assert late(every_python, code, PYTHONMALLOC="malloc") == "True\n"

@@ -73,6 +73,7 @@ struct builtin { /* struct _inittab */
     X(object *, PyObject_CallFunctionObjArgs, (object *, ...))                          \
     X(object *, PyCapsule_New, (void *, const char *, void (*)(object *)))            \
     X(void *, PyCapsule_GetPointer, (object *, const char *))                           \
+    X(int, PySys_Audit, (const char *, const char *, ...))                              \
     X(int, PyGILState_Ensure, (void))                                                   \
     X(void, PyGILState_Release, (int))
 

@@ -16,11 +16,13 @@
  * alone and passes everything on. It may be called meanwhile by threads without a GIL; that is harmless, since neither
  * the functions before (CPython's own ignore their context) nor ours look at the context they are given.
  */
+#include "hosts/cpython/capi.h"
 #include "hosts/cpython/internal.h"
 
 #include <pthread.h>
 #include <string.h>
 
+#define INSTALLS "heapkeeper.install" /* an audit event, on 3.12 */
 #define LATE_MAX 512u /* CPython's own threshold (Objects/obmalloc.c): over it, requests are malloc's */
 
 static struct {
@@ -29,6 +31,7 @@ static struct {
     uint64_t interpreter_size;
     bool installed;
     bool many; /* there may be interpreters with their own GIL; atomic, never taken back */
+    bool audited; /* our audit hook is called */
 } late;
 
 /* --- whose GIL --- */
@@ -146,7 +149,23 @@ static int audit(const char *event, void *arguments, void *data)
 {
     if (event[0] == 'c' && strcmp(event, "cpython.PyInterpreterState_New") == 0)
         __atomic_store_n(&late.many, true, __ATOMIC_RELAXED);
+    else if (event[0] == 'h' && strcmp(event, INSTALLS) == 0)
+        late.audited = true;
     return 0;
+}
+
+/* The program's own audit hooks may keep another from being added, with an exception or without a word: so an event must
+ * arrive. False: it does not. */
+static bool audit_begin(void)
+{
+    if (late.audited)
+        return true;
+    if (hk_python.add_audit_hook == NULL || !hk_capi_find())
+        return false;
+    bool good = hk_python.add_audit_hook(audit, NULL) == 0 && hk_capi.PySys_Audit(INSTALLS, NULL) == 0;
+    if (!good)
+        hk_capi.PyErr_Clear();
+    return good && late.audited;
 }
 
 /* --- installation --- */
@@ -206,8 +225,6 @@ static bool heaps_create(void)
 
 static void watch_interpreters(void)
 {
-    if (hk_python.layout->minor == 12 && hk_python.add_audit_hook != NULL)
-        hk_python.add_audit_hook(audit, NULL);
     late.interpreter_size = hk_python.layout->minor >= 13 ? hk_py_interpreter_size(hk_python.layout) : 0;
     if (late.interpreter_size != 0)
         hk_python.set_allocator(HK_DOMAIN_RAW, &(hk_allocator){NULL, raw_malloc, raw_calloc, raw_realloc, raw_free});
@@ -225,6 +242,8 @@ const char *hk_python_install(void)
         return why;
     if (!heaps_create())
         return "no address space for the heap (RLIMIT_AS or overcommit)";
+    if (hk_python.layout->minor == 12 && !audit_begin())
+        return "an audit hook of the program's keeps ours out, which would notice interpreters with their own GIL";
     for (int i = 0; i < HK_DOMAINS; i++)
         hk_python.get_allocator(i, &late.previous[i]);
     watch_interpreters(); /* first, so that none is missed between */
