@@ -19,6 +19,13 @@ HK_API bool hk_recording(void);
  * hook: yes. */
 HK_API uint64_t hk_mark(const char *name);
 
+/* A stretch of what this thread does, from here to hk_span_end, with the time, the live bytes and the resident size of both moments;
+ * `heapkeeper plot` draws it. name: copied, 63 bytes of it; NULL: "". Returns what is to be given to hk_span_end, by whichever thread, once;
+ * 0 if nothing is recorded. At most so many are kept as fit (docs/capture.md), the longest. In the child of a fork those of its
+ * parent are unknown. hook: yes. */
+HK_API uint64_t hk_span_begin(const char *name);
+HK_API void hk_span_end(uint64_t span); /* 0, and what is unknown or has ended: nothing. hook: yes */
+
 /* A collection of cycles that has ended, by whatever collector the program has. A runtime's (gc.h) are told by themselves. */
 typedef enum {
     HK_COLLECTION_OTHER,

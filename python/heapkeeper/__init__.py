@@ -14,6 +14,8 @@ what is allocated from then on into it (for notebooks; what is recorded needs ``
 """
 
 import ctypes
+import functools
+import inspect
 import json
 import mmap
 import os
@@ -39,6 +41,7 @@ __all__ = [
     "mark",
     "profile",
     "recording",
+    "span",
     "stats",
     "take_snapshot",
     "version",
@@ -82,6 +85,8 @@ def _declare(library):
     library.hk_stats_json.restype = size_t
     library.hk_stats_json.argtypes = [pointer, size_t]
     library.hk_mark.restype, library.hk_mark.argtypes = ctypes.c_uint64, [chars]
+    library.hk_span_begin.restype, library.hk_span_begin.argtypes = ctypes.c_uint64, [chars]
+    library.hk_span_end.restype, library.hk_span_end.argtypes = None, [ctypes.c_uint64]
     library.hk_recording.restype, library.hk_recording.argtypes = ctypes.c_bool, []
     library.hk_debug_check.restype, library.hk_debug_check.argtypes = size_t, []
     library.hk_stats_text.restype = size_t
@@ -227,6 +232,48 @@ def mark(name):
     Returns the bytes that the program has asked for since its start, as the mark has them; 0 if nothing is recorded.
     """
     return _library.hk_mark(name.encode("utf-8", "replace"))
+
+
+class span:
+    """A stretch of the program that `heapkeeper plot` is to show, in the thread that begins it.
+
+        with heapkeeper.span("load"):
+            rows = load()
+
+        @heapkeeper.span("train")
+        def train(): ...
+
+    Both moments are recorded with what lives and the resident size; spans in spans are drawn above one another. Nothing happens if nothing is
+    recorded. The longest are kept where there are very many.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self._encoded = name.encode("utf-8", "replace")
+        self._begun = []
+
+    def __enter__(self):
+        self._begun.append(_library.hk_span_begin(self._encoded))
+        return self
+
+    def __exit__(self, *exception):
+        _library.hk_span_end(self._begun.pop())
+
+    def __call__(self, function):
+        if inspect.iscoroutinefunction(function):
+            @functools.wraps(function)
+            async def spanned(*arguments, **names):
+                with span(self.name):
+                    return await function(*arguments, **names)
+        else:
+            @functools.wraps(function)
+            def spanned(*arguments, **names):
+                with span(self.name):
+                    return function(*arguments, **names)
+        return spanned
+
+    def __repr__(self):
+        return "<heapkeeper.span %r>" % self.name
 
 
 def load_ipython_extension(ip):

@@ -278,7 +278,7 @@ class TimeStamper:
         def block():
             pass
 
-        block.__module__, block.__name__ = "", name
+        block.__module__, block.__name__, block.__qualname__ = "", name, name
         self.add_function(block)
         return self._stamp(block, _source_of(block))
 
@@ -287,13 +287,16 @@ class TimeStamper:
         def measure():
             return _get_memory(-1, self.backend, timestamps=True, include_children=self.include_children, filename=filename)
 
+        import heapkeeper
+
         stamps = []
         self.functions[func].append(stamps)
         self.current_stack_level += 1
         self.stack[func].append(self.current_stack_level)
         stamps.append(measure())
         try:
-            yield
+            with heapkeeper.span(getattr(func, "__qualname__", "")):
+                yield
         finally:
             self.current_stack_level -= 1
             stamps.append(measure())

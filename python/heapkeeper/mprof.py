@@ -73,7 +73,7 @@ def read_mprofile_file(filename):
 
     ValueError: the file is damaged, or none of mprof's. A last line without its end is left out: it is being written, or nobody ended it.
 
-    Of a capture of heapkeeper's: what lived in its process, and in the others of its run; times since the run began.
+    Of a capture of heapkeeper's: what lived in its process, and in the others of its run; its spans are the calls; times since the run began.
     """
     with open(filename, "rb") as file:
         if file.read(len(CAPTURE)) == CAPTURE:
@@ -126,6 +126,10 @@ def _read_capture(filename):
             found["mem_usage"], found["timestamp"] = [mib for mib, _ in points], [when for _, when in points]
         elif pid.isdigit() and pid != str(plot["pid"]) and points:
             found["children"][pid] = points
+    for span in own["spans"]:
+        found["func_timestamp"].setdefault(span["name"], []).append(
+            [span["begin_ns"] / 1e9, span["end_ns"] / 1e9, span["begin_live_bytes"] / process_memory.MIB,
+             span["end_live_bytes"] / process_memory.MIB, span["row"]])
     if plot["left_out"]:
         sys.stderr.write("mprof: %d smaller processes of %s are left out\n" % (plot["left_out"], filename))
     return found

@@ -11,6 +11,7 @@
  *                   | timeline                 |  points over time, thinned by two when full
  *                   | events                   |  what happened: fork, allocator replaced, ...
  *                   | collections              |  of cycles, by the program's collector
+ *                   | spans                    |  stretches that have a name: calls of profiled functions, and what the program named
  *                   | modules                  |  native modules: where they lay, and their build ids
  *                   | threads                  |  of an exact capture: who allocated
  *                   | codes                    |  one entry per code object and per native module seen
@@ -44,7 +45,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 5
+#define HK_CAPTURE_MINOR 6
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
@@ -66,6 +67,7 @@ enum hk_section_kind {
     HK_SECTION_EXACT_SITES = 12, /* struct hk_capture_exact_site; there is no section of sites then */
     HK_SECTION_COLLECTIONS = 13, /* since 1.3: struct hk_capture_collection */
     HK_SECTION_THREADS = 14,     /* since 1.4, of exact captures: struct hk_capture_thread */
+    HK_SECTION_SPANS = 15,       /* since 1.6: struct hk_capture_span */
     HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
 };
 
@@ -219,7 +221,8 @@ struct hk_capture_status {
     uint64_t marks_generation;  /* how often the marks were thinned by two */
     uint64_t foreign_frees;     /* blocks freed that neither we nor the C allocator through us gave */
     uint64_t libc_frees;        /* our blocks freed by a libc name (free, realloc) */
-    uint64_t reserved[8];
+    uint64_t spans_left_out;    /* since 1.6: that began, and are not in the section (any more) */
+    uint64_t reserved[7];
 };
 
 /* Marks: instants at which sites keep their live bytes; at most HK_MARKS, taken when enough time or enough
@@ -393,6 +396,21 @@ struct hk_capture_collection {
     uint16_t reserved;
 };
 
+/* A stretch of what one thread did, with a name. `count` is how many entries have ever been used at a time: an entry whose span is left
+ * out is free, and used again, so they are in no order. When all are used the shortest that have ended are left out, half of them or
+ * so; so those inside of others go before these. Bytes are what lives in the heap: the last point's, and what was recorded since. */
+struct hk_capture_span {
+    uint32_t sequence; /* odd while written */
+    uint32_t serial;   /* the how many-th that began; 0: the entry is free */
+    uint32_t name;     /* string; 0: the code's */
+    uint32_t code;     /* a call of this function; 0: the program named it */
+    uint32_t thread;   /* the kernel's id */
+    uint32_t reserved;
+    uint64_t begin_ns, end_ns; /* the latter 0: it has not ended */
+    uint64_t begin_bytes, end_bytes;
+    uint64_t begin_rss_bytes, end_rss_bytes; /* read 10 ms ago at most; 0: not known */
+};
+
 /* The map of the heap: every pool at one moment, and its sums per size class. It is written with the points that are
  * appended to the timeline, every tenth of a second at least while the program allocates, and at the end; alternately
  * into two sections, so that the older is whole while the newer is being written. A reader takes the one with the
@@ -526,6 +544,7 @@ _Static_assert(sizeof(struct hk_capture_counters) == 64, "a line of the cache");
 _Static_assert(sizeof(struct hk_capture_exact_site) == 96, "with its counters 160 bytes");
 _Static_assert(sizeof(struct hk_capture_collection) == 72, "nothing between");
 _Static_assert(sizeof(struct hk_capture_thread) == 16, "nothing between");
+_Static_assert(sizeof(struct hk_capture_span) == 72, "nothing between");
 _Static_assert(sizeof(struct hk_capture_child) == 128, "readers step by this");
 _Static_assert(sizeof(struct hk_capture_map_pool) == 8, "one for each pool");
 _Static_assert(sizeof(struct hk_capture_map) % 8 == 0, "arrays follow it");

@@ -29,6 +29,7 @@
 #define COMMAND_LINE_MAX (64u << 10) /* bytes */
 #define TIMELINE_MAX     65536u      /* points that are looked at */
 #define COLLECTIONS_MAX  65536u
+#define SPANS_MAX        65536u
 
 static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_MARKS] = sizeof(struct hk_capture_mark),
@@ -45,6 +46,7 @@ static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_EXACT_SITES] = sizeof(struct hk_capture_exact_site),
     [HK_SECTION_COLLECTIONS] = sizeof(struct hk_capture_collection),
     [HK_SECTION_THREADS] = sizeof(struct hk_capture_thread),
+    [HK_SECTION_SPANS] = sizeof(struct hk_capture_span),
 };
 
 static const char *const section_names[HK_SECTION_KINDS] = {
@@ -55,6 +57,7 @@ static const char *const section_names[HK_SECTION_KINDS] = {
     [HK_SECTION_MAP_A] = "map A",     [HK_SECTION_MAP_B] = "map B",
     [HK_SECTION_COUNTERS] = "counters", [HK_SECTION_EXACT_SITES] = "exact sites",
     [HK_SECTION_COLLECTIONS] = "collections", [HK_SECTION_THREADS] = "threads",
+    [HK_SECTION_SPANS] = "spans",
 };
 
 /* ---- errors and memory ---- */
@@ -297,6 +300,31 @@ static void collect_collections(struct hk_capture *c)
     }
 }
 
+static int by_begin(const void *a, const void *b)
+{
+    const struct hk_capture_span *x = a, *y = b;
+    if (x->begin_ns != y->begin_ns)
+        return x->begin_ns < y->begin_ns ? -1 : 1;
+    return x->serial < y->serial ? -1 : x->serial > y->serial;
+}
+
+static void collect_spans(struct hk_capture *c)
+{
+    size_t count = c->tables[HK_SECTION_SPANS].count;
+    if (count > SPANS_MAX)
+        count = SPANS_MAX;
+    c->spans = hk_must_calloc(count, sizeof *c->spans);
+    for (size_t i = 0; i < count; i++) {
+        struct hk_capture_span span;
+        hk_capture_entry(c, HK_SECTION_SPANS, i, &span, sizeof span);
+        if ((span.sequence & 1) != 0 || (span.end_ns != 0 && span.end_ns < span.begin_ns))
+            c->dropped++;
+        else if (span.serial != 0)
+            c->spans[c->span_count++] = span;
+    }
+    qsort(c->spans, c->span_count, sizeof *c->spans, by_begin);
+}
+
 static void find_life(struct hk_capture *c, bool ask_the_system)
 {
     const struct hk_capture_header *h = &c->header;
@@ -359,6 +387,7 @@ static struct hk_capture *check(uint8_t *bytes, size_t size, const char *path, e
     collect_points(c);
     collect_marks(c);
     collect_collections(c);
+    collect_spans(c);
     find_life(c, ask);
     return c;
 fail:
@@ -541,6 +570,7 @@ void hk_capture_close(struct hk_capture *c)
         return;
     free(c->points);
     free(c->collections);
+    free(c->spans);
     free(c->bytes);
     free(c->path);
     free(c);

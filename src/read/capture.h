@@ -66,6 +66,8 @@ struct hk_capture {
     unsigned mark_count;
     struct hk_capture_collection *collections; /* of cycles, in time order; generation and cause are known ones */
     size_t collection_count;
+    struct hk_capture_span *spans; /* whole ones, as they began; none ends before it begins */
+    size_t span_count;
 
     enum hk_life life;
     bool from_memory; /* of no file: nothing is asked of this system about it */

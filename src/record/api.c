@@ -15,6 +15,16 @@ uint64_t hk_mark(const char *name)
     return hk_record_point(name);
 }
 
+uint64_t hk_span_begin(const char *name)
+{
+    return hk_record_span_begin(name, NULL);
+}
+
+void hk_span_end(uint64_t span)
+{
+    hk_record_span_end(span);
+}
+
 void hk_note_collection(const hk_collection *told)
 {
     hk_collection collection = {0};

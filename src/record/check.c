@@ -44,6 +44,23 @@ static int check_tree(void)
     return 0;
 }
 
+static int check_spans(void)
+{
+    const struct hk_rec_section *section = &hk_rec.section[HK_SECTION_SPANS];
+    const struct hk_capture_span *spans = (const struct hk_capture_span *)section->data;
+    uint64_t free_ones = 0, listed = 0;
+
+    for (uint64_t i = 0; i < section->count; i++) {
+        free_ones += spans[i].serial == 0;
+        RULE(17, spans[i].sequence % 2 == 0 && spans[i].serial <= hk_rec.span_serial);
+        RULE(18, spans[i].serial == 0 || spans[i].end_ns == 0 || spans[i].end_ns > spans[i].begin_ns);
+    }
+    for (uint32_t next = hk_rec.first_free_span; next != 0 && listed <= free_ones; next = spans[next - 1].name, listed++)
+        RULE(19, next <= section->count && spans[next - 1].serial == 0);
+    RULE(19, listed == free_ones);
+    return 0;
+}
+
 static int check_site(const struct hk_capture_site *site)
 {
     RULE(20, site->node < hk_rec.section[HK_SECTION_NODES].count);
@@ -179,6 +196,8 @@ static int check_all(void)
 
     if (!broken)
         broken = check_tree();
+    if (!broken)
+        broken = check_spans();
     if (hk_rec.exact)
         return broken ? broken : check_exact();
     if (!broken)

@@ -10,7 +10,7 @@
  * Sections lie at fixed places, in proportion to the bound; for 8 MiB:
  *
  *      header, mailbox, status 12 KiB | marks 4 | timeline 256 | events 16 | modules 64
- *      | collections 32 | codes 256 | nodes 1792 | strings 1536 | maps of the heap 2 * 256 | sites 3712
+ *      | collections 32 | spans 64 | codes 256 | nodes 1792 | strings 1536 | maps of the heap 2 * 256 | sites 3648
  *
  * A file-size limit of the process (RLIMIT_FSIZE) would answer ftruncate with a signal: the
  * bound is lowered to it.
@@ -245,6 +245,7 @@ static void layout_exact(uint64_t offset)
     place(HK_SECTION_EVENTS, sizeof(struct hk_capture_event), &offset, bound / 2048);
     place(HK_SECTION_MODULES, sizeof(struct hk_capture_module), &offset, bound / 512);
     place(HK_SECTION_COLLECTIONS, sizeof(struct hk_capture_collection), &offset, bound / 1024);
+    place(HK_SECTION_SPANS, sizeof(struct hk_capture_span), &offset, bound / 512);
     place(HK_SECTION_THREADS, sizeof(struct hk_capture_thread), &offset, HK_CAPTURE_THREADS * sizeof(struct hk_capture_thread));
     place(HK_SECTION_CODES, sizeof(struct hk_capture_code), &offset, bound / 64);
     place(HK_SECTION_NODES, sizeof(struct hk_capture_node), &offset, bound / 8);
@@ -278,6 +279,7 @@ void hk_rec_layout(void)
     place(HK_SECTION_EVENTS, sizeof(struct hk_capture_event), &offset, bound / 512);
     place(HK_SECTION_MODULES, sizeof(struct hk_capture_module), &offset, bound / 128);
     place(HK_SECTION_COLLECTIONS, sizeof(struct hk_capture_collection), &offset, bound / 256);
+    place(HK_SECTION_SPANS, sizeof(struct hk_capture_span), &offset, bound / 128);
     place(HK_SECTION_CODES, sizeof(struct hk_capture_code), &offset, bound / 32);
     place(HK_SECTION_NODES, sizeof(struct hk_capture_node), &offset, bound / 32 * 7);
     place(HK_SECTION_STRINGS, 1, &offset, bound / 16 * 3);

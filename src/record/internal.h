@@ -14,6 +14,7 @@
  *   draw.c      random distances, weights of samples, automatic mean distance
  *   timeline.c  points, marks, requests
  *   collections.c  collections of cycles, merged when there are many
+ *   spans.c     stretches with a name; the shortest are left out when there are many
  *   heapmap.c   the map of the heap's pools
  *   fork.c      a child leaves its parent's file and makes its own
  *   fold.c      a small child's capture becomes one record
@@ -159,6 +160,13 @@ struct hk_recorder {
         last_peak_rss_ns, next_modules_ns;
     uint64_t rss, peak_rss;
     uint64_t map_sequence, last_map_ns;
+    uint64_t point_live;   /* bytes at the last point, */
+    int64_t point_counted; /* and what hk_rec_counted() was then */
+
+    /* spans; see spans.c */
+    uint32_t span_serial, first_free_span; /* the latter: its entry + 1, or 0 */
+    uint64_t shortest_span_ns, span_names, spans_left_out, span_rss_ns;
+
     struct hk_capture_point base; /* of a child: what its parent had allocated */
     struct hk_capture_point scratch;
 
@@ -264,6 +272,7 @@ void hk_exact_begin(void);
 void hk_exact_refresh(void); /* births and deaths are as they should be */
 void hk_exact_marked(void);
 void hk_exact_publish(uint64_t now_ns, bool final);
+int64_t hk_exact_live(void); /* bytes; any thread */
 bool hk_exact_adopt(const struct hk_rec_section *parent); /* a child's sites */
 void hk_exact_inherit(void);                             /* and what they inherit */
 
@@ -277,6 +286,10 @@ void hk_rec_adapt_mean(void);
 /* timeline.c */
 void hk_rec_point(bool append, uint32_t name, bool final);
 void hk_rec_tick(uint64_t allocated_bytes);
+
+/* spans.c */
+void hk_rec_spans_begin(void);
+int64_t hk_rec_counted(void); /* live bytes by what is recorded: exact, or estimated */
 
 /* heapmap.c */
 void hk_rec_map_heap(uint64_t time_ns, bool bits, bool final); /* bits: which blocks are allocated, too */

@@ -167,6 +167,7 @@ static void reset_counters(void)
     hk_rec.last_rss_ns = hk_rec.last_peak_rss_ns = hk_rec.next_modules_ns = 0;
     hk_rec.append_distance_ns = 0;
     hk_rec.map_sequence = hk_rec.last_map_ns = 0;
+    hk_rec_spans_begin();
     hk_rec.window_samples = 0;
     hk_rec.window_ns = hk_rec_clock();
     hk_rec_status()->peak_serial = hk_rec.serial;

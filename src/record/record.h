@@ -126,6 +126,20 @@ uint64_t hk_record_point(const char *name);
 /* A collection of cycles has ended just now. */
 void hk_record_collection(const hk_collection *collection);
 
+/* A span (heapkeeper/record.h): of a name, which is copied, or of a call of a code object of the source's, by whoever may walk its
+ * stack. 0: it is not recorded. */
+uint64_t hk_record_span_begin(const char *name, const void *code);
+void hk_record_span_end(uint64_t span);
+/* For calls that are mostly too short to be recorded: what their spans would begin with, without a lock; ns is 0 where nothing is
+ * recorded. Then either it is recorded when it has ended, or left out. */
+struct hk_record_moment {
+    uint64_t ns; /* of the monotonic clock */
+    uint64_t bytes;
+};
+struct hk_record_moment hk_record_moment_now(void);
+void hk_record_span_late(struct hk_record_moment begin, const void *code);
+void hk_record_span_left_out(void);
+
 /* A native module was unloaded, or may have been: another may come to lie at its addresses. One
  * store; the map is read again when the next return address is looked up. */
 void hk_record_modules_changed(void);

@@ -154,6 +154,9 @@ HK_HOT void hk_rec_point(bool append, uint32_t name, bool final)
     uint64_t now = hk_rec_clock();
 
     fill_point(&hk_rec.scratch, now, final);
+    hk_rec.point_live = hk_rec.scratch.live_bytes + hk_rec.scratch.large_bytes;
+    hk_rec.point_counted = hk_rec_counted();
+    status->spans_left_out = __atomic_load_n(&hk_rec.spans_left_out, __ATOMIC_RELAXED);
     hk_exact_publish(hk_rec.scratch.time_ns, final);
     store_point(&status->now, &hk_rec.scratch);
     if (append || now - hk_rec.last_map_ns >= MAP_DISTANCE)

@@ -8,6 +8,7 @@
  *              └┬──────────┬──────────┬──────────┬
  *               0 s        5 s        10 s
  *                   ^         ^                        collections
+ *               ├ load ─────┤├ train ─────────         main thread
  *
  * A character has two by four dots; each line has a colour, and its name stands at its end, so that it needs none. In ASCII a line
  * is drawn in the first letter of its name.
@@ -78,6 +79,7 @@ void hk_plot_of(struct hk_plot *p, const struct hk_capture *c)
             clean(p->notes[p->note_count++].name, sizeof p->notes[0].name, hk_capture_string(c, at->name));
         }
     }
+    hk_plot_add_spans(p);
     snprintf(more, sizeof more, "pid %u, %s", c->header.pid, hk_life_name(c->life));
     add_title(p, c, more);
 }
@@ -149,6 +151,7 @@ void hk_plot_free(struct hk_plot *p)
         free(p->lines[i].at);
         free(p->lines[i].bytes);
     }
+    free(p->spans);
 }
 
 /* ---- axes ---- */
@@ -399,6 +402,7 @@ void hk_plot_text(const struct hk_plot *p, const struct hk_terminal *t, unsigned
     put_canvas(p, t, &c, top, step);
     put_time_axis(p, t, &c);
     put_collections(p, t, &c);
+    hk_plot_spans_text(p, t, MARGIN, c.columns);
     for (size_t i = 0; i < p->note_count; i++)
         fprintf(t->out, "%*s  %s%s\n", MARGIN, hk_text_duration(a, (uint64_t)(p->notes[i].at * 1e9)), "  ",
                 hk_text_clean(t, title, sizeof title, p->notes[i].name));
@@ -415,6 +419,14 @@ void hk_plot_text(const struct hk_plot *p, const struct hk_terminal *t, unsigned
 }
 
 /* ---- JSON ---- */
+
+static const char *thread_of(const struct hk_plot *p, unsigned row)
+{
+    size_t i = 0;
+    while (i + 1 < p->thread_count && row >= p->threads[i + 1].row)
+        i++;
+    return p->threads[i].name;
+}
 
 void hk_plot_json(const struct hk_plot *p, FILE *out)
 {
@@ -453,6 +465,28 @@ void hk_plot_json(const struct hk_plot *p, FILE *out)
         hk_json_end_object(j);
     }
     hk_json_end_array(j);
+    hk_json_array(j, "spans", false);
+    for (size_t i = 0; i < p->span_count; i++) {
+        const struct hk_plot_span *span = &p->spans[i];
+        hk_json_object(j, NULL, true);
+        hk_json_string(j, "name", span->name);
+        if (span->file[0]) {
+            hk_json_string(j, "file", span->file);
+            hk_json_unsigned(j, "line", span->line > 0 ? (uint64_t)span->line : 0);
+        }
+        hk_json_string(j, "thread", thread_of(p, span->row));
+        hk_json_unsigned(j, "row", span->row);
+        hk_json_unsigned(j, "begin_ns", (uint64_t)fmin(span->begin * 1e9 + 0.5, 1e19));
+        hk_json_unsigned(j, "end_ns", (uint64_t)fmin(span->end * 1e9 + 0.5, 1e19));
+        hk_json_bool(j, "ended", span->has_ended);
+        hk_json_unsigned(j, "begin_live_bytes", (uint64_t)fmin(span->begin_bytes, 1.8e19));
+        hk_json_unsigned(j, "end_live_bytes", (uint64_t)fmin(span->end_bytes, 1.8e19));
+        hk_json_unsigned(j, "begin_rss_bytes", (uint64_t)fmin(span->begin_rss_bytes, 1.8e19));
+        hk_json_unsigned(j, "end_rss_bytes", (uint64_t)fmin(span->end_rss_bytes, 1.8e19));
+        hk_json_end_object(j);
+    }
+    hk_json_end_array(j);
+    hk_json_unsigned(j, "spans_left_out", p->spans_left_out);
     hk_json_array(j, "collections", false);
     for (size_t i = 0; i < p->collection_count; i++) {
         hk_json_object(j, NULL, true);

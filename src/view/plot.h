@@ -17,7 +17,23 @@ struct hk_plot_line {
     double slope, slope_error, trend_middle; /* bytes a second, half its 95 % interval; bytes in the middle of its time */
 };
 
-/* Owns its lines' memory. */
+#define HK_PLOT_THREADS 8
+#define HK_PLOT_ROWS    24
+#define HK_PLOT_HUES    6
+
+/* A stretch with a name, in a row of the flame below the lines. */
+struct hk_plot_span {
+    char name[64], file[192]; /* clean UTF-8; the file of a function, shortened, else "" */
+    int line;
+    unsigned row, hue; /* spans of one name have one */
+    double begin, end; /* seconds; of one that has not ended the end of the record */
+    bool has_ended;
+    bool has_brackets; /* on the last line: it is one of the longest */
+    double begin_bytes, end_bytes;         /* live */
+    double begin_rss_bytes, end_rss_bytes; /* 0: not known */
+};
+
+/* Owns its lines' and spans' memory. */
 struct hk_plot {
     struct hk_plot_line lines[HK_PLOT_LINES]; /* the last is drawn over the others */
     size_t line_count, left_out;              /* processes for which there was no line */
@@ -30,6 +46,15 @@ struct hk_plot {
     size_t note_count;
     const struct hk_capture_collection *collections; /* of cycles; borrowed */
     size_t collection_count;
+    struct hk_plot_span *spans; /* as they began */
+    size_t span_count;
+    uint64_t spans_left_out; /* in the capture, or here */
+    unsigned row_count;
+    struct {
+        char name[48]; /* clean UTF-8 */
+        unsigned row, rows;
+    } threads[HK_PLOT_THREADS]; /* whose rows these are */
+    size_t thread_count;
     const struct hk_capture *capture; /* the first one, for the head; borrowed */
     bool of_run;
 };
@@ -40,6 +65,9 @@ void hk_plot_of(struct hk_plot *plot, const struct hk_capture *capture);
 /* What is live in each process of a run, the largest, and in all together. `captures` are borrowed. */
 void hk_plot_of_run(struct hk_plot *plot, struct hk_capture *const *captures, size_t count);
 void hk_plot_free(struct hk_plot *plot);
+
+/* Those of the capture, for hk_plot_of. */
+void hk_plot_add_spans(struct hk_plot *plot);
 
 /* Adds to each line of more than one moment the straight line nearest to it. */
 void hk_plot_trends(struct hk_plot *plot);
@@ -61,6 +89,21 @@ char *hk_plot_time_label(char to[32], double seconds, double step);
 
 /* "+1.2 MiB/s ± 300 KiB/s", in UTF-8. */
 char *hk_plot_slope_label(char to[96], const struct hk_plot_line *line);
+
+/* "load (shop.py:12): 2.1 s, live 12 MiB to 80 MiB, RSS ...", in UTF-8. */
+char *hk_plot_span_label(char to[400], const struct hk_plot_span *span);
+
+/* Spans of one name as one: what the text lists. Those that took longest in all; at most `max`. Returns how many there are. */
+struct hk_plot_calls {
+    const struct hk_plot_span *first, *last; /* to end */
+    size_t count;
+    double seconds;
+    bool has_open;
+};
+size_t hk_plot_calls(const struct hk_plot *plot, struct hk_plot_calls *calls, size_t max);
+
+/* Rows of the flame and a list of its names, for hk_plot_text. */
+void hk_plot_spans_text(const struct hk_plot *plot, const struct hk_terminal *terminal, unsigned margin, unsigned columns);
 
 /* A collection that is worth a mark: of everything, or one that took a millisecond. */
 bool hk_plot_marks(const struct hk_capture_collection *collection);

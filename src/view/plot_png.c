@@ -1,4 +1,4 @@
-/* A plot as PNG: drawn at three times its size in a palette's colours, then made smaller, which smooths the edges. Letters are five by
+/* A plot as PNG, with the flame of its spans below: drawn at three times its size in a palette's colours, then made smaller, which smooths the edges. Letters are five by
  * seven dots. White behind it: PNG has no style sheet to turn with.
  */
 #include <math.h>
@@ -15,12 +15,15 @@
 #define RIGHT  220
 #define TOP    52
 #define BOTTOM 44
+#define ROW    22 /* of the flame */
 #define DOT    2 /* pixels of a letter's dot */
 #define LETTER (6 * DOT)
 
-enum { WHITE, INK, GREY, GRID, FIRST_LINE }; /* of the palette */
+enum { WHITE, INK, GREY, GRID, FIRST_LINE, FIRST_HUE = FIRST_LINE + 8, FIRST_TINT = FIRST_HUE + HK_PLOT_HUES }; /* of the palette */
 static const uint8_t palette[][3] = {{255, 255, 255}, {36, 41, 47},   {110, 119, 129}, {216, 222, 228}, {140, 149, 159}, {191, 135, 0},
-                                     {9, 105, 218},   {26, 127, 55}, {207, 34, 46},   {130, 80, 223},  {188, 76, 0},    {36, 41, 47}};
+                                     {9, 105, 218},   {26, 127, 55}, {207, 34, 46},   {130, 80, 223},  {188, 76, 0},    {36, 41, 47},
+                                     {9, 105, 218},   {26, 127, 55}, {130, 80, 223}, {188, 76, 0},    {207, 34, 46},   {10, 125, 145},
+                                     {201, 222, 247}, {205, 227, 211}, {228, 217, 248}, {240, 216, 201}, {244, 206, 209}, {201, 227, 231}};
 
 /* Columns of the letters from ' ' to '~', lowest bit at the top. */
 static const uint8_t letters[95][5] = {
@@ -51,14 +54,15 @@ static const uint8_t letters[95][5] = {
 };
 
 struct picture {
-    uint8_t *dots; /* WIDTH * SMOOTH by HEIGHT * SMOOTH, indices of the palette */
+    uint8_t *dots; /* WIDTH * SMOOTH by height * SMOOTH, indices of the palette */
+    unsigned height;
 };
 
 /* In the picture's own dots. */
 static void fill(struct picture *pic, double left, double top, double right, double bottom, uint8_t colour)
 {
     long x0 = lround(fmax(0, left)), x1 = lround(fmin(WIDTH * SMOOTH, right)), y0 = lround(fmax(0, top)),
-         y1 = lround(fmin(HEIGHT * SMOOTH, bottom));
+         y1 = lround(fmin(pic->height * SMOOTH, bottom));
     for (long y = y0; y < y1; y++)
         for (long x = x0; x < x1; x++)
             pic->dots[y * WIDTH * SMOOTH + x] = colour;
@@ -151,6 +155,47 @@ static void draw_names(const struct hk_plot *p, struct picture *pic, double top)
     }
 }
 
+static void draw_brackets(const struct hk_plot *p, struct picture *pic, const struct hk_plot_span *span, double top)
+{
+    for (int end = 0; end <= span->has_ended; end++) {
+        double x = x_of(p, end ? span->end : span->begin), y = y_of(top, end ? span->end_bytes : span->begin_bytes);
+        rectangle(pic, x - 1, y - 11, 2, 22, (uint8_t)(FIRST_HUE + span->hue));
+        for (int side = -1; side <= 1; side += 2)
+            rectangle(pic, end ? x - 5 : x - 1, y + side * 11 - 1, 6, 2, (uint8_t)(FIRST_HUE + span->hue));
+    }
+}
+
+/* One that has not ended has no right edge. */
+static void draw_span(const struct hk_plot *p, struct picture *pic, const struct hk_plot_span *span)
+{
+    static const struct hk_terminal ascii = {.utf8 = false};
+    double x = x_of(p, span->begin), wide = fmax(1, x_of(p, span->end) - x), y = HEIGHT + (double)span->row * ROW;
+    uint8_t hue = (uint8_t)(FIRST_HUE + span->hue);
+    char name[sizeof span->name + 16];
+    rectangle(pic, x, y, wide, ROW - 3, hue);
+    rectangle(pic, x + 1, y + 1, fmax(0, wide - 1 - span->has_ended), ROW - 5, (uint8_t)(FIRST_TINT + span->hue));
+    if (wide < 4 * LETTER)
+        return;
+    snprintf(name, sizeof name, "%s%s", span->name, span->has_ended ? "" : " (not ended)");
+    hk_text_keep_start(&ascii, name, sizeof name, (size_t)((wide - 8) / LETTER));
+    text(pic, x + 5, y + 3, name, INK);
+}
+
+static void draw_flame(const struct hk_plot *p, struct picture *pic)
+{
+    char label[64];
+    for (size_t i = 0; i < p->span_count; i++)
+        draw_span(p, pic, &p->spans[i]);
+    for (size_t i = 0; i < p->thread_count; i++) {
+        snprintf(label, sizeof label, "%s", p->threads[i].name);
+        label[(RIGHT - 10) / LETTER] = 0;
+        text(pic, WIDTH - RIGHT + 10, HEIGHT + p->threads[i].row * (double)ROW + 3, label, GREY);
+    }
+    snprintf(label, sizeof label, "%llu short ones are left out", (unsigned long long)p->spans_left_out);
+    if (p->spans_left_out && p->row_count)
+        text(pic, LEFT, HEIGHT + p->row_count * (double)ROW + 4, label, GREY);
+}
+
 /* The average of SMOOTH by SMOOTH dots. */
 static void put_pixel(const struct picture *pic, unsigned x, unsigned y, uint8_t rgb[3])
 {
@@ -180,13 +225,13 @@ static void put_chunk(FILE *out, const char kind[5], const uint8_t *data, size_t
 
 static void put_png(const struct picture *pic, FILE *out)
 {
-    static const uint8_t head[13] = {0, 0, WIDTH >> 8, WIDTH & 0xff, 0, 0, HEIGHT >> 8, HEIGHT & 0xff, 8, 2, 0, 0, 0};
+    const uint8_t head[13] = {0, 0, WIDTH >> 8, WIDTH & 0xff, 0, 0, (uint8_t)(pic->height >> 8), (uint8_t)pic->height, 8, 2, 0, 0, 0};
     size_t row = 1 + 3 * WIDTH, size;
-    uint8_t *rows = hk_must_calloc(HEIGHT, row); /* each behind the number of its filter: none */
-    for (unsigned y = 0; y < HEIGHT; y++)
+    uint8_t *rows = hk_must_calloc(pic->height, row); /* each behind the number of its filter: none */
+    for (unsigned y = 0; y < pic->height; y++)
         for (unsigned x = 0; x < WIDTH; x++)
             put_pixel(pic, x, y, rows + y * row + 1 + 3 * x);
-    uint8_t *packed = hk_zlib(rows, HEIGHT * row, &size);
+    uint8_t *packed = hk_zlib(rows, pic->height * row, &size);
     fwrite("\x89PNG\r\n\x1a\n", 1, 8, out);
     put_chunk(out, "IHDR", head, sizeof head);
     put_chunk(out, "IDAT", packed, size);
@@ -198,7 +243,8 @@ static void put_png(const struct picture *pic, FILE *out)
 void hk_plot_png(const struct hk_plot *p, FILE *out)
 {
     double step = hk_plot_byte_step(p->most, 6), top = fmax(step, ceil(p->most / step) * step);
-    struct picture pic = {.dots = hk_must_calloc((size_t)WIDTH * SMOOTH, HEIGHT * SMOOTH)};
+    struct picture pic = {.height = HEIGHT + (p->row_count ? p->row_count * ROW + (p->spans_left_out ? 28 : 10) : 0)};
+    pic.dots = hk_must_calloc((size_t)WIDTH * SMOOTH, (size_t)pic.height * SMOOTH);
     text(&pic, LEFT, 18, p->title, INK);
     draw_axes(p, &pic, top);
     for (size_t i = 0; i < p->collection_count; i++) {
@@ -212,7 +258,11 @@ void hk_plot_png(const struct hk_plot *p, FILE *out)
     }
     for (size_t i = 0; i < p->line_count; i++)
         draw_line(p, &pic, i, top);
+    for (size_t i = 0; i < p->span_count; i++)
+        if (p->spans[i].has_brackets)
+            draw_brackets(p, &pic, &p->spans[i], top);
     draw_names(p, &pic, top);
+    draw_flame(p, &pic);
     put_png(&pic, out);
     free(pic.dots);
 }

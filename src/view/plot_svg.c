@@ -10,6 +10,7 @@
 #define RIGHT  160
 #define TOP    44
 #define BOTTOM 36
+#define ROW    19 /* of the flame */
 
 static const char style[] =
     "<style>\n"
@@ -21,6 +22,10 @@ static const char style[] =
     "path.c5 { stroke: #8250df; } path.c6 { stroke: #bc4c00; } path.c7 { stroke: #24292f; }\n"
     "text.c0 { fill: #6e7781; } text.c1 { fill: #9a6700; } text.c2, path.area.c2 { fill: #0969da; } text.c3 { fill: #1a7f37; }\n"
     "text.c4 { fill: #cf222e; } text.c5 { fill: #8250df; } text.c6 { fill: #bc4c00; } text.c7, path.area.c7 { fill: #24292f; }\n"
+    ".span rect { fill-opacity: 0.22; } .span.open rect { stroke-dasharray: 4 3; } .span text { font-size: 11px; stroke: none; }\n"
+    ".h0 { stroke: #0969da; fill: #0969da; } .h1 { stroke: #1a7f37; fill: #1a7f37; } .h2 { stroke: #8250df; fill: #8250df; }\n"
+    ".h3 { stroke: #bc4c00; fill: #bc4c00; } .h4 { stroke: #cf222e; fill: #cf222e; } .h5 { stroke: #0a7d91; fill: #0a7d91; }\n"
+    "path.bracket { fill: none; }\n"
     "@media (prefers-color-scheme: dark) {\n"
     "svg { background: #0d1117; } text { fill: #e6edf3; } .tick { fill: #8d96a0; } .grid { stroke: #21262d; }\n"
     ".axis { stroke: #6e7681; } .note { stroke: #a371f7; } .gc { stroke: #3fb950; }\n"
@@ -28,6 +33,9 @@ static const char style[] =
     "path.c5 { stroke: #a371f7; } path.c6 { stroke: #f0883e; } path.c7 { stroke: #e6edf3; }\n"
     "text.c0 { fill: #8d96a0; } text.c1 { fill: #d29922; } text.c2, path.area.c2 { fill: #4493f8; } text.c3 { fill: #3fb950; }\n"
     "text.c4 { fill: #f85149; } text.c5 { fill: #a371f7; } text.c6 { fill: #f0883e; } text.c7, path.area.c7 { fill: #e6edf3; }\n"
+    ".h0 { stroke: #4493f8; fill: #4493f8; } .h1 { stroke: #3fb950; fill: #3fb950; } .h2 { stroke: #a371f7; fill: #a371f7; }\n"
+    ".h3 { stroke: #f0883e; fill: #f0883e; } .h4 { stroke: #f85149; fill: #f85149; } .h5 { stroke: #39c5cf; fill: #39c5cf; }\n"
+    "path.bracket { fill: none; }\n"
     "}\n"
     "</style>\n";
 
@@ -125,6 +133,57 @@ static void put_names(const struct hk_plot *p, double top, FILE *out)
     }
 }
 
+/* Where a span begins and ends, on the last line: "[" and "]". */
+static void put_brackets(const struct hk_plot *p, const struct hk_plot_span *span, double top, FILE *out)
+{
+    char label[400];
+    fprintf(out, "<path class=\"bracket h%u\" d=\"M%.1f %.1fh-4v20h4", span->hue, x_of(p, span->begin) + 4, y_of(top, span->begin_bytes) - 10);
+    if (span->has_ended)
+        fprintf(out, "M%.1f %.1fh4v20h-4", x_of(p, span->end) - 4, y_of(top, span->end_bytes) - 10);
+    fputs("\"><title>", out);
+    put_text(out, hk_plot_span_label(label, span));
+    fputs("</title></path>\n", out);
+}
+
+static void put_span(const struct hk_plot *p, const struct hk_plot_span *span, FILE *out)
+{
+    static const struct hk_terminal utf8 = {.utf8 = true};
+    double x = x_of(p, span->begin), wide = fmax(1, x_of(p, span->end) - x), y = HEIGHT + ROW * (double)span->row;
+    char label[400], name[sizeof span->name + 16];
+    fprintf(out, "<g class=\"span%s\"><rect class=\"h%u\" x=\"%.1f\" y=\"%.0f\" width=\"%.1f\" height=\"%d\"/>",
+            span->has_ended ? "" : " open", span->hue, x, y, wide, ROW - 2);
+    if (wide > 20) {
+        snprintf(name, sizeof name, "%s%s", span->name, span->has_ended ? "" : " (not ended)");
+        hk_text_keep_start(&utf8, name, sizeof name, (size_t)((wide - 6) / 6.3));
+        fprintf(out, "<text x=\"%.1f\" y=\"%.0f\">", x + 4, y + 12);
+        put_text(out, name);
+        fputs("</text>", out);
+    }
+    fputs("<title>", out);
+    put_text(out, hk_plot_span_label(label, span));
+    fputs("</title></g>\n", out);
+}
+
+/* Below the axis of time, each thread's rows with its name. */
+static void put_flame(const struct hk_plot *p, FILE *out)
+{
+    for (size_t i = 0; i < p->span_count; i++)
+        put_span(p, &p->spans[i], out);
+    for (size_t i = 0; i < p->thread_count; i++) {
+        fprintf(out, "<text class=\"tick\" x=\"%d\" y=\"%d\">", WIDTH - RIGHT + 8, HEIGHT + ROW * (int)p->threads[i].row + 12);
+        put_text(out, p->threads[i].name);
+        fputs("</text>\n", out);
+    }
+    if (p->spans_left_out && p->row_count)
+        fprintf(out, "<text class=\"tick\" x=\"%d\" y=\"%d\">%llu short ones are left out</text>\n", LEFT, HEIGHT + ROW * (int)p->row_count + 14,
+                (unsigned long long)p->spans_left_out);
+}
+
+static int height_of(const struct hk_plot *p)
+{
+    return HEIGHT + (p->row_count ? ROW * (int)p->row_count + (p->spans_left_out ? 24 : 8) : 0);
+}
+
 /* As a file of its own, or without title and style sheet in a page that has one for the class "plot". */
 static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
 {
@@ -132,7 +191,7 @@ static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
     char label[32];
     fprintf(out, "<svg %s viewBox=\"0 %d %d %d\" role=\"img\">\n<title>",
             in_page ? "class=\"plot\"" : "xmlns=\"http://www.w3.org/2000/svg\"", in_page ? TOP - 8 : 0, WIDTH,
-            in_page ? HEIGHT - TOP + 8 : HEIGHT);
+            in_page ? height_of(p) - TOP + 8 : height_of(p));
     put_text(out, p->title);
     fputs("</title>\n", out);
     if (!in_page) {
@@ -174,7 +233,11 @@ static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
         if (line->has_trend)
             put_trend(p, line, colour, top, out);
     }
+    for (size_t i = 0; i < p->span_count; i++)
+        if (p->spans[i].has_brackets)
+            put_brackets(p, &p->spans[i], top, out);
     put_names(p, top, out);
+    put_flame(p, out);
     if (p->most <= 0)
         fprintf(out, "<text x=\"%d\" y=\"%d\">no figures: it ended before the first point of its timeline</text>\n", LEFT + 20, HEIGHT / 2);
     fputs("</svg>\n", out);

@@ -15,7 +15,7 @@ NONE, SAMPLE, EXACT = range(3)
 RAW, MEM, OBJECT, NATIVE = range(4)
 OTHER, CUT, JIT, BLIND = 1, 2, 4, 8
 NATIVE_CODE = 2
-COLLECTIONS = 13
+COLLECTIONS, THREADS, SPANS = 13, 14, 15
 YOUNG, GROWTH, EXPLICIT, STEPS = range(1, 5)
 MIB = 1 << 20
 
@@ -31,9 +31,9 @@ POINT_FIELDS = (
 POINT = struct.Struct("=17Q 8I 4Q 4Q 2Q")
 STATUS_TAIL_FIELDS = (
     "peak_serial peak_bytes peak_ns recorded_live_bytes recorded_total_bytes raw mem object native "
-    "peak_rss_bytes timeline_sequence marks_generation foreign_frees libc_frees"
+    "peak_rss_bytes timeline_sequence marks_generation foreign_frees libc_frees spans_left_out"
 ).split()
-STATUS_TAIL = struct.Struct("=14Q 8Q")
+STATUS_TAIL = struct.Struct("=15Q 7Q")
 MARK = struct.Struct("=QQ")
 EVENT = struct.Struct("=QIIQ")
 CODE = struct.Struct("=IIIIIiII")
@@ -41,6 +41,8 @@ MODULE = struct.Struct("=QQQII32sQQQ")
 NODE = struct.Struct("=IIiI")
 SITE = struct.Struct("=IBBH 8Q II HHI 16I 16I 5Q")
 COLLECTION = struct.Struct("=8QIBBH")
+THREAD = struct.Struct("=IIQ")
+SPAN = struct.Struct("=6I6Q")
 CHILD = struct.Struct("=II5Q80s")
 assert SITE.size == 256 and NODE.size == 16 and CHILD.size == 128
 
@@ -122,6 +124,8 @@ class Capture:
         self.marks = []
         self.events = []
         self.collections = []
+        self.threads = []
+        self.spans = []
         self.modules = []
         self.status = dict.fromkeys(STATUS_TAIL_FIELDS, 0)
         self.section_changes = {}
@@ -181,6 +185,15 @@ class Capture:
             time_ns, last_ns or time_ns, duration_ns, longest, longest_at_ns or time_ns, examined, freed, uncollectable, count,
             generation, cause, 0))
 
+    def thread(self, id, name=""):
+        self.threads.append(THREAD.pack(id, self.string(name) if name else 0, 0))
+
+    def span(self, begin_ns, end_ns, name="", code=0, thread=4242, begin_bytes=0, end_bytes=0, begin_rss_bytes=0, end_rss_bytes=0,
+             sequence=4, serial=None):
+        """`end_ns` 0: it has not ended; serial 0: a free entry."""
+        self.spans.append(SPAN.pack(sequence, len(self.spans) + 1 if serial is None else serial, self.string(name) if name else 0, code, thread, 0,
+                                    begin_ns, end_ns, begin_bytes, end_bytes, begin_rss_bytes, end_rss_bytes))
+
     def sections(self):
         return {
             MARKS: (MARK.size, [MARK.pack(*m) for m in self.marks], 16),
@@ -192,6 +205,8 @@ class Capture:
             STRINGS: (1, [bytes(self.strings)], len(self.strings) + 100),
             SITES: (SITE.size, [s.pack() for s in self.sites], len(self.sites) + 10),
             **({COLLECTIONS: (COLLECTION.size, self.collections, len(self.collections) + 10)} if self.collections else {}),
+            **({THREADS: (THREAD.size, self.threads, 64)} if self.threads else {}),
+            **({SPANS: (SPAN.size, self.spans, len(self.spans) + 10)} if self.spans else {}),
         }
 
     def bytes(self, spare=True):
@@ -213,7 +228,7 @@ class Capture:
         header += b"".join(SECTION.pack(size, 0, offset, capacity, count)
                            for size, offset, capacity, count in table)
         data[:len(header)] = header
-        status = (self.now or point(sequence=0)) + STATUS_TAIL.pack(*self.status.values(), *([0] * 8))
+        status = (self.now or point(sequence=0)) + STATUS_TAIL.pack(*self.status.values(), *([0] * 7))
         data[STATUS_OFFSET:STATUS_OFFSET + len(status)] = status
         for offset, part in body.items():
             data[offset:offset + len(part)] = part
@@ -362,6 +377,22 @@ def corpus():
     collected.collection(1, 255, 255, count=1 << 31, duration_ns=(1 << 64) - 1, examined=(1 << 64) - 1, freed=1 << 63)
     collected.collection(1 << 63, 3, EXPLICIT, count=(1 << 32) - 1, duration_ns=(1 << 64) - 1, last_ns=(1 << 64) - 1)
     yield "collections", collected.bytes(spare=False)
+    named = shop(spans=4)
+    named.points = named.points[::20]
+    named.header["minor"] = 6
+    named.thread(4242, "python3")
+    named.thread(4243, "worker")
+    named.status["spans_left_out"] = 12
+    named.span(0, 12_000_000_000, "outer", begin_bytes=1 << 20, end_bytes=140 << 20, begin_rss_bytes=1 << 23, end_rss_bytes=1 << 28)
+    for i in range(20):
+        named.span(i * 500_000_000, (i + 1) * 500_000_000, code=1 + i % 3, thread=4242 + i % 11, begin_bytes=80 << 20, end_bytes=90 << 20)
+    named.span(6_000_000_000, 0, "open", begin_bytes=100 << 20)
+    named.span(1, 5, "torn", sequence=3)
+    named.span(1, 5, "free", serial=0)
+    named.span(9, 5, "backwards")
+    named.span(1 << 63, (1 << 64) - 1, code=0xffffffff, begin_bytes=(1 << 64) - 1, end_rss_bytes=(1 << 64) - 1, begin_rss_bytes=1, thread=0)
+    named.spans.append(SPAN.pack(2, 0xffffffff, 0xffffffff, 0, 5, 0, 0, 0, 0, 0, 0, 0))
+    yield "spans", named.bytes(spare=False)
     hostile = shop(spans=4)
     hostile.points = [point(sequence=3, time_ns=1)]
     hostile.nodes += [NODE.pack(0xffffffff, 0xffffffff, -5, 0), NODE.pack(2, 1, 0x7fffffff, 9)]

@@ -6,6 +6,8 @@
 
 #define FIRST_RECORDS 32u
 #define FIRST_CODES 64u
+#define QUICK_CALLS 100u
+#define QUICK_NS 1000000u
 
 __thread uint16_t hk_line_number;
 struct hk_line_thread *hk_line_threads[HK_LINE_THREADS];
@@ -123,6 +125,31 @@ bool hk_line_table_add(struct hk_line_table *table, object *code, bool is_outerm
     return true;
 }
 
+/* --- spans --- */
+
+static void span_begins(struct hk_line_record *record, struct hk_line_code *code)
+{
+    record->began = hk_record_moment_now();
+    if (record->began.ns == 0) /* nothing is recorded */
+        return;
+    record->code = code;
+    record->span = code->quick < QUICK_CALLS ? hk_record_span_begin(NULL, code->code) : 0;
+}
+
+static void span_ends(struct hk_line_record *record)
+{
+    struct hk_line_code *code = record->code;
+    bool is_quick = hk_record_moment_now().ns - record->began.ns < QUICK_NS;
+    if (record->span != 0)
+        hk_record_span_end(record->span);
+    else if (is_quick)
+        hk_record_span_left_out();
+    else
+        hk_record_span_late(record->began, code->code);
+    code->quick = is_quick ? code->quick + (code->quick < QUICK_CALLS) : 0;
+    record->code = NULL;
+}
+
 /* --- records --- */
 
 /* The most that lived since the newest event, for the records of the innermost frame; what comes next begins anew. */
@@ -182,13 +209,20 @@ static void push(struct hk_line_thread *thread, const struct hk_line_link *link,
     thread->depth++;
 }
 
-void hk_line_begin(struct hk_line_thread *thread, const struct hk_line_code *code, uintptr_t frame, int line, bool is_call)
+void hk_line_begin(struct hk_line_thread *thread, struct hk_line_code *code, uintptr_t frame, int line, bool is_call)
 {
     int64_t live = hk_line_live(thread);
+    uint32_t depth = thread->depth;
+    bool is_function = false;
     hand_down(thread, live, larger(live, thread->peak));
-    for (const struct hk_line_link *link = code->links; link != NULL; link = link->next)
-        if (link->table->enabled != 0)
+    for (const struct hk_line_link *link = code->links; link != NULL; link = link->next) {
+        if (link->table->enabled != 0) {
             push(thread, link, frame, line, is_call);
+            is_function |= link->is_outermost;
+        }
+    }
+    if (is_function && thread->depth > depth)
+        span_begins(&thread->records[depth], code);
 }
 
 /* For us the record's frame runs no more. */
@@ -197,6 +231,8 @@ static void record_ends(struct hk_line_thread *thread, struct hk_line_record *re
     struct hk_line_table *table = record->table;
     if (table == NULL)
         return;
+    if (record->code != NULL)
+        span_ends(record);
     hk_line_ends(thread, record, live, live);
     table->peak = larger(table->peak, record->call_most - record->call_start);
     table->running--;

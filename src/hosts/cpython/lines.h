@@ -13,6 +13,10 @@
  * Peaks. The thread's `peak` is the most that lived since the newest event; each event hands it down: to the line that is left, by it to
  * its call, and by that to the line of the caller.
  *
+ * Spans. Each stretch in which a frame of the function itself runs is a span of the record (src/record/spans.c): from its call to its end,
+ * of a generator from where it goes on to where it yields. Of a function whose last QUICK_CALLS stretches were all shorter than
+ * a millisecond only those are told from then on which were not, when they have ended: two looks at the clock are all that others cost.
+ *
  * What does the telling may allocate itself: the number of a line is an int, made before we are called. Such a block, the newest of
  * the thread, is taken out of the counters, and kept until the next event, so that its end is not counted either.
  *
@@ -22,6 +26,7 @@
 
 #include "hosts/cpython/capi.h"
 #include "hosts/cpython/lines_count.h"
+#include "record/record.h"
 
 /* What was counted for a line. Bytes, but for the numbers of blocks; the Python half unpacks it as it is. */
 struct hk_line {
@@ -49,6 +54,7 @@ struct hk_line_code {
     const void *code; /* a reference is held */
     struct hk_line_link *links;
     int32_t first_line;
+    uint32_t quick; /* spans in a row that were short */
 };
 
 struct hk_line_counts {
@@ -62,6 +68,9 @@ struct hk_line_record { /* of a frame that runs, in a table */
     struct hk_line_counts since; /* the thread's, when the line began or went on */
     int64_t start, most;         /* live when the line began, and at most since */
     int64_t call_start, call_most;
+    struct hk_line_code *code; /* whose span this is; NULL: it has none, or another record of the frame has it */
+    struct hk_record_moment began;
+    uint64_t span; /* 0: it is not recorded yet */
     int32_t outer;  /* of the same table, further down; -1: none */
     bool is_shared; /* the record below is of the same frame */
 };
@@ -121,7 +130,7 @@ struct hk_line_code *hk_line_code_find(const void *code); /* NULL: it is in no t
 struct hk_line_thread *hk_line_thread_here(void);         /* made if need be; NULL: no memory, or there are too many */
 
 /* A frame of the code begins, or goes on (is_call: no). */
-void hk_line_begin(struct hk_line_thread *thread, const struct hk_line_code *code, uintptr_t frame, int line, bool is_call);
+void hk_line_begin(struct hk_line_thread *thread, struct hk_line_code *code, uintptr_t frame, int line, bool is_call);
 /* It comes to a line. False: no such frame is known; of hk_line_step: hk_line_step_slow may know it. */
 bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line);
 /* It ends, or pauses. */

@@ -205,7 +205,7 @@ static bool is_call(const void *frame)
 static void begins(struct hk_line_thread *thread, object *frame, bool is_call_)
 {
     const void *code = (const void *)hk_word_at((const void *)thread->frame, hk_python.layout->frame_code);
-    const struct hk_line_code *known = hk_line_code_find(code);
+    struct hk_line_code *known = hk_line_code_find(code);
     if (known != NULL)
         hk_line_begin(thread, known, thread->frame, gate.line_of(frame), is_call_);
 }

@@ -171,7 +171,7 @@ static inline int value_of(object *number)
 /* No record of the frame: it was enabled while the frame ran. */
 static __attribute__((noinline)) object *line_unexpected(object *code, int line)
 {
-    const struct hk_line_code *known = hk_line_code_find(code);
+    struct hk_line_code *known = hk_line_code_find(code);
     struct hk_line_thread *thread = known != NULL ? hk_line_thread_here() : NULL;
     if (thread != NULL && !hk_line_step_slow(thread, frame_here(), line)) {
         hk_line_begin(thread, known, frame_here(), line, false);
@@ -196,7 +196,7 @@ static object *on_line(object *self, object *const *arguments, ssize_t count)
 static object *on_start(object *self, object *const *arguments, ssize_t count)
 {
     struct hk_line_thread *thread = hk_line_thread_here();
-    const struct hk_line_code *code = hk_line_code_find(arguments[0]);
+    struct hk_line_code *code = hk_line_code_find(arguments[0]);
     if (thread == NULL)
         return hk_capi.none;
     disregard(thread, arguments[1]);
@@ -208,7 +208,7 @@ static object *on_start(object *self, object *const *arguments, ssize_t count)
 static object *on_resume(object *self, object *const *arguments, ssize_t count)
 {
     struct hk_line_thread *thread = hk_line_here();
-    const struct hk_line_code *code = hk_line_code_find(arguments[0]);
+    struct hk_line_code *code = hk_line_code_find(arguments[0]);
     if (thread == NULL && code != NULL)
         thread = hk_line_thread_here();
     if (thread == NULL)
