@@ -15,7 +15,7 @@ struct method { /* PyMethodDef */
     int flags;
     const char *documentation;
 };
-enum { VARIABLE = 1, NO_ARGUMENTS = 4, ONE_ARGUMENT = 8, ARRAY = 128 }; /* METH_VARARGS, METH_NOARGS, METH_O, METH_FASTCALL */
+enum { VARIABLE = 1, NO_ARGUMENTS = 4, ONE_ARGUMENT = 8 }; /* METH_VARARGS, METH_NOARGS, METH_O */
 
 struct module_slot {
     int slot;
@@ -33,6 +33,21 @@ struct module { /* PyModuleDef */
     struct method *methods;
     struct module_slot *slots;
     void *traverse, *clear, *free;
+};
+
+struct type_member { /* PyMemberDef */
+    const char *name;
+    int type;
+    ssize_t offset;
+    int flags;
+    const char *documentation;
+};
+
+struct type_spec { /* PyType_Spec */
+    const char *name;
+    int size, item_size;
+    unsigned flags;
+    struct module_slot *slots; /* PyType_Slot: the same shape */
 };
 
 struct builtin { /* struct _inittab */
@@ -74,6 +89,10 @@ struct builtin { /* struct _inittab */
     X(object *, PyCapsule_New, (void *, const char *, void (*)(object *)))            \
     X(void *, PyCapsule_GetPointer, (object *, const char *))                           \
     X(int, PySys_Audit, (const char *, const char *, ...))                              \
+    X(object *, PyType_FromSpec, (struct type_spec *))                                       \
+    X(object *, PyType_GenericAlloc, (object *, ssize_t))                               \
+    X(object *, PyVectorcall_Call, (object *, object *, object *))                      \
+    X(int, PyObject_SetAttrString, (object *, const char *, object *))                  \
     X(int, PyGILState_Ensure, (void))                                                   \
     X(void, PyGILState_Release, (int))
 

@@ -24,6 +24,7 @@
 
 #include "heap/slots.h"
 #include "hosts/cpython/exact_stack.h"
+#include "hosts/cpython/lines.h"
 #include "hosts/cpython/windows.h"
 #include "record/exact.h"
 
@@ -591,20 +592,101 @@ static const hk_allocator *main_table(int domain)
     return &tables[hk_exact_stacks.way][domain == HK_DOMAIN_OBJECT];
 }
 
+/* --- main lane, while lines are profiled (lines.h): from 3.12 on. In one with the recording it is half the time --- */
+
+static inline size_t counted_bytes(const void *block)
+{
+    if (__builtin_expect(hk_region_has(block), 1)) {
+        const struct hk_pool *pool = hk_pool_of(block);
+        uint32_t word = *hk_slot_at(pool, block);
+        if (__builtin_expect(has_site(word), 1))
+            return bytes_of(pool, word);
+    }
+    return hk_line_bytes(block);
+}
+
+static inline __attribute__((always_inline)) void *counted_birth(void *block, size_t size)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    if (__builtin_expect(thread != NULL && block != NULL, 1))
+        hk_line_born(thread, block, __builtin_expect(hk_exact.fast && size <= HK_SMALL_MAX, 1) ? size : counted_bytes(block));
+    return block;
+}
+
+static inline __attribute__((always_inline)) void *counted_malloc(int domain, hk_heap *heap, size_t size, int way)
+{
+    return counted_birth(main_malloc(domain, heap, size, way), size);
+}
+
+static inline __attribute__((always_inline)) void *counted_calloc(int domain, hk_heap *heap, size_t count, size_t size, int way)
+{
+    return counted_birth(main_calloc(domain, heap, count, size, way), count * size);
+}
+
+static inline __attribute__((always_inline)) void *counted_realloc(int domain, hk_heap *heap, void *block, size_t size, int way)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    if (block == NULL)
+        return counted_malloc(domain, heap, size, way);
+    size_t had = counted_bytes(block);
+    void *moved = main_realloc(domain, heap, block, size, way);
+    if (thread != NULL && moved != NULL)
+        hk_line_moved(thread, moved, had, counted_bytes(moved));
+    return moved;
+}
+
+static void counted_free(void *heap, void *block)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    if (__builtin_expect(thread != NULL && block != NULL, 1))
+        hk_line_dies(thread, counted_bytes(block));
+    main_free(heap, block);
+}
+
+#define COUNTED(name, domain, way)                                    \
+    static void *name##_malloc(void *heap, size_t size)               \
+    {                                                                 \
+        return counted_malloc(domain, heap, size, way);               \
+    }                                                                 \
+    static void *name##_calloc(void *heap, size_t count, size_t size) \
+    {                                                                 \
+        return counted_calloc(domain, heap, count, size, way);        \
+    }                                                                 \
+    static void *name##_realloc(void *heap, void *block, size_t size) \
+    {                                                                 \
+        return counted_realloc(domain, heap, block, size, way);       \
+    }
+
+COUNTED(mem_counted_3_12, HK_DOMAIN_MEM, HK_WAY_3_12)
+COUNTED(mem_counted_3_13, HK_DOMAIN_MEM, HK_WAY_3_13)
+COUNTED(object_counted_3_12, HK_DOMAIN_OBJECT, HK_WAY_3_12)
+COUNTED(object_counted_3_13, HK_DOMAIN_OBJECT, HK_WAY_3_13)
+
+const hk_allocator *hk_cpython_exact_counting(int domain)
+{
+#define COUNTED_TABLE(name) {NULL, name##_malloc, name##_calloc, name##_realloc, counted_free}
+    static const hk_allocator tables[2][2] = {{COUNTED_TABLE(mem_counted_3_12), COUNTED_TABLE(object_counted_3_12)},
+                                              {COUNTED_TABLE(mem_counted_3_13), COUNTED_TABLE(object_counted_3_13)}};
+    const int way = hk_exact_stacks.way;
+    if (hk_python.heaps[domain]->mode == HK_LOCK_OWN || (way != HK_WAY_3_12 && way != HK_WAY_3_13))
+        return NULL;
+    return &tables[way == HK_WAY_3_13][domain == HK_DOMAIN_OBJECT];
+}
+
 /* Objects begin within 32 bytes of their blocks, behind a header. */
-void hk_cpython_exact_reborn(const void *object)
+void hk_cpython_exact_reborn(const void *taken)
 {
     const void *state;
-    bool is_new = (uintptr_t)object - (uintptr_t)exact.newest <= 32;
+    bool is_new = (uintptr_t)taken - (uintptr_t)exact.newest <= 32;
     if (is_new)
         exact.newest = NULL;
-    if (is_new || !hk_region_has(object) || !hk_exact.births || !holds_main(&state))
+    if (is_new || !hk_region_has(taken) || !hk_exact.births || !holds_main(&state))
         return;
-    const struct hk_pool *pool = hk_pool_of(object);
+    const struct hk_pool *pool = hk_pool_of(taken);
     if (pool->block_size == 0 || (pool->heap != hk_python.heaps[HK_DOMAIN_OBJECT] && pool->heap != hk_python.heaps[HK_DOMAIN_MEM]))
         return;
     char *start = hk_pool_start(pool);
-    uint32_t *word = hk_slot_at(pool, start + (size_t)((const char *)object - start) / pool->block_size * pool->block_size);
+    uint32_t *word = hk_slot_at(pool, start + (size_t)((const char *)taken - start) / pool->block_size * pool->block_size);
     if (!has_site(*word) || !hk_exact_is_main(hk_slot_site(*word)))
         return;
     uint32_t site = hk_exact_site_main(pool->heap->domain), had = hk_slot_site(*word);

@@ -16,6 +16,7 @@ static inline bool hk_cpython_is_exact(void)
 }
 
 hk_allocator hk_cpython_exact_table(int domain);      /* while no interpreter has a GIL of its own */
+const hk_allocator *hk_cpython_exact_counting(int domain); /* the same that counts for the line profile, too; NULL: there is none */
 hk_allocator hk_cpython_exact_many_table(int domain); /* MEM and OBJECT from then on */
 
 /* recording.c: stacks may be walked from now on, or not (any more). */

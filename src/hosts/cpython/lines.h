@@ -116,6 +116,44 @@ static inline int64_t hk_line_live(const struct hk_line_thread *thread)
     return thread->base + (int64_t)(thread->counts.allocated - thread->counts.freed);
 }
 
+/* --- counting, in hooks --- */
+
+static inline void hk_line_born(struct hk_line_thread *thread, const void *block, size_t bytes)
+{
+    thread->newest = block;
+    thread->counts.allocated += bytes;
+    thread->counts.blocks++;
+}
+
+/* Before bytes are freed: what lives now may be the most. */
+static inline void hk_line_look_at_peak(struct hk_line_thread *thread)
+{
+    int64_t live = hk_line_live(thread);
+    if (live > thread->peak)
+        thread->peak = live;
+}
+
+static inline void hk_line_dies(struct hk_line_thread *thread, size_t bytes)
+{
+    hk_line_look_at_peak(thread);
+    thread->counts.freed += bytes;
+    thread->counts.freed_blocks++;
+}
+
+/* A block of `had` bytes has become this one. */
+static inline void hk_line_moved(struct hk_line_thread *thread, const void *block, size_t had, size_t has)
+{
+    if (has < had) {
+        thread->newest = block;
+        hk_line_look_at_peak(thread);
+        thread->counts.freed += had - has;
+        return;
+    }
+    hk_line_born(thread, block, has);
+    thread->counts.freed += had;
+    thread->counts.freed_blocks++;
+}
+
 /* --- lines.c --- */
 
 /* For lines [first, last] of a file. NULL: no memory. */

@@ -10,6 +10,7 @@
 
 #include "heap/debug.h"
 #include "heap/slots.h"
+#include "hosts/cpython/exact.h"
 #include "record/exact.h"
 
 static hk_allocator below[HK_DOMAINS];
@@ -59,17 +60,7 @@ static inline void count_birth(struct hk_line_thread *thread, void *block, size_
         clear_suspect(thread);
     if (__builtin_expect(size == HK_LINE_METHOD_BYTES && thread->frame != 0, 0) && hk_line_gate_suspects(thread, block))
         thread->suspect = block;
-    thread->newest = block;
-    thread->counts.allocated += hk_exact.fast && size <= HK_SMALL_MAX ? size : hk_line_bytes(block); /* the same, but faster */
-    thread->counts.blocks++;
-}
-
-/* Before bytes are freed: what lives now may be the most. */
-static inline void look_at_peak(struct hk_line_thread *thread)
-{
-    int64_t live = hk_line_live(thread);
-    if (live > thread->peak)
-        thread->peak = live;
+    hk_line_born(thread, block, hk_exact.fast && size <= HK_SMALL_MAX ? size : hk_line_bytes(block)); /* the same, but faster */
 }
 
 static inline void count_death(struct hk_line_thread *thread, const void *block)
@@ -85,9 +76,7 @@ static inline void count_death(struct hk_line_thread *thread, const void *block)
         thread->skip = NULL;
         return;
     }
-    look_at_peak(thread);
-    thread->counts.freed += hk_line_bytes(block);
-    thread->counts.freed_blocks++;
+    hk_line_dies(thread, hk_line_bytes(block));
 }
 
 static inline __attribute__((always_inline)) void *count_malloc(int domain, void *context, size_t size)
@@ -123,18 +112,7 @@ static inline __attribute__((always_inline)) void *count_realloc(int domain, voi
     void *moved = below[domain].realloc(context, block, size);
     if (moved == NULL)
         return NULL;
-    struct hk_line_thread *thread = hk_line_here();
-    size_t has = hk_line_bytes(moved);
-    thread->newest = moved;
-    if (has < had) {
-        look_at_peak(thread);
-        thread->counts.freed += had - has;
-    } else {
-        thread->counts.allocated += has;
-        thread->counts.blocks++;
-        thread->counts.freed += had;
-        thread->counts.freed_blocks++;
-    }
+    hk_line_moved(hk_line_here(), moved, had, hk_line_bytes(moved));
     return moved;
 }
 
@@ -144,21 +122,25 @@ HK_TABLE_FUNCTIONS(object, count, HK_DOMAIN_OBJECT)
 
 /* --- tables --- */
 
-static hk_allocator counting_table(int domain, void *context)
+static const hk_allocator tables[HK_DOMAINS] = {
+    [HK_DOMAIN_RAW] = {NULL, raw_malloc, raw_calloc, raw_realloc, raw_free},
+    [HK_DOMAIN_MEM] = {NULL, mem_malloc, mem_calloc, mem_realloc, mem_free},
+    [HK_DOMAIN_OBJECT] = {NULL, object_malloc, object_calloc, object_realloc, object_free},
+};
+
+/* One that does what `below` does, and counts: exact recording has functions for both at once. */
+static hk_allocator counting_table(int domain)
 {
-    static const hk_allocator tables[HK_DOMAINS] = {
-        [HK_DOMAIN_RAW] = {NULL, raw_malloc, raw_calloc, raw_realloc, raw_free},
-        [HK_DOMAIN_MEM] = {NULL, mem_malloc, mem_calloc, mem_realloc, mem_free},
-        [HK_DOMAIN_OBJECT] = {NULL, object_malloc, object_calloc, object_realloc, object_free},
-    };
-    hk_allocator table = tables[domain];
-    table.context = context;
+    const hk_allocator *both = hk_python.exact ? hk_cpython_exact_counting(domain) : NULL;
+    hk_allocator table = both != NULL && below[domain].malloc == hk_cpython_exact_table(domain).malloc ? *both : tables[domain];
+    table.context = below[domain].context;
     return table;
 }
 
 static bool is_counting(int domain, const hk_allocator *table)
 {
-    return table->malloc == counting_table(domain, NULL).malloc;
+    const hk_allocator *both = hk_python.exact ? hk_cpython_exact_counting(domain) : NULL;
+    return table->malloc == tables[domain].malloc || (both != NULL && table->malloc == both->malloc);
 }
 
 bool hk_line_count_below(int domain, hk_allocator *table)
@@ -176,7 +158,7 @@ bool hk_line_count_put_below(int domain, const hk_allocator *table)
     if (!is_counting(domain, &now))
         return false;
     below[domain] = *table;
-    now = counting_table(domain, table->context);
+    now = counting_table(domain);
     hk_python.set_allocator(domain, &now);
     return true;
 }
@@ -189,7 +171,7 @@ void hk_line_count_begin(void)
         if (is_counting(domain, &now))
             continue;
         below[domain] = now;
-        now = counting_table(domain, now.context);
+        now = counting_table(domain);
         hk_python.set_allocator(domain, &now);
     }
 }

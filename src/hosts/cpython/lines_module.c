@@ -180,7 +180,7 @@ static __attribute__((noinline)) object *line_unexpected(object *code, int line)
     return hk_capi.none;
 }
 
-static object *on_line(object *self, object *const *arguments, ssize_t count)
+static object *on_line(object *self, object *const *arguments, size_t count, object *names)
 {
     struct hk_line_thread *thread = hk_line_here();
     int line = value_of(arguments[1]);
@@ -193,7 +193,7 @@ static object *on_line(object *self, object *const *arguments, ssize_t count)
     return hk_capi.none;
 }
 
-static object *on_start(object *self, object *const *arguments, ssize_t count)
+static object *on_start(object *self, object *const *arguments, size_t count, object *names)
 {
     struct hk_line_thread *thread = hk_line_thread_here();
     struct hk_line_code *code = hk_line_code_find(arguments[0]);
@@ -205,7 +205,7 @@ static object *on_start(object *self, object *const *arguments, ssize_t count)
     return hk_capi.none;
 }
 
-static object *on_resume(object *self, object *const *arguments, ssize_t count)
+static object *on_resume(object *self, object *const *arguments, size_t count, object *names)
 {
     struct hk_line_thread *thread = hk_line_here();
     struct hk_line_code *code = hk_line_code_find(arguments[0]);
@@ -219,7 +219,7 @@ static object *on_resume(object *self, object *const *arguments, ssize_t count)
     return hk_capi.none;
 }
 
-static object *on_leave(object *self, object *const *arguments, ssize_t count)
+static object *on_leave(object *self, object *const *arguments, size_t count, object *names)
 {
     struct hk_line_thread *thread = hk_line_here();
     if (thread == NULL)
@@ -287,8 +287,6 @@ static object *set_quietly(object *self, object *arguments)
     return hk_capi.PyBool_FromLong(0);
 }
 
-#define CALLBACK(function) (object * (*)(object *, object *))(void (*)(void)) function
-
 static struct method methods[] = {
     {"why_not", why_not_object, NO_ARGUMENTS, NULL},
     {"table", table_new, VARIABLE, NULL},
@@ -301,14 +299,47 @@ static struct method methods[] = {
     {"close_gate", close_gate, NO_ARGUMENTS, NULL},
     {"set_quietly", set_quietly, VARIABLE, NULL},
     {"heap_live", heap_live, NO_ARGUMENTS, NULL},
-    {"on_line", CALLBACK(on_line), ARRAY, NULL},
-    {"on_start", CALLBACK(on_start), ARRAY, NULL},
-    {"on_resume", CALLBACK(on_resume), ARRAY, NULL},
-    {"on_leave", CALLBACK(on_leave), ARRAY, NULL},
     {NULL, NULL, 0, NULL},
 };
 
+/* --- what is registered with sys.monitoring: objects whose vector call (PEP 590) is one of the functions above. A built-in function
+ * would be called through the interpreter's, which looks at its flags and at the depth of the stack each time --- */
+
+typedef object *vector_call(object *self, object *const *arguments, size_t count, object *names);
+enum { IS_VECTOR_CALLED = 1 << 11, NO_INSTANCES = 1 << 7 }; /* Py_TPFLAGS_* */
+enum { CALL = 50, MEMBERS = 72 };                          /* Py_tp_* */
+enum { SIZE = 19, READ_ONLY = 1 };                         /* of a member */
+
+static object *callback_type(void)
+{
+    static object *made;
+    const int place = hk_python.layout->object_type + (int)sizeof(void *);
+    struct type_member members[] = {{"__vectorcalloffset__", SIZE, place, READ_ONLY, NULL}, {NULL, 0, 0, 0, NULL}};
+    struct module_slot slots[] = {{CALL, (void *)(uintptr_t)hk_capi.PyVectorcall_Call}, {MEMBERS, members}, {0, NULL}};
+    struct type_spec type = {"heapkeeper.lines.Callback", place + (int)sizeof(vector_call *), 0, IS_VECTOR_CALLED | NO_INSTANCES, slots};
+    if (made == NULL)
+        made = hk_capi.PyType_FromSpec(&type);
+    return made;
+}
+
+static bool add_callback(object *module, const char *name, vector_call *function)
+{
+    object *type = callback_type(), *callback = type != NULL ? hk_capi.PyType_GenericAlloc(type, 0) : NULL;
+    if (callback == NULL)
+        return false;
+    memcpy((char *)callback + hk_python.layout->object_type + sizeof(void *), &function, sizeof function);
+    bool done = hk_capi.PyObject_SetAttrString(module, name, callback) == 0;
+    hk_capi.Py_DecRef(callback);
+    return done;
+}
+
 void *hk_python_lines(void)
 {
-    return hk_capi_module("_lines", methods);
+    object *module = hk_capi_module("_lines", methods);
+    if (module == NULL || hk_python.layout == NULL || hk_python.layout->minor < 12 ||
+        (add_callback(module, "on_line", on_line) && add_callback(module, "on_start", on_start) &&
+         add_callback(module, "on_resume", on_resume) && add_callback(module, "on_leave", on_leave)))
+        return module;
+    hk_capi.Py_DecRef(module);
+    return NULL;
 }
