@@ -20,6 +20,10 @@
  * end at 0 the references from candidates are counted once more, in full; that takes another pass, and happens to one
  * in 128 of such objects, and to all of them that are garbage.
  *
+ * Meanwhile it is added up, over the white objects, how many references they hold and how many there are to them. What holds
+ * references to white objects is white. So if the sums are equal, what is white refers to nothing else (`closed`): it can be
+ * freed without being looked at once more.
+ *
  * A traverse function that names a reference that is not owned makes a count wrap: something is left, and the object
  * stays alive. One that forgets a reference does, too. So a wrong one leaks, and never frees what is in use. */
 #include "gc/scan.h"
@@ -93,6 +97,7 @@ struct scan {
     const struct hk_gc_model *model;
     struct hk_gc_array many; /* white objects with more references than a count has room for */
     bool failed, some_special;
+    uint64_t held; /* references that the white objects hold, less those that there are to them: modulo 2^64 */
 
     hk_traversal visitor; /* into buffer */
     hk_object *buffer[256];
@@ -108,6 +113,7 @@ static void scan_begin(struct scan *scan, const struct hk_gc_model *model)
     scan->model = model;
     scan->many = (struct hk_gc_array){0};
     scan->failed = scan->some_special = false;
+    scan->held = 0;
     scan->top = 0;
     scan->turn = scan->in_ring = 0;
     scan->first = scan->last = NO_POOL;
@@ -142,6 +148,7 @@ static inline __attribute__((always_inline)) void take_off(uint8_t *count, char 
 
 static void explain_buffer(struct scan *scan)
 {
+    scan->held += (size_t)(scan->visitor.next - scan->buffer);
     for (hk_object **child = scan->buffer; child < scan->visitor.next; child++)
         take_off(hk_gc_tables.count, hk_region.base, hk_region.span, *child);
     scan->visitor.next = scan->buffer;
@@ -163,11 +170,18 @@ static inline __attribute__((always_inline)) void explain(struct scan *scan, hk_
     scan->some_special |= is_special(shape, object);
     if (__builtin_expect(references > LEFT, 0) && !hk_gc_array_push(&scan->many, object))
         scan->failed = true;
+    uint64_t held = 0;
     void **place = (void **)object + shape->first, **end = place + shape->count;
-    for (; place < end; place++)
+    for (; place < end; place++) {
         take_off(count, base, span, *place);
-    for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1)
-        take_off(count, base, span, ((void **)object)[__builtin_ctzll(bits)]);
+        held += *place != NULL;
+    }
+    for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
+        void *child = ((void **)object)[__builtin_ctzll(bits)];
+        take_off(count, base, span, child);
+        held += child != NULL;
+    }
+    scan->held += held - references;
     if (shape->traversed) {
         scan->model->traverse(object, &scan->visitor);
         if (scan->visitor.next > scan->buffer + 192)
@@ -219,6 +233,7 @@ static inline __attribute__((always_inline)) size_t reach_child(struct scan *sca
 
 static void reach_buffer(struct scan *scan)
 {
+    scan->held -= (size_t)(scan->visitor.next - scan->buffer);
     for (hk_object **child = scan->buffer; child < scan->visitor.next; child++) {
         if (scan->top == STACK)
             spill(scan);
@@ -240,11 +255,18 @@ static inline __attribute__((always_inline)) void reach_children(struct scan *sc
         spill(scan);
     void **place = (void **)object + shape->first, **end = place + shape->count;
     size_t top = scan->top;
-    for (; place < end; place++)
+    uint64_t held = 0;
+    for (; place < end; place++) {
         top = reach_child(scan, top, whites, base, span, *place);
-    for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1)
-        top = reach_child(scan, top, whites, base, span, ((void **)object)[__builtin_ctzll(bits)]);
+        held += *place != NULL;
+    }
+    for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
+        void *child = ((void **)object)[__builtin_ctzll(bits)];
+        top = reach_child(scan, top, whites, base, span, child);
+        held += child != NULL;
+    }
     scan->top = top;
+    scan->held -= held - references_of(scan->model, object);
     if (shape->traversed) {
         scan->model->traverse(object, &scan->visitor);
         reach_buffer(scan);
@@ -541,6 +563,7 @@ bool hk_gc_scan(const struct hk_gc_model *model, const struct hk_gc_pools *pools
         found->white_bytes += count * hk_region.pools[pools->items[i]].block_size;
     }
     found->all_plain = !scan.some_special;
+    found->closed = scan.held == 0;
     if (!good)
         hk_gc_blacken(pools);
     return good;

@@ -49,6 +49,7 @@ struct hk_gc_found {
     uint64_t candidates, white;
     uint64_t candidate_bytes, white_bytes; /* of their blocks */
     bool all_plain; /* by shapes; of the candidates */
+    bool closed;    /* what is white refers to nothing but what is white */
 };
 
 /* Of the objects in these pools up to the generation, leaves the white bits of those set that no reference from outside keeps

@@ -12,7 +12,8 @@
  * Plain ones (object.c) skip 1, 2 and 4, and are freed while they are read, in the order of their addresses: a pool in which all
  * are dead in one step. Nobody else's code may run meanwhile, since the white bits of those that are freed still tell the references
  * of the others apart. So one that holds the last reference to something outside is not freed: its other references are
- * made NULL, and it waits in a chain for an ordinary release.
+ * made NULL, and it waits in a chain for an ordinary release. Where the scan says that all the dead are plain and refer to each
+ * other only (closed), they are not even read.
  *
  * The others (special) are put into an array: all the dead, if a finalizer is to run. */
 #include <string.h>
@@ -127,11 +128,28 @@ static hk_object *bury_pool(uint32_t number, hk_object *chain)
     return chain;
 }
 
-static hk_object *bury_plain(const struct hk_gc_pools *pools)
+/* The white objects of a pool, which have nothing to give up. */
+static void free_pool(uint32_t number)
+{
+    const uint64_t *white = &hk_gc_tables.white[(size_t)number * HK_POOL_WORDS];
+    uint64_t *tracked = &hk_gc_tables.tracked[(size_t)number * HK_POOL_WORDS];
+    uint32_t count = 0;
+    for (size_t word = 0; word < HK_POOL_WORDS; word++) {
+        tracked[word] &= ~white[word];
+        count += hk_gc_bits(white[word]);
+    }
+    if (count > 0)
+        hk_pool_free_many(&hk_region.pools[number], white, count);
+}
+
+static hk_object *bury_plain(const struct hk_gc_pools *pools, bool closed)
 {
     hk_object *chain = NULL;
     for (size_t i = 0; i < pools->count; i++)
-        chain = bury_pool(pools->items[i], chain);
+        if (closed)
+            free_pool(pools->items[i]);
+        else
+            chain = bury_pool(pools->items[i], chain);
     for (size_t i = 0; i < pools->count; i++) {
         size_t word = (size_t)pools->items[i] * HK_POOL_WORDS;
         for (size_t end = word + HK_POOL_WORDS; word < end; word++) {
@@ -212,8 +230,10 @@ static void destroy(hk_runtime *runtime, const struct hk_gc_array *special)
 bool hk_dead_survey(const struct hk_gc_pools *pools, const struct hk_gc_found *found, bool all, struct hk_dead *dead)
 {
     *dead = (struct hk_dead){.count = found->white};
-    if (found->white == 0 || (found->all_plain && !all))
+    if (found->white == 0 || (found->all_plain && !all)) {
+        dead->closed = found->closed;
         return true;
+    }
     bool good = true;
     for (int again = 0; good && again < 2; again++) {
         struct hk_gc_whites whites = {.pools = pools};
@@ -258,7 +278,7 @@ void hk_dead_bury(hk_runtime *runtime, const struct hk_gc_pools *pools, struct h
     drop_plain(&dead->special);
     for (size_t i = 0; i < dead->special.count; i++)
         hk_object_each_child(dead->special.items[i], give_up_outside, runtime);
-    hk_object *chain = dead->count > dead->special.count ? bury_plain(pools) : NULL;
+    hk_object *chain = dead->count > dead->special.count ? bury_plain(pools, dead->closed) : NULL;
     destroy(runtime, &dead->special);
     hk_gc_array_free(&dead->special);
     if (chain != NULL)

@@ -220,6 +220,7 @@ struct hk_dead {
     uint64_t count;
     struct hk_gc_array special; /* those that have more to them than memory; all, if there are finalizers to run or `all` */
     bool finalizers, is_all;
+    bool closed; /* all are plain, and refer to each other only */
 };
 bool hk_dead_survey(const struct hk_gc_pools *pools, const struct hk_gc_found *found, bool all, struct hk_dead *dead); /* false: no memory */
 uint64_t hk_dead_prepare(hk_runtime *runtime, struct hk_dead *dead); /* weak references, finalizers; returns how many live on */
