@@ -91,7 +91,7 @@ void hk_gc_pools_free(struct hk_gc_pools *pools)
 
 #define NO_POOL UINT32_MAX
 
-enum { STACK = 1024, RING = 8 };
+enum { STACK = 1024, RING = 32 };
 
 struct scan {
     const struct hk_gc_model *model;
