@@ -81,6 +81,29 @@ static void test_shared_references_to_what_is_outside_are_counted_down(void **st
 /* Old objects are outside of what a young collection looks at. Their finalizers run when it has freed the young ones. */
 static int finalized;
 
+/* What refers to nothing else is freed unread: one reference among thousands has to tell. */
+static void test_one_reference_of_thousands_of_dead_to_the_living_is_given_up(void **state)
+{
+    hk_gc_disable(runtime);
+    enum { N = 3000 };
+    for (int kind = 0; kind < 3; kind++) {
+        struct node *living = node_new();
+        if (kind == 2)
+            hk_gc_collect(runtime, 2); /* not looked at with the dead */
+        for (int i = 0; i < N; i++) {
+            struct node *node = pair_new();
+            if (kind > 0 && i == N / 2)
+                node->third = hk_incref(&living->head);
+            hk_decref(runtime, &node->head);
+        }
+        assert_int_equal(living->head.references, kind > 0 ? 2 : 1);
+        assert_int_equal(hk_gc_collect(runtime, 0), 2 * N);
+        assert_int_equal(living->head.references, 1);
+        hk_decref(runtime, &living->head);
+        assert_int_equal(hk_gc_collect(runtime, 2), 0);
+    }
+}
+
 static void make_and_collect(hk_runtime *one, hk_object *self)
 {
     finalized++;
@@ -350,6 +373,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         EACH(test_last_references_of_the_dead_to_what_is_outside_are_given_up),
+        EACH(test_one_reference_of_thousands_of_dead_to_the_living_is_given_up),
         EACH(test_shared_references_to_what_is_outside_are_counted_down),
         EACH(test_old_objects_whose_last_reference_was_a_young_dead_ones_are_finalized_after_it),
         EACH(test_dead_among_the_living_leave_a_heap_that_is_whole),
