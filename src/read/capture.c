@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -79,11 +80,21 @@ static void out_of_memory(void)
     _exit(1);
 }
 
+/* Of a program with hundreds of thousands of call sites the pages are some ten thousand, each with a fault of its own. */
+static void ask_for_huge_pages(void *start, size_t bytes)
+{
+    const uintptr_t unit = (uintptr_t)2 << 20;
+    uintptr_t first = ((uintptr_t)start + unit - 1) / unit * unit, end = ((uintptr_t)start + bytes) / unit * unit;
+    if (bytes >= 2 * unit && end > first)
+        madvise((void *)first, end - first, MADV_HUGEPAGE);
+}
+
 void *hk_must_calloc(size_t count, size_t size)
 {
     void *p = calloc(count ? count : 1, size ? size : 1);
     if (!p)
         out_of_memory();
+    ask_for_huge_pages(p, count * size);
     return p;
 }
 
@@ -509,6 +520,7 @@ static uint8_t *copy_file(int fd, size_t size, const char *path, enum hk_open_ho
         hk_error_set(error, "%s: no memory for a copy of its %zu bytes", path, size);
         return NULL;
     }
+    ask_for_huge_pages(bytes, size);
     for (int attempt = 0; attempt < 20; attempt++) {
         if (!read_parts(fd, bytes, size, how)) {
             hk_error_set(error, "%s: cannot be read: %s", path, strerror(errno));
@@ -578,8 +590,8 @@ void hk_capture_close(struct hk_capture *c)
 
 /* ---- entries and strings ---- */
 
-bool hk_capture_entry(const struct hk_capture *c, enum hk_section_kind kind, size_t index,
-                      void *entry, size_t size)
+bool hk_capture_entry_of(const struct hk_capture *c, enum hk_section_kind kind, size_t index,
+                         void *entry, size_t size)
 {
     const struct hk_table *t = &c->tables[kind];
     memset(entry, 0, size);

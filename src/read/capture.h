@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/types.h>
 
 #include "capture/format.h"
@@ -94,8 +95,19 @@ void hk_capture_close(struct hk_capture *capture);
 
 /* Entry `index` of section `kind`, copied into `entry` of `size` bytes: cut if the writer's entries
  * are longer, zero-filled if shorter. False (and zeros) if there is no such entry. */
-bool hk_capture_entry(const struct hk_capture *capture, enum hk_section_kind kind, size_t index,
-                      void *entry, size_t size);
+bool hk_capture_entry_of(const struct hk_capture *capture, enum hk_section_kind kind, size_t index,
+                         void *entry, size_t size);
+
+/* Mostly the writer was of our version: then a copy of a size that the compiler knows. */
+static inline bool hk_capture_entry(const struct hk_capture *capture, enum hk_section_kind kind, size_t index,
+                                    void *entry, size_t size)
+{
+    const struct hk_table *t = &capture->tables[kind];
+    if (index >= t->count || t->stride < size)
+        return hk_capture_entry_of(capture, kind, index, entry, size);
+    memcpy(entry, t->base + index * t->stride, size);
+    return true;
+}
 
 /* The string at `offset`, borrowed; "" for 0 and for what is not a terminated string of the
  * section. */

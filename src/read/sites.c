@@ -116,7 +116,7 @@ static uint32_t saturated(uint64_t count)
 
 /* A site of an exact capture, as one of a sampled one would be. `freed` may have been copied before the `total` of the same
  * moment, never the other way that matters: what is more than there was is nothing. */
-static void read_exact(const struct hk_capture *c, size_t index, struct hk_capture_site *raw)
+static void read_exact(const struct hk_capture *c, size_t index, struct hk_capture_site *raw, struct hk_lives *lives)
 {
     struct hk_capture_counters n;
     struct hk_capture_exact_site at;
@@ -144,12 +144,16 @@ static void read_exact(const struct hk_capture *c, size_t index, struct hk_captu
     raw->inherited_bytes = at.inherited_bytes < raw->live_bytes ? at.inherited_bytes : raw->live_bytes;
     memcpy(raw->at_mark, at.at_mark, sizeof raw->at_mark);
     raw->at_mark[raw->mark] = saturated(raw->live_bytes >> 10);
+    /* One that was freed while we read may be counted twice as yet. */
+    if (c->header.minor >= 5)
+        *lives = (struct hk_lives){n.largest, at.sampled, at.temporary < at.sampled ? at.temporary : at.sampled};
 }
 
-static void read_raw(const struct hk_sites *s, size_t index, struct hk_capture_site *raw)
+static void read_raw(const struct hk_sites *s, size_t index, struct hk_capture_site *raw, struct hk_lives *lives)
 {
+    *lives = (struct hk_lives){0, 0, 0};
     if (s->kind == HK_SECTION_EXACT_SITES)
-        read_exact(s->capture, index, raw);
+        read_exact(s->capture, index, raw, lives);
     else
         hk_capture_entry(s->capture, HK_SECTION_SITES, index, raw, sizeof *raw);
 }
@@ -158,7 +162,8 @@ void hk_sites_marks(const struct hk_sites *s, const struct hk_site *site, uint64
                     uint64_t born_in[HK_MARKS])
 {
     struct hk_capture_site raw;
-    read_raw(s, site->entry, &raw);
+    struct hk_lives lives;
+    read_raw(s, site->entry, &raw, &lives);
     hk_growth_update(&raw, s->capture->status.marks_generation, s->capture->mark_count, at_mark, born_in);
 }
 
@@ -175,24 +180,13 @@ void hk_lives_add(struct hk_lives *sum, const struct hk_lives *more)
     sum->temporary += more->temporary;
 }
 
-/* Of an exact site. One that was freed while we read may be counted twice as yet. */
-static struct hk_lives read_lives(const struct hk_sites *s, size_t index)
-{
-    struct hk_capture_counters n;
-    struct hk_capture_exact_site at;
-    if (!hk_sites_have_lives(s))
-        return (struct hk_lives){0, 0, 0};
-    hk_capture_entry(s->capture, HK_SECTION_COUNTERS, index, &n, sizeof n);
-    hk_capture_entry(s->capture, HK_SECTION_EXACT_SITES, index, &at, sizeof at);
-    return (struct hk_lives){n.largest, at.sampled, at.temporary < at.sampled ? at.temporary : at.sampled};
-}
-
 static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site, uint64_t at_mark[HK_MARKS],
                       uint64_t born_in[HK_MARKS])
 {
     const struct hk_capture *c = s->capture;
     struct hk_capture_site raw;
-    read_raw(s, index, &raw);
+    struct hk_lives lives;
+    read_raw(s, index, &raw, &lives);
     if (raw.domain > 3 || (raw.node && raw.node >= c->tables[HK_SECTION_NODES].count))
         return false;
 
@@ -212,9 +206,9 @@ static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site, ui
         .inherited_bytes = raw.inherited_bytes,
         .samples_total = raw.samples_total,
         .samples_live = raw.samples_live,
+        .lives = lives,
         .entry = (uint32_t)index,
     };
-    site->lives = read_lives(s, index);
     hk_growth_update(&raw, c->status.marks_generation, c->mark_count, at_mark, born_in);
     return true;
 }
