@@ -397,6 +397,19 @@ static __attribute__((noinline)) void *main_malloc_late(hk_heap *heap, size_t si
     return block;
 }
 
+/* The same where the cache does not know the stack. */
+static __attribute__((noinline)) void *main_malloc_missed(int domain, hk_heap *heap, size_t size, struct hk_pool *pool, const void *state,
+                                                          uint64_t key)
+{
+    uint32_t site = hk_exact_site_missed(domain, state, key);
+    if (__builtin_expect(site != HK_EXACT_NONE, 1))
+        return main_malloc_late(heap, size, pool, hk_slot_word(site, 0));
+    void *block = pool->free;
+    heap->budget -= (int64_t)size;
+    pool->free = *(void **)block;
+    return block;
+}
+
 /* hk_malloc_unlocked, and the block is counted. No call is made on the usual way, but as the last thing. */
 static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_heap *heap, size_t size, int way)
 {
@@ -414,7 +427,7 @@ static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_he
         return main_malloc_slow(domain, heap, size);
     const struct hk_key_entry *entry = hk_exact_entry(key);
     if (__builtin_expect(entry->key != key, 0))
-        return main_malloc_slow(domain, heap, size);
+        return main_malloc_missed(domain, heap, size, pool, state, key);
     uint32_t word = entry->word;
     struct hk_capture_counters *counters = counters_of(word);
     int64_t headroom = hk_exact.headroom - (int64_t)size;

@@ -289,15 +289,10 @@ static bool is_doubtful(void)
     return false;
 }
 
-uint32_t hk_exact_site_main(int domain)
+/* Of a stack that the cache does not know. */
+static uint32_t site_of_key(const void *state, uint64_t start, uint64_t key, int domain)
 {
-    const void *state = hk_exact_stacks.state();
-    meet_thread();
-    if (state == NULL || !hk_cpython_stacks_ready(domain))
-        return site_blind(domain, false);
-    uint64_t start = hk_exact_start(domain), key = long_key_of(state, start);
     struct hk_key_entry *entry = hk_exact_entry(key);
-    prefetch_key(key); /* while we wait for the cache's */
     if (!comparison.is_asked && find_again(entry, key))
         return hk_slot_site(entry->word);
     if (comparison.is_asked || is_doubtful()) {
@@ -316,6 +311,24 @@ uint32_t hk_exact_site_main(int domain)
     if (site != HK_EXACT_NONE)
         add_key(key, hk_slot_word(site, 0));
     return site;
+}
+
+uint32_t hk_exact_site_main(int domain)
+{
+    const void *state = hk_exact_stacks.state();
+    meet_thread();
+    if (state == NULL || !hk_cpython_stacks_ready(domain))
+        return site_blind(domain, false);
+    uint64_t start = hk_exact_start(domain), key = long_key_of(state, start);
+    prefetch_key(key); /* while we wait for the cache's */
+    return site_of_key(state, start, key, domain);
+}
+
+uint32_t hk_exact_site_missed(int domain, const void *state, uint64_t key)
+{
+    if (__builtin_expect(hk_exact_thread == 0, 0))
+        return hk_exact_site_main(domain);
+    return site_of_key(state, hk_exact_start(domain), key, domain);
 }
 
 void hk_exact_stacks_say(void)

@@ -96,6 +96,8 @@ void hk_exact_sites_forget(void); /* the recorder has begun anew */
 /* The site of this thread's stack, whatever is known of stacks (main lane), or of a thread whose state is given, or NULL
  * (hk_exact_apart is held). */
 uint32_t hk_exact_site_main(int domain);
+/* The same where stacks may be walked, and the key is known, but the cache does not have it. */
+uint32_t hk_exact_site_missed(int domain, const void *state, uint64_t key);
 uint32_t hk_exact_site_apart(int domain, const void *state);
 
 /* --- exact_chain.c: the key of a long stack where there are no marks; the main lane --- */
@@ -215,7 +217,7 @@ static inline __attribute__((always_inline)) uint32_t hk_exact_site_here(int dom
     struct hk_key_entry *entry = hk_exact_entry(key);
     if (__builtin_expect(entry->key == key, 1))
         return hk_slot_site(entry->word);
-    return hk_exact_site_main(domain);
+    return hk_exact_site_missed(domain, state, key);
 }
 
 #endif
