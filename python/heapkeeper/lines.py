@@ -16,7 +16,8 @@ for a part of a program:
     8388704
 
 A line is charged with what its thread allocates and frees while it runs, in Python's three domains and in what it calls;
-what other threads do meanwhile changes nothing. No wrapper is put around a function: its code object is known to the library,
+what other threads do meanwhile changes nothing. Under ``heapkeeper run --native`` so it is with malloc's memory, in figures of
+its own; ``LineProfile(rss=True)`` adds what the process's resident size changed by. No wrapper is put around a function: its code object is known to the library,
 which is told by sys.monitoring (3.12 on) or a trace function that stands in no other tool's way.
 """
 
@@ -34,6 +35,8 @@ from collections import namedtuple
 __all__ = ["FunctionLines", "Line", "LineProfile", "profile", "why_not"]
 
 _ROW = struct.Struct("QQQQQqqqq")  # struct hk_line
+_MORE = struct.Struct("QQQQq")  # struct hk_line_more
+_NATIVE, _RSS = 1, 2  # HK_LINE_NATIVE, HK_LINE_RSS
 _CODE_HAS_LINES = hasattr(types.CodeType, "co_lines")
 _began = time.time()
 
@@ -187,7 +190,7 @@ def _can_be_profiled(thing):
 class _Entry:
     """A function in a profile."""
 
-    def __init__(self, function, name=None):
+    def __init__(self, function, name=None, rss=False):
         if isinstance(function, types.CodeType):
             code, self.module = function, None
             self.qualname = name or getattr(code, "co_qualname", code.co_name)
@@ -197,7 +200,8 @@ class _Entry:
         self.codes = _nested(code)
         self.numbers = sorted(set().union(*(_lines_of(c) for c in self.codes if c.co_filename == code.co_filename)) | {code.co_firstlineno})
         self.first, self.last = code.co_firstlineno, max(self.numbers[-1], code.co_firstlineno)
-        self.table = _find_engine().table(self.first, self.last)
+        self.native, self.rss = _find_engine().has_native(), rss
+        self.table = _engine.table(self.first, self.last, (_NATIVE if self.native else 0) | (_RSS if rss else 0))
         for each in self.codes:
             _engine.add(self.table, each, each is code)
 
@@ -214,7 +218,8 @@ class _Entry:
 
 # --- results ---
 
-_LINE = namedtuple("_LINE", "line hits net allocated freed peak blocks freed_blocks live live_max first_live")
+_LINE = namedtuple("_LINE", "line hits net allocated freed peak blocks freed_blocks live live_max first_live "
+                            "native_net native_allocated native_freed native_blocks native_freed_blocks rss")
 
 
 class Line(_LINE):
@@ -226,30 +231,41 @@ class Line(_LINE):
     allocated, freed, blocks, freed_blocks
     peak        the most that lived above what lived when the line began, of all its visits
     live        what lived in Python's heap after it, at its last visit; live_max: at most; first_live: when it began first
+    native_net, native_allocated, native_freed, native_blocks, native_freed_blocks
+                the same of what C code allocated by malloc and its family; None: not under --native
+    rss         what the process's resident size rose by while it ran, whoever did it; None: was not asked for
     """
 
     __slots__ = ()
 
 
 class FunctionLines:
-    """A function's figures, as they were when they were asked for; see Line. `peak` is above what lived when a call began;
+    """A function's figures, as they were when they were asked for; see Line. `has_native` and `has_rss` say what there is. `peak` is above what lived when a call began;
     `start_live` what lived when the first call began, None: it was not called."""
 
     def __init__(self, entry):
         self.code, self.module, self.qualname = entry.code, entry.module, entry.qualname
         self.name, self.filename = entry.code.co_name, entry.code.co_filename
         self.first_line, self.last_line = entry.first, entry.last
-        self.calls, self.peak, start, data = _engine.figures(entry.table)
+        self.has_native, self.has_rss = entry.native, entry.rss
+        self.calls, self.peak, start, data, more = _engine.figures(entry.table)
         self.start_live = start if start >= 0 else None
         rows = list(_ROW.iter_unpack(data))
-        self.lines = [self._line(number, rows[number - entry.first]) for number in entry.numbers if entry.first <= number <= entry.last]
+        beside = list(_MORE.iter_unpack(more)) if more is not None else [(None,) * 5] * len(rows)
+        self.lines = [self._line(number, rows[number - entry.first], beside[number - entry.first])
+                      for number in entry.numbers if entry.first <= number <= entry.last]
         for what in "net", "allocated", "freed", "blocks", "freed_blocks":
             setattr(self, what, sum(getattr(line, what) for line in self.lines))
+            what = "native_" + what
+            setattr(self, what, sum(getattr(line, what) for line in self.lines) if self.has_native else None)
+        self.rss = sum(line.rss for line in self.lines) if self.has_rss else None
 
-    @staticmethod
-    def _line(number, row):
+    def _line(self, number, row, more):
         hits, allocated, freed, blocks, freed_blocks, peak, live, live_max, first_live = row
-        return Line(number, hits, allocated - freed, allocated, freed, peak, blocks, freed_blocks, live, live_max, first_live)
+        got, gave, native_blocks, native_freed_blocks, rss = more
+        native = (got - gave, got, gave, native_blocks, native_freed_blocks) if self.has_native else (None,) * 5
+        return Line(number, hits, allocated - freed, allocated, freed, peak, blocks, freed_blocks, live, live_max, first_live, *native,
+                    rss if self.has_rss else None)
 
     def source(self):
         """The lines of the function's text, from first_line on; [] where it cannot be read."""
@@ -276,10 +292,12 @@ class FunctionLines:
 
 
 class LineProfile:
-    """A profile of some functions, line by line, while it is enabled. There may be many at a time, also of the same function."""
+    """A profile of some functions, line by line, while it is enabled. There may be many at a time, also of the same function.
+    rss: with what the process's resident size changes by, which is read at each line, some microseconds."""
 
-    def __init__(self, *functions):
+    def __init__(self, *functions, rss=False):
         self._entries = {}
+        self._rss = bool(rss)
         self._depth = 0
         for function in functions:
             self.add_function(function)
@@ -290,12 +308,12 @@ class LineProfile:
         for found in _functions_of(function):
             code = found if isinstance(found, types.CodeType) else found.__code__
             if code not in self._entries:
-                self._add(code, _Entry(found))
+                self._add(code, _Entry(found, rss=self._rss))
         return function
 
     def _add_code(self, code, name):
         if code not in self._entries:
-            self._add(code, _Entry(code, name))
+            self._add(code, _Entry(code, name, self._rss))
 
     def _add(self, code, entry):
         self._entries[code] = entry
@@ -372,7 +390,7 @@ class _Profile:
         @profile
         def load(path): ...
 
-        @profile(stream=open("lines.txt", "w"))
+        @profile(stream=open("lines.txt", "w"), rss=True)
         def store(path): ...
 
     The figures are the sums of all calls. profile.show() shows them earlier, profile.results() has them as objects, profile.reset()
@@ -382,31 +400,31 @@ class _Profile:
     """
 
     def __init__(self):
-        self._profiles = []  # (stream, LineProfile)
+        self._profiles = []  # (stream, rss, LineProfile)
         self._pid = None
         self._warned = False
 
-    def __call__(self, func=None, stream=None, precision=None, backend=None):
+    def __call__(self, func=None, stream=None, precision=None, backend=None, rss=False):
         if func is None:
-            return functools.partial(self, stream=stream)
+            return functools.partial(self, stream=stream, rss=rss)
         why = why_not()
         if why is None:
-            self._of(stream).add_function(func)
+            self._of(stream, bool(rss)).add_function(func)
         elif not self._warned:
             self._warned = True
             print("heapkeeper: @profile measures nothing: %s" % why, file=sys.stderr)
         return func
 
-    def _of(self, stream):
-        for known, lines in self._profiles:
-            if known is stream:
+    def _of(self, stream, rss):
+        for known, with_rss, lines in self._profiles:
+            if known is stream and with_rss == rss:
                 return lines
         if not self._profiles:
             self._pid = os.getpid()
             atexit.register(self._at_exit)
-        lines = LineProfile()
+        lines = LineProfile(rss=rss)
         lines.enable()
-        self._profiles.append((stream, lines))
+        self._profiles.append((stream, rss, lines))
         return lines
 
     def _at_exit(self):
@@ -415,15 +433,15 @@ class _Profile:
 
     def show(self, stream=None, color=None):
         """Every decorated function, to stream, or each to its own (default: standard error)."""
-        for own, lines in self._profiles:
+        for own, _, lines in self._profiles:
             lines.show(own if stream is None else stream, color)
 
     def results(self):
         """[FunctionLines] of every decorated function."""
-        return [function for _, lines in self._profiles for function in lines.functions()]
+        return [function for _, _, lines in self._profiles for function in lines.functions()]
 
     def reset(self):
-        for _, lines in self._profiles:
+        for _, _, lines in self._profiles:
             lines.reset()
 
     def __repr__(self):

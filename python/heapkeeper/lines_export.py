@@ -4,7 +4,7 @@ import html
 import json
 import sys
 
-from .lines_text import _size, clean, heading, notes
+from .lines_text import cells, clean, columns, heading, is_seen, notes
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --dim: #6b7178; --back: #ffffff; --line: #e3e6ea; --bar: #f4c58a; --hot: #8a4b00; }
@@ -23,19 +23,20 @@ tr.quiet td { color: var(--dim); } tr.hot td.bar { color: var(--hot); font-weigh
 @media print { body { margin: 0; } .scroll { overflow: visible; } }
 """
 
-_COLUMNS = (("Line", "its number in the file"), ("Hits", "how often it was come to"), ("Net", "allocated less freed while it ran"),
-            ("Allocated", "bytes that were asked for"), ("Freed", "bytes that were given back"),
-            ("Peak", "the most that lived above what lived when it began, of all visits"), ("Blocks", "that were allocated"))
-
-
-def _sizes(thing):
-    return {"net_bytes": thing.net, "allocated_bytes": thing.allocated, "freed_bytes": thing.freed, "peak_bytes": thing.peak,
-            "blocks": thing.blocks, "freed_blocks": thing.freed_blocks}
+def _sizes(thing, function):
+    found = {"net_bytes": thing.net, "allocated_bytes": thing.allocated, "freed_bytes": thing.freed, "peak_bytes": thing.peak,
+             "blocks": thing.blocks, "freed_blocks": thing.freed_blocks}
+    if function.has_native:
+        found.update(native_net_bytes=thing.native_net, native_allocated_bytes=thing.native_allocated, native_freed_bytes=thing.native_freed,
+                     native_blocks=thing.native_blocks, native_freed_blocks=thing.native_freed_blocks)
+    if function.has_rss:
+        found["rss_bytes"] = thing.rss
+    return found
 
 
 def _line(line, function, source):
     at = line.line - function.first_line
-    return {"line": line.line, "source": source[at] if at < len(source) else None, "hits": line.hits, **_sizes(line),
+    return {"line": line.line, "source": source[at] if at < len(source) else None, "hits": line.hits, **_sizes(line, function),
             "live_bytes": line.live, "live_max_bytes": line.live_max}
 
 
@@ -44,23 +45,20 @@ def as_json(functions):
     for function in functions:
         source = function.source()
         found.append({"qualified_name": function.qualname, "function": function.name, "file": function.filename,
-                      "first_line": function.first_line, "last_line": function.last_line, "calls": function.calls, **_sizes(function),
+                      "first_line": function.first_line, "last_line": function.last_line, "calls": function.calls, **_sizes(function, function),
                       "start_live_bytes": function.start_live, "source_changed": function.source_changed,
                       "lines": [_line(line, function, source) for line in function.lines]})
     return json.dumps({"format": "heapkeeper-line-profile-1", "program": sys.argv[:1], "python": "%d.%d.%d" % sys.version_info[:3],
                        "functions": found}, indent=1) + "\n"
 
 
-def _row(number, line, text, most):
-    cells, kind = ["<td>%d</td>" % number], "quiet"
-    if line is None or not (line.hits or line.allocated or line.freed):
-        cells += ["<td></td>"] * 6
-    else:
+def _row(function, number, line, text, most):
+    shown, kind = cells(function, line) if line else (number,) + ("",) * (len(columns(function)) - 1), "quiet"
+    row = ["<td>%s</td>" % cell for cell in shown]
+    if line and is_seen(line):
         kind = "hot" if 2 * line.allocated >= most > 1 else ""
-        cells += ["<td>%s</td>" % value for value in (line.hits or "", _size(line.net, True))]
-        cells.append('<td class="bar" style="--share:%.1f%%">%s</td>' % (100 * line.allocated / most, _size(line.allocated)))
-        cells += ["<td>%s</td>" % value for value in (_size(line.freed), _size(line.peak), line.blocks)]
-    return '<tr class="%s">%s<td class="source">%s</td></tr>' % (kind, "".join(cells), html.escape(clean(text)))
+        row[3] = '<td class="bar" style="--share:%.1f%%">%s</td>' % (100 * line.allocated / most, shown[3])
+    return '<tr class="%s">%s<td class="source">%s</td></tr>' % (kind, "".join(row), html.escape(clean(text)))
 
 
 def _function(function):
@@ -71,11 +69,18 @@ def _function(function):
     for note in notes(function, source):
         yield "<p>note: %s</p>" % html.escape(note)
     yield '<div class="scroll"><table><thead><tr>%s<th class="source">Source</th></tr></thead><tbody>' % "".join(
-        '<th title="%s">%s</th>' % (meaning, name) for name, meaning in _COLUMNS)
+        '<th title="%s">%s</th>' % (html.escape(meaning), name) for name, meaning in columns(function))
     numbers = range(function.first_line, function.first_line + len(source)) if source else sorted(known)
     for number in numbers:
-        yield _row(number, known.get(number), source[number - function.first_line] if source else "", most)
+        yield _row(function, number, known.get(number), source[number - function.first_line] if source else "", most)
     yield "</tbody></table></div>"
+
+
+def _said(functions):
+    if any(function.has_native for function in functions):
+        yield " Native: of malloc's memory, which C code allocated."
+    if any(function.has_rss for function in functions):
+        yield " RSS: of the process, whichever thread it was."
 
 
 def as_html(functions):
@@ -85,5 +90,5 @@ def as_html(functions):
             'content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:"><meta name="viewport" content="width=device-width">'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
             "<title>%s: memory by line</title><style>%s</style></head>\n<body><h1>%s: memory by line</h1>\n"
-            "<p>Bytes of Python's heap, of the thread that ran the line; with what it called. Bars: allocated.</p>\n%s\n</body></html>\n"
-            % (name, _STYLE, name, body))
+            "<p>Bytes of Python's heap, of the thread that ran the line; with what it called. Bars: allocated.%s</p>\n%s\n</body></html>\n"
+            % (name, _STYLE, name, "".join(_said(functions)), body))

@@ -69,8 +69,8 @@ class Pattern:
 class Chooser:
     """Adds to a profile what the patterns want; without any, what is in the main script."""
 
-    def __init__(self, patterns):
-        self.profile = lines.LineProfile()
+    def __init__(self, patterns, rss=False):
+        self.profile = lines.LineProfile(rss=rss)
         self.patterns = [Pattern(text) for text in patterns]
         self.names = set()
         self.main = None
@@ -205,7 +205,7 @@ def begin():
     if why is not None:
         _say("--lines: " + why)
         return None
-    chooser = Chooser(patterns)
+    chooser = Chooser(patterns, rss=os.environ.get("HEAPKEEPER_LINES_RSS") == "1")
     try:
         chooser.profile.enable()
     except RuntimeError as error:

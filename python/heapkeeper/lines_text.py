@@ -5,8 +5,8 @@ import shutil
 
 from .tracker import _format_size
 
-_COLUMNS = ("Line", "Hits", "Net", "Allocated", "Freed", "Peak", "Blocks")
 _WIDTHS = (6, 9, 12, 11, 11, 11, 9)
+_WIDTH_MORE = 14
 _BOLD, _DIM, _HOT, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
 
 
@@ -23,22 +23,46 @@ def _size(bytes_, signed=False):
     return _format_size(bytes_, signed) if bytes_ else "0"
 
 
-def _cells(line):
-    if not line.hits and not line.allocated and not line.freed:
-        return (line.line, "", "", "", "", "", "")
-    return (line.line, line.hits or "", _size(line.net, True), _size(line.allocated), _size(line.freed), _size(line.peak),
-            line.blocks)
+_COLUMNS = (("Line", "its number in the file"), ("Hits", "how often it was come to"), ("Net", "allocated less freed while it ran"),
+            ("Allocated", "bytes that were asked for"), ("Freed", "bytes that were given back"),
+            ("Peak", "the most that lived above what lived when it began, of all visits"), ("Blocks", "that were allocated"))
+_NATIVE_COLUMNS = (("Native net", "the same of what C code allocated by malloc"), ("Native alloc.", "bytes that malloc gave"))
+_RSS_COLUMNS = (("RSS", "what the process's resident size rose by while it ran, whoever did it"),)
 
 
-def _row(cells):
-    return "".join(str(cell).rjust(width) for cell, width in zip(cells, _WIDTHS))
+def columns(function):
+    """(name, meaning) of what is shown for a line."""
+    return _COLUMNS + (_NATIVE_COLUMNS if function.has_native else ()) + (_RSS_COLUMNS if function.has_rss else ())
+
+
+def cells(function, line):
+    """A line's, as text; empty where it did not run."""
+    if not is_seen(line):
+        return (line.line,) + ("",) * (len(columns(function)) - 1)
+    found = (line.line, line.hits or "", _size(line.net, True), _size(line.allocated), _size(line.freed), _size(line.peak), line.blocks)
+    if function.has_native:
+        found += (_size(line.native_net, True), _size(line.native_allocated))
+    return found + ((_size(line.rss, True),) if function.has_rss else ())
+
+
+def is_seen(line):
+    return bool(line.hits or line.allocated or line.freed or line.native_allocated or line.native_freed or line.rss)
+
+
+def _row(row):
+    return "".join(str(cell).rjust(width) for cell, width in zip(row, _WIDTHS + (_WIDTH_MORE,) * (len(row) - len(_WIDTHS))))
 
 
 def heading(function):
     calls = "%d call%s" % (function.calls, "" if function.calls == 1 else "s")
-    return "%s: %s" % (clean(function.filename), clean(function.qualname)), "%s, net %s, allocated %s in %d block%s, peak %s" % (
+    figures = "%s, net %s, allocated %s in %d block%s, peak %s" % (
         calls, _size(function.net, True), _size(function.allocated), function.blocks, "" if function.blocks == 1 else "s",
         _size(function.peak))
+    if function.has_native:
+        figures += "; native: net %s, allocated %s" % (_size(function.native_net, True), _size(function.native_allocated))
+    if function.has_rss:
+        figures += "; resident size %s" % _size(function.rss, True)
+    return "%s: %s" % (clean(function.filename), clean(function.qualname)), figures
 
 
 def notes(function, source):
@@ -57,7 +81,7 @@ def _function(function, color, width):
     yield paint(place, _BOLD) + "  " + figures
     for note in notes(function, source):
         yield paint("note: " + note, _DIM)
-    yield paint(_row(_COLUMNS) + "  Source", _DIM)
+    yield paint(_row([name for name, _ in columns(function)]) + "  Source", _DIM)
     most = max([line.allocated for line in function.lines] + [1])
     known = {line.line: line for line in function.lines}
     last = function.first_line + len(source) - 1 if source else function.last_line
@@ -66,7 +90,7 @@ def _function(function, color, width):
         if not source and (line is None or not line.hits):
             continue
         text = clean(source[number - function.first_line]) if source else ""
-        row = _row(_cells(line)) if line else _row((number,) + ("",) * 6)
+        row = _row(cells(function, line) if line else (number,) + ("",) * (len(columns(function)) - 1))
         if width:
             text = text[:max(width - len(row) - 2, 20)]
         if line and 2 * line.allocated >= most > 1:

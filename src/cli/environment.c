@@ -214,7 +214,7 @@ static bool set_lines(const struct hk_settings *s, struct hk_error *error)
         return false;
     snprintf(pid, sizeof pid, "%d", (int)getpid());
     bool done = set("HEAPKEEPER_LINES", s->lines) && set("HEAPKEEPER_LINES_PID", s->lines ? pid : NULL) && set("HEAPKEEPER_LINES_MODULE", module) &&
-                set("HEAPKEEPER_LINES_OUTPUT", s->lines ? s->lines_output : NULL);
+                set("HEAPKEEPER_LINES_OUTPUT", s->lines ? s->lines_output : NULL) && set("HEAPKEEPER_LINES_RSS", s->lines_rss ? "1" : NULL);
     if (!done)
         hk_error_set(error, "the environment cannot be set: %s", strerror(errno));
     free(module);

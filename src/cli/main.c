@@ -46,6 +46,7 @@ static const char run_usage[] =
     "  --lines[=PATTERN]   figures beside the source of functions, line by line, at the program's end: those of the\n"
     "                      main script, or shop.put, Cart.add, shop.py:*, shop.*; several with commas\n"
     "  --lines-output FILE to FILE: text, or as it ends in .html or .json\n"
+    "  --rss               with --lines: what the resident size rose by, too\n"
     "  --native            memory of the C library's malloc, too, and in all children; of a program "
     "without\n"
     "                      Python it is recorded always\n"

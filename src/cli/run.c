@@ -33,7 +33,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, BOUND };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, RSS, BOUND };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -125,6 +125,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
         return 0;
     case LINES_OUTPUT:
         return take_lines_output(&o->settings, optarg);
+    case RSS:
+        o->settings.lines_rss = true;
+        return 0;
     case NATIVE:
         o->settings.native = true;
         return 0;
@@ -186,6 +189,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"memory-profiler", no_argument, NULL, MEMORY_PROFILER},
         {"lines", optional_argument, NULL, LINES},
         {"lines-output", required_argument, NULL, LINES_OUTPUT},
+        {"rss", no_argument, NULL, RSS},
         {"bound", required_argument, NULL, BOUND},
         {"native", no_argument, NULL, NATIVE},
         {"native-stacks", no_argument, NULL, NATIVE_STACKS},
@@ -220,7 +224,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     if (o->settings.debug && o->settings.native)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --debug and --native exclude each other: malloc's blocks "
                                           "have no debug mode");
-    if (o->settings.lines_output && !o->settings.lines)
+    if ((o->settings.lines_output || o->settings.lines_rss) && !o->settings.lines)
         add_lines(&o->settings, NULL);
     if (o->settings.lines && o->settings.debug)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --lines and --debug exclude each other");

@@ -22,7 +22,9 @@ struct hk_thread {
 };
 
 hk_heap hk_no_member = {.current = {[0 ... HK_CLASSES - 1] = &hk_no_pool}, .mode = HK_LOCK_MEMBER};
+hk_heap hk_counted_member = {.current = {[0 ... HK_CLASSES - 1] = &hk_no_pool}, .mode = HK_LOCK_MEMBER};
 hk_heap *hk_process_heap;
+struct hk_counted *(*hk_counted_here)(void);
 bool hk_threads_host_forks;
 __thread struct hk_local hk_local;
 __thread hk_heap *hk_process_member = &hk_no_member;
@@ -181,9 +183,17 @@ static struct hk_thread *thread_begin(void)
 static hk_heap *use_now(hk_heap *facade, hk_heap *member)
 {
     hk_local.mine = (struct hk_mine){facade, member};
-    if (facade == hk_process_heap)
+    if (facade == hk_process_heap && hk_process_member != &hk_counted_member)
         hk_process_member = member;
     return member;
+}
+
+bool hk_threads_count(void)
+{
+    if (hk_process_heap == NULL || hk_counted_here == NULL)
+        return false;
+    hk_process_member = &hk_counted_member;
+    return true;
 }
 
 hk_heap *hk_threads_known(hk_heap *facade)

@@ -86,7 +86,18 @@ extern __thread struct hk_local hk_local;
 /* This thread's member of the process's facade; &hk_no_member until it has one, and after it has ended. */
 extern __thread hk_heap *hk_process_member;
 extern hk_heap hk_no_member;     /* has no blocks; never written */
+extern hk_heap hk_counted_member; /* another such, in the place of a thread's own: see struct hk_counted */
 extern hk_heap *hk_process_heap; /* NULL: not made yet */
+
+/* What a thread allocates by malloc and frees, bytes as malloc_usable_size has them. In a thread that is counted hk_process_member is
+ * &hk_counted_member, so that each call goes the slow way, where it is counted (hosts/malloc/family_count.c); nobody else pays. A block that grows
+ * counts as freed and allocated, one that shrinks as partly freed. */
+struct hk_counted {
+    uint64_t allocated, freed, blocks, freed_blocks;
+};
+/* Whoever counts sets it before the first thread begins. This thread's; NULL: it is not counted (any more). In a hook. */
+extern struct hk_counted *(*hk_counted_here)(void);
+bool hk_threads_count(void); /* this thread, from now on. False: malloc is not ours. Not in a hook */
 
 /* Makes the facade that is the malloc of this process, or returns it; NULL: no memory. In the constructor or at the
  * first malloc, before there are threads. It calls pthread_key_create and pthread_atfork (unless

@@ -130,20 +130,29 @@ static const char *find_line(const char *text, const char *beginning)
     return NULL;
 }
 
+HK_HOT uint64_t hk_record_resident(void)
+{
+    HK_HOT_TABLE static const char statm[] = "/proc/self/statm";
+    char text[256];
+
+    read_file(statm, text, sizeof text);
+    const char *at = strchr(text, ' ');
+    if (!at)
+        return 0;
+    at++;
+    return hk_rec_parse_number(&at, 10) * hk_os_page_size();
+}
+
 /* Resident memory now; its peak (a larger file, so rarely) from the kernel's own count. */
 HK_HOT void hk_rec_read_rss(bool peak_too)
 {
-    HK_HOT_TABLE static const char statm[] = "/proc/self/statm", status[] = "/proc/self/status", peak_is[] = "VmHWM:";
+    HK_HOT_TABLE static const char status[] = "/proc/self/status", peak_is[] = "VmHWM:";
     char text[2048];
     const char *at;
+    uint64_t now = hk_record_resident();
 
-    if (read_file(statm, text, sizeof text) > 0) {
-        at = strchr(text, ' ');
-        if (at) {
-            at++;
-            hk_rec.rss = hk_rec_parse_number(&at, 10) * hk_rec.page;
-        }
-    }
+    if (now != 0)
+        hk_rec.rss = now;
     if (peak_too && read_file(status, text, sizeof text) > 0 &&
         (at = find_line(text, peak_is))) {
         at += sizeof(peak_is) - 1;

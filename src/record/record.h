@@ -150,6 +150,9 @@ void hk_record_set_stacks(enum hk_capture_stacks stacks, const char *why);
 void hk_record_set_python(uint32_t version, uint32_t flags);
 void hk_record_count_foreign(bool by_libc_name);
 
+/* Bytes of the process that are in memory now, from /proc; 0: it cannot be read. Some microseconds; a record need not be at work. */
+uint64_t hk_record_resident(void);
+
 /* The program is done and its runtime begins to tear down: takes the last point and keeps every
  * figure as it is now; what is allocated and freed from here on is not the program's. For the
  * heap's free hooks: cheap when repeated. */

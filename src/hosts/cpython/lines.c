@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "record/record.h"
+
 #define FIRST_RECORDS 32u
 #define FIRST_CODES 64u
 #define QUICK_CALLS 100u
@@ -18,6 +20,7 @@ static struct {
 } codes;
 
 static uint32_t enabled; /* tables */
+static uint32_t enabled_native; /* of them, that want malloc's memory. Read in hooks of any thread: atomic */
 
 static int64_t larger(int64_t a, int64_t b)
 {
@@ -98,7 +101,19 @@ static void code_remove(struct hk_line_code *code)
 
 /* --- tables --- */
 
-struct hk_line_table *hk_line_table_new(int first, int last)
+static void table_release(struct hk_line_table *table)
+{
+    hk_libc.free(table->lines);
+    hk_libc.free(table->more);
+    hk_libc.free(table);
+}
+
+static size_t rows(const struct hk_line_table *table)
+{
+    return (size_t)table->count + 1;
+}
+
+struct hk_line_table *hk_line_table_new(int first, int last, int wants)
 {
     struct hk_line_table *table = hk_libc.calloc(1, sizeof(*table));
     if (table == NULL)
@@ -106,10 +121,13 @@ struct hk_line_table *hk_line_table_new(int first, int last)
     table->first = first;
     table->count = last >= first ? last - first + 1 : 0;
     table->first_live = -1;
-    table->lines = hk_libc.calloc((size_t)table->count + 1, sizeof(*table->lines));
-    if (table->lines != NULL)
+    table->wants = wants;
+    table->lines = hk_libc.calloc(rows(table), sizeof(*table->lines));
+    if (wants != 0)
+        table->more = hk_libc.calloc(rows(table), sizeof(*table->more));
+    if (table->lines != NULL && (wants == 0 || table->more != NULL))
         return table;
-    hk_libc.free(table);
+    table_release(table);
     return NULL;
 }
 
@@ -150,7 +168,45 @@ static void span_ends(struct hk_line_record *record)
     record->code = NULL;
 }
 
+/* --- what is beside Python's memory --- */
+
+bool hk_line_has_native(void)
+{
+    return hk_process_heap != NULL;
+}
+
+/* For a thread whose calls of malloc are counted. In a hook. */
+static struct hk_counted *counted_here(void)
+{
+    return hk_line_number != 0 && __atomic_load_n(&enabled_native, __ATOMIC_RELAXED) != 0 ? &hk_line_here()->native : NULL;
+}
+
+static struct hk_line_more more_now(const struct hk_line_thread *thread, const struct hk_line_table *table)
+{
+    return (struct hk_line_more){.native = thread->native, .rss = table->wants & HK_LINE_RSS ? (int64_t)hk_record_resident() : 0};
+}
+
+void hk_line_charge_more(const struct hk_line_thread *thread, struct hk_line_record *record)
+{
+    const struct hk_line_more now = more_now(thread, record->table), since = record->more_since;
+    struct hk_line_more *more = &record->table->more[record->line - record->table->lines];
+    more->native.allocated += now.native.allocated - since.native.allocated;
+    more->native.freed += now.native.freed - since.native.freed;
+    more->native.blocks += now.native.blocks - since.native.blocks;
+    more->native.freed_blocks += now.native.freed_blocks - since.native.freed_blocks;
+    more->rss += now.rss - since.rss;
+    record->more_since = now;
+}
+
 /* --- records --- */
+
+/* What was counted before is none of the record's business. */
+static void count_from_here(const struct hk_line_thread *thread, struct hk_line_record *record)
+{
+    record->since = thread->counts;
+    if (record->table->more != NULL)
+        record->more_since = more_now(thread, record->table);
+}
 
 /* The most that lived since the newest event, for the records of the innermost frame; what comes next begins anew. */
 static inline void hand_down(struct hk_line_thread *thread, int64_t live, int64_t most)
@@ -194,11 +250,11 @@ static void push(struct hk_line_thread *thread, const struct hk_line_link *link,
             table->first_live = live;
     }
     table->running++;
-    thread->records[thread->depth] = (struct hk_line_record){
+    struct hk_line_record *record = &thread->records[thread->depth];
+    *record = (struct hk_line_record){
         .table = table,
         .frame = frame,
         .line = hk_line_of(table, line),
-        .since = thread->counts,
         .start = live,
         .most = live,
         .call_start = live,
@@ -206,6 +262,9 @@ static void push(struct hk_line_thread *thread, const struct hk_line_link *link,
         .outer = outer,
         .is_shared = thread->depth > 0 && thread->records[thread->depth - 1].frame == frame,
     };
+    if (table->wants & HK_LINE_NATIVE)
+        hk_threads_count();
+    count_from_here(thread, record);
     thread->depth++;
 }
 
@@ -237,8 +296,8 @@ static void record_ends(struct hk_line_thread *thread, struct hk_line_record *re
     table->peak = larger(table->peak, record->call_most - record->call_start);
     table->running--;
     record->table = NULL;
-    if (record->outer >= 0)
-        thread->records[record->outer].since = thread->counts;
+    if (record->outer >= 0 && thread->records[record->outer].table != NULL)
+        count_from_here(thread, &thread->records[record->outer]);
 }
 
 static void pop_frame(struct hk_line_thread *thread, int64_t live)
@@ -309,14 +368,18 @@ static void end_now(struct hk_line_thread *thread, struct hk_line_record *record
 
 static void begin_anew(struct hk_line_thread *thread, struct hk_line_record *record)
 {
-    record->since = thread->counts;
+    count_from_here(thread, record);
     record->start = record->most = record->call_start = record->call_most = hk_line_live(thread);
 }
 
 void hk_line_table_enable(struct hk_line_table *table)
 {
-    if (table->enabled++ == 0)
+    if (table->enabled++ == 0) {
         enabled++;
+        if (table->wants & HK_LINE_NATIVE)
+            __atomic_add_fetch(&enabled_native, 1, __ATOMIC_RELAXED);
+    }
+    hk_counted_here = counted_here;
     hk_line_count_begin();
 }
 
@@ -325,6 +388,8 @@ void hk_line_table_disable(struct hk_line_table *table)
     if (table->enabled == 0 || --table->enabled != 0)
         return;
     for_each_record(table, end_now);
+    if (table->wants & HK_LINE_NATIVE)
+        __atomic_sub_fetch(&enabled_native, 1, __ATOMIC_RELAXED);
     if (--enabled == 0)
         hk_line_count_end();
 }
@@ -332,7 +397,9 @@ void hk_line_table_disable(struct hk_line_table *table)
 void hk_line_table_reset(struct hk_line_table *table)
 {
     for_each_record(table, begin_anew);
-    memset(table->lines, 0, ((size_t)table->count + 1) * sizeof(*table->lines));
+    memset(table->lines, 0, rows(table) * sizeof(*table->lines));
+    if (table->more != NULL)
+        memset(table->more, 0, rows(table) * sizeof(*table->more));
     table->calls = 0;
     table->peak = 0;
     table->first_live = -1;
@@ -358,8 +425,7 @@ void hk_line_table_free(struct hk_line_table *table)
             i--; /* another may lie here now */
         }
     }
-    hk_libc.free(table->lines);
-    hk_libc.free(table);
+    table_release(table);
 }
 
 /* --- threads --- */

@@ -24,6 +24,7 @@
 #ifndef HK_HOSTS_CPYTHON_LINES_H
 #define HK_HOSTS_CPYTHON_LINES_H
 
+#include "heap/threads.h"
 #include "hosts/cpython/capi.h"
 #include "hosts/cpython/lines_count.h"
 #include "record/record.h"
@@ -35,9 +36,18 @@ struct hk_line {
     int64_t live, live_max, first_live; /* after it, at its last visit; at most; when it began first */
 };
 
+/* The same beside it, where it was asked for. The Python half unpacks it, too. */
+struct hk_line_more {
+    struct hk_counted native; /* malloc's memory, of the thread */
+    int64_t rss;              /* bytes that the process's resident size rose by */
+};
+enum { HK_LINE_NATIVE = 1, HK_LINE_RSS = 2 };
+
 struct hk_line_table {
     struct hk_line *lines; /* `count`, and one for lines elsewhere */
+    struct hk_line_more *more; /* as many; NULL: not asked for */
     int32_t first, count;
+    int wants; /* HK_LINE_NATIVE, HK_LINE_RSS */
     uint32_t enabled; /* by so many */
     uint32_t running; /* records of it on all stacks */
     uint64_t calls;
@@ -66,6 +76,7 @@ struct hk_line_record { /* of a frame that runs, in a table */
     uintptr_t frame;
     struct hk_line *line;
     struct hk_line_counts since; /* the thread's, when the line began or went on */
+    struct hk_line_more more_since; /* where the table has such */
     int64_t start, most;         /* live when the line began, and at most since */
     int64_t call_start, call_most;
     struct hk_line_code *code; /* whose span this is; NULL: it has none, or another record of the frame has it */
@@ -79,6 +90,7 @@ enum { HK_LINE_METHODS = 15 };
 
 struct hk_line_thread {
     struct hk_line_counts counts; /* written in hooks */
+    struct hk_counted native;     /* the same, where a table wants it */
     int64_t base, peak;           /* what lives: base + allocated - freed */
     const void *newest;           /* block */
     const void *skip, *skipped;   /* a block whose end is not counted; one that has ended; see lines_gate.c */
@@ -156,8 +168,9 @@ static inline void hk_line_moved(struct hk_line_thread *thread, const void *bloc
 
 /* --- lines.c --- */
 
-/* For lines [first, last] of a file. NULL: no memory. */
-struct hk_line_table *hk_line_table_new(int first, int last);
+/* For lines [first, last] of a file. wants: HK_LINE_NATIVE, if hk_line_has_native(), and HK_LINE_RSS. NULL: no memory. */
+struct hk_line_table *hk_line_table_new(int first, int last, int wants);
+bool hk_line_has_native(void); /* malloc's memory is ours in this process */
 void hk_line_table_free(struct hk_line_table *table);
 bool hk_line_table_add(struct hk_line_table *table, object *code, bool is_outermost); /* false: no memory */
 void hk_line_table_enable(struct hk_line_table *table);
@@ -180,6 +193,8 @@ static inline struct hk_line *hk_line_of(const struct hk_line_table *table, int 
     return &table->lines[at < (uint32_t)table->count ? at : (uint32_t)table->count];
 }
 
+void hk_line_charge_more(const struct hk_line_thread *thread, struct hk_line_record *record);
+
 static inline __attribute__((always_inline)) void hk_line_charge(struct hk_line_thread *thread, struct hk_line_record *record)
 {
     const struct hk_line_counts now = thread->counts, since = record->since;
@@ -189,6 +204,8 @@ static inline __attribute__((always_inline)) void hk_line_charge(struct hk_line_
     line->blocks += now.blocks - since.blocks;
     line->freed_blocks += now.freed_blocks - since.freed_blocks;
     record->since = now;
+    if (__builtin_expect(record->table->more != NULL, 0))
+        hk_line_charge_more(thread, record);
 }
 
 /* The line of the record is left, at which `live` bytes live; since the newest event at most `most` did. */

@@ -7,6 +7,7 @@
  *   HEAPKEEPER_LINES         patterns; "": functions of the main script
  *   HEAPKEEPER_LINES_MODULE  path of lines_run.py
  *   HEAPKEEPER_LINES_OUTPUT  of --lines-output
+ *   HEAPKEEPER_LINES_RSS     1: with what the resident size changed by
  *   HEAPKEEPER_LINES_PID     the process that the command became, which alone says something on stderr */
 #include "hosts/cpython/lines_auto.h"
 

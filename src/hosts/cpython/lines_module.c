@@ -35,12 +35,12 @@ static void table_end(object *capsule)
 
 static object *table_new(object *self, object *arguments)
 {
-    int first, last;
-    if (!hk_capi.PyArg_ParseTuple(arguments, "ii:table", &first, &last))
+    int first, last, wants;
+    if (!hk_capi.PyArg_ParseTuple(arguments, "iii:table", &first, &last, &wants))
         return NULL;
     if (why_not() != NULL)
         return hk_capi.PyErr_Format(*hk_capi.runtime_error, "heapkeeper: %s", why_not());
-    struct hk_line_table *table = hk_line_table_new(first, last);
+    struct hk_line_table *table = hk_line_table_new(first, last, wants);
     object *capsule = table != NULL ? hk_capi.PyCapsule_New(table, CAPSULE, table_end) : hk_capi.PyErr_NoMemory();
     if (table != NULL && capsule == NULL)
         hk_line_table_free(table);
@@ -80,25 +80,39 @@ ON_TABLE(table_enable, hk_line_table_enable)
 ON_TABLE(table_disable, hk_line_table_disable)
 ON_TABLE(table_reset, hk_line_table_reset)
 
-/* (calls, peak, live at the first call or -1, the lines as struct hk_line). */
+/* (calls, peak, live at the first call or -1, the lines as struct hk_line, as struct hk_line_more or None). */
 static object *table_figures(object *self, object *capsule)
 {
     struct hk_line_table *table = table_of(capsule);
     if (table == NULL)
         return NULL;
-    long figures[3] = {(long)table->calls, (long)table->peak, (long)table->first_live};
-    object *tuple = hk_capi.PyTuple_New(4);
-    for (int i = 0; tuple != NULL && i < 4; i++) {
-        object *item = i < 3 ? hk_capi.PyLong_FromLong(figures[i])
-                             : hk_capi.PyBytes_FromStringAndSize((const char *)table->lines,
-                                                                 (ssize_t)(((size_t)table->count + 1) * sizeof(*table->lines)));
-        if (item == NULL) {
-            hk_capi.Py_DecRef(tuple);
-            return NULL;
-        }
-        hk_capi.PyTuple_SetItem(tuple, i, item);
+    const size_t count = (size_t)table->count + 1;
+    object *parts[5] = {
+        hk_capi.PyLong_FromLong((long)table->calls),
+        hk_capi.PyLong_FromLong((long)table->peak),
+        hk_capi.PyLong_FromLong((long)table->first_live),
+        hk_capi.PyBytes_FromStringAndSize((const char *)table->lines, (ssize_t)(count * sizeof(*table->lines))),
+        table->more == NULL ? hk_capi_none() : hk_capi.PyBytes_FromStringAndSize((const char *)table->more, (ssize_t)(count * sizeof(*table->more))),
+    };
+    object *tuple = hk_capi.PyTuple_New(5);
+    bool good = tuple != NULL;
+    for (int i = 0; i < 5; i++) {
+        good &= parts[i] != NULL;
+        if (parts[i] != NULL && tuple != NULL)
+            hk_capi.PyTuple_SetItem(tuple, i, parts[i]);
+        else if (parts[i] != NULL)
+            hk_capi.Py_DecRef(parts[i]);
     }
-    return tuple;
+    if (good)
+        return tuple;
+    if (tuple != NULL)
+        hk_capi.Py_DecRef(tuple);
+    return NULL;
+}
+
+static object *has_native(object *self, object *unused)
+{
+    return hk_capi.PyBool_FromLong(hk_line_has_native());
 }
 
 static object *open_gate(object *self, object *unused)
@@ -295,6 +309,7 @@ static struct method methods[] = {
     {"disable", table_disable, ONE_ARGUMENT, NULL},
     {"reset", table_reset, ONE_ARGUMENT, NULL},
     {"figures", table_figures, ONE_ARGUMENT, NULL},
+    {"has_native", has_native, NO_ARGUMENTS, NULL},
     {"open_gate", open_gate, NO_ARGUMENTS, NULL},
     {"close_gate", close_gate, NO_ARGUMENTS, NULL},
     {"set_quietly", set_quietly, VARIABLE, NULL},

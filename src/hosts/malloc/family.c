@@ -41,6 +41,8 @@ static hk_heap *serving(void)
 
 void *hk_family_malloc_slow(size_t size)
 {
+    if (hk_family_is_counted())
+        return no_memory(hk_family_count_malloc(size));
     if (serving() != NULL)
         return no_memory(hk_member_malloc_slow(hk_process_member, size));
     if (hk_next_is_known())
@@ -69,10 +71,14 @@ void hk_family_free_slow(hk_heap *member, void *block)
     if (block == NULL)
         return;
     if (hk_region_has(block) ? hk_process_heap != NULL && is_of_family(block)
-                             : hk_process_heap != NULL && !hk_family_is_early(block))
-        hk_member_free_slow(member, block);
-    else
+                             : hk_process_heap != NULL && !hk_family_is_early(block)) {
+        if (member == &hk_counted_member)
+            hk_family_count_free(block);
+        else
+            hk_member_free_slow(member, block);
+    } else {
         free_strange(block, __builtin_return_address(0));
+    }
 }
 
 HK_API void *malloc(size_t size)
@@ -90,6 +96,8 @@ HK_API void *calloc(size_t count, size_t size)
     hk_heap *heap = serving();
     if (__builtin_expect(heap != NULL, 1)) {
         hk_heap *member = hk_process_member;
+        if (hk_family_is_counted())
+            return no_memory(hk_family_count_calloc(count, size));
         if (__builtin_expect(member != &hk_no_member, 1))
             return no_memory(hk_calloc_unlocked(member, count, size));
         return no_memory(hk_calloc(heap, count, size));
@@ -123,7 +131,7 @@ static void *family_realloc(void *block, size_t size, void *caller)
         free(block);
         return NULL;
     }
-    return no_memory(hk_realloc(heap, block, size));
+    return no_memory(hk_family_is_counted() ? hk_family_count_realloc(block, size) : hk_realloc(heap, block, size));
 }
 
 HK_API void *realloc(void *block, size_t size)
@@ -156,8 +164,10 @@ HK_API size_t malloc_usable_size(void *block)
 void *hk_family_aligned(size_t alignment, size_t size)
 {
     hk_heap *heap = serving();
+    if (heap != NULL && alignment <= HK_ALIGNMENT)
+        return hk_family_malloc(size);
     if (heap != NULL)
-        return no_memory(alignment <= HK_ALIGNMENT ? hk_family_malloc(size) : hk_aligned_any(heap, alignment, size));
+        return no_memory(hk_family_is_counted() ? hk_family_count_aligned(alignment, size) : hk_aligned_any(heap, alignment, size));
     return hk_next_is_known() ? hk_next.memalign(alignment, size) : no_memory(NULL);
 }
 

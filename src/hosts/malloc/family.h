@@ -46,6 +46,18 @@ void hk_family_free_slow(hk_heap *member, void *block);
 /* alignment: a power of two. errno is set. */
 void *hk_family_aligned(size_t alignment, size_t size);
 
+/* family_count.c: the same for a thread that is counted. NULL: no memory; errno is as it was. */
+void *hk_family_count_malloc(size_t size);
+void *hk_family_count_calloc(size_t count, size_t size);
+void *hk_family_count_aligned(size_t alignment, size_t size);
+void *hk_family_count_realloc(void *block, size_t size); /* neither NULL nor 0 */
+void hk_family_count_free(void *block);                  /* of the family, or a large one */
+
+static inline bool hk_family_is_counted(void)
+{
+    return __builtin_expect(hk_process_member == &hk_counted_member, 0);
+}
+
 static inline __attribute__((always_inline)) void *hk_family_malloc_fast(size_t size)
 {
     return hk_member_malloc_fast(hk_process_member, size);
