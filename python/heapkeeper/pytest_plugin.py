@@ -37,6 +37,8 @@ OWN_FILE = __file__
 EXECED = "HEAPKEEPER_PYTEST"  # in the environment between our exec and what comes of it: the process that did it
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 MOST_ALLOCATIONS = 10
+# Modules whose data do not come from Python's allocators, so that they are not counted.
+PAST_PYTHON = ("numpy", "pyarrow", "polars", "torch", "tensorflow", "jax", "cv2")
 
 MARKS = {
     "limit_memory": "limit_memory(limit, *, current_thread_only=False): fail the test if it has more memory allocated at once; "
@@ -412,6 +414,8 @@ class Keeper:
         if not heapkeeper.active():
             return ("this Python is not on heapkeeper's heap: start it with `pytest --heapkeeper`, or `heapkeeper run -m pytest` "
                     "(--no-heapkeeper: run without checks)")
+        if os.environ.get("HEAPKEEPER_NATIVE"):
+            return "a test's memory is counted block by block, which Python's is, and --native is recorded by samples: start it without --native"
         return self.why_not
 
     @pytest.hookimpl
@@ -519,7 +523,8 @@ class Keeper:
             return
         report = outcome.get_result()
         _, peak, allocated, blocks = run.figures
-        report.heapkeeper = figures = {"peak": peak, "allocated": allocated, "blocks": blocks}
+        report.heapkeeper = figures = {"peak": peak, "allocated": allocated, "blocks": blocks,
+                                       "uncounted": [name for name in PAST_PYTHON if name in sys.modules]}
         if report.outcome != "passed":
             return
         try:
@@ -578,7 +583,9 @@ class Keeper:
         if self.is_worker:
             return
         show = self.summary and not _value(self.config, "hide_heapkeeper_summary")
-        if show or self.baseline is not None:
+        loaded = {name for result in self.results.values() for name in result["uncounted"]}
+        uncounted = [name for name in PAST_PYTHON if name in loaded]
+        if show or uncounted or self.baseline is not None:
             terminalreporter.write_sep("=", "heapkeeper")
         if show:
             for line in summary_lines(self.results, self.top, self.why_not if not self.results else None):
@@ -586,6 +593,12 @@ class Keeper:
         if self.baseline is not None:
             for line in self.baseline.summary_lines(self.results):
                 terminalreporter.write_line(line)
+        if uncounted:
+            terminalreporter.write_line("Not counted are the data of %s: they do not come from Python's allocators." % _and(uncounted))
+
+
+def _and(words):
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _iec(size):
