@@ -216,6 +216,9 @@ def _tracing_module():
 
 def _lines_module():
     """The library's functions behind heapkeeper.lines; RuntimeError: this library has none."""
+    if _installed and not _preloaded:
+        raise RuntimeError("heapkeeper: install() came after the program began: lines free what Python's own allocator has from before, too, and it "
+                           "does not tell sizes; start the program (or `jupyter lab`) with `heapkeeper run`")
     if not _preloaded or not hasattr(_library, "hk_python_lines"):
         raise RuntimeError("heapkeeper: this process does not run on heapkeeper's heap: start it with `heapkeeper run`")
     return _library.hk_python_lines()

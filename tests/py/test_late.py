@@ -237,3 +237,23 @@ def test_debugmallocstats_prints_every_heap(heapkeeper):
     done = heapkeeper.good("import sys, heapkeeper; heapkeeper.debugmallocstats(sys.stdout)", env=ENVIRONMENT)
     lines = done.out.decode().splitlines()
     assert [line.split()[0] for line in lines if line[0] != " "][:4] == ["all", "raw", "mem", "object"]
+
+
+def test_a_line_profile_afterwards_says_what_to_do(every_python):
+    code = """
+import heapkeeper
+heapkeeper.install()
+@heapkeeper.profile
+def f():
+    return 1
+print(f())
+try:
+    heapkeeper.LineProfile(f)
+except RuntimeError as error:
+    print(error)
+"""
+    done = execute([every_python.path, "-c", code], env=ENVIRONMENT)
+    assert done.status == 0, done.err.decode(errors="replace")[-3000:]
+    why = done.out.decode().splitlines()[1]
+    assert why.startswith("heapkeeper: install() came after the program began") and why.endswith("with `heapkeeper run`")
+    assert done.out.startswith(b"1\n") and done.err.decode() == "heapkeeper: @profile measures nothing: %s\n" % why.replace("heapkeeper: ", "", 1)
