@@ -10,8 +10,9 @@
  * at once makes programs that build and drop in a loop slower than CPython (1.05, measured); keeping is most
  * of what this heap wins.
  *
- * Siblings are heaps under the same host's lock (CPython's MEM and OBJECT). While they are small, one that takes a pool without
- * pages, so that both together would have more in memory than ever, gives some of the other's empty ones back; and as many go
+ * Siblings are heaps under the same host's lock (CPython's MEM and OBJECT). While they are small, one that needs a pool takes any that
+ * is in memory before one that is not: its own, or an empty one of the other's, with its arena if that is empty. One that takes a pool
+ * without pages, so that both together would have more in memory than ever, gives some of the other's empty ones back; and as many go
  * back when the end of the C allocator's heap moves up for a large block: together they have at most what one heap would have.
  * And where they need more than ever after large blocks were freed, the C allocator's heap is trimmed.
  *
@@ -33,8 +34,10 @@
 #define FIRST_HUGE_ARENA (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE)
 #define KEPT_DIRTY_POOLS (uint32_t)(((size_t)32 << 20) / HK_POOL_SIZE)
 #define GIVEN_POOLS 4u
-#define GROWN_POOLS (uint32_t)(((size_t)256 << 10) / HK_POOL_SIZE)
-#define FREED_LARGE (256 << 10)
+#define LENT_POOLS 32u
+#define GROWN_POOLS (uint32_t)(((size_t)1 << 20) / HK_POOL_SIZE)
+#define FREED_LARGE (1 << 20)
+#define C_HEAP_PAD (256 << 10)
 
 struct hk_region hk_region;
 static hk_lock init_lock;
@@ -217,6 +220,14 @@ static struct hk_arena *arenas_freed(uint32_t count, uint32_t align)
     return arena;
 }
 
+static void arenas_number(hk_heap *heap)
+{
+    uint32_t number = 0;
+    for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next)
+        arena->number = number++;
+    heap->arena_count = number;
+}
+
 static void arena_init(hk_heap *heap, struct hk_arena *arena)
 {
     arena->heap = heap;
@@ -382,10 +393,7 @@ void hk_arenas_give_empty(hk_heap *heap)
         arena->next = given;
         given = arena;
     }
-    uint32_t number = 0;
-    for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next)
-        arena->number = number++;
-    heap->arena_count = number;
+    arenas_number(heap);
     heap->maybe_empty = heap->arenas;
     hk_lock_take(&hk_region.lock);
     while (given != NULL) {
@@ -433,7 +441,7 @@ static void trim_c_heap(hk_heap *first, uint32_t pools)
         return;
     first->trimmed_at = pools;
     first->most_large = large;
-    hk_libc.trim(FREED_LARGE);
+    hk_libc.trim(C_HEAP_PAD);
 }
 
 /* For one more pool without pages. */
@@ -463,6 +471,60 @@ void hk_heap_large_grew(hk_heap *heap)
         give(heap, pools);
 }
 
+/* The highest empty arena most of whose pools are in memory; NULL: there is none. */
+static struct hk_arena *arena_to_lend(const hk_heap *heap)
+{
+    struct hk_arena *found = NULL;
+    if (heap->dirty_pools < LENT_POOLS || heap->arena_count > FIRST_HUGE_ARENA)
+        return NULL;
+    for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next)
+        if (arena->empty == UINT64_MAX && !arena->huge && arena->pages == HK_PAGES_ANONYMOUS && hk_bit_count(arena->dirty) >= LENT_POOLS)
+            found = arena;
+    return found;
+}
+
+/* An empty arena goes from one sibling to the other. */
+static void arena_lend(hk_heap *from, struct hk_arena *arena, hk_heap *to)
+{
+    uint64_t dirty = arena->dirty;
+    uint32_t count = hk_bit_count(dirty);
+    struct hk_arena **link = &from->arenas;
+    while (*link != arena)
+        link = &(*link)->next;
+    *link = arena->next;
+    from->maybe_empty = from->arenas;
+    from->dirty_pools -= count;
+    arenas_number(from);
+    arena_init(to, arena);
+    arena->dirty = dirty;
+    to->dirty_pools += count;
+    arenas_number(to);
+}
+
+/* Of two small siblings: a pool that is in memory. NULL: none. */
+static struct hk_pool *siblings_pool_take(hk_heap *heap)
+{
+    hk_heap *sibling = heap->sibling;
+    struct hk_arena *arena = heap->maybe_empty;
+    if (sibling == NULL || heap->arena_count > FIRST_HUGE_ARENA || hk_heap_limit(heap) != 0)
+        return NULL;
+    while (arena != NULL && arena->dirty == 0)
+        arena = arena->next;
+    if (arena == NULL && (arena = arena_to_lend(sibling)) != NULL)
+        arena_lend(sibling, arena, heap);
+    if (arena == NULL)
+        return NULL;
+    struct hk_pool *pool = hk_arena_first_pool(arena) + __builtin_ctzll(arena->dirty);
+    hk_pools_claim(heap, pool, 1);
+    return pool;
+}
+
+/* The first empty pool has pages in memory. */
+static bool first_is_dirty(const struct hk_arena *arena)
+{
+    return arena->dirty >> __builtin_ctzll(arena->empty) & 1;
+}
+
 struct hk_pool *hk_pool_take_empty(hk_heap *heap)
 {
     struct hk_pool *pool = dirty_pool_take(heap);
@@ -472,18 +534,18 @@ struct hk_pool *hk_pool_take_empty(hk_heap *heap)
     while (arena != NULL && arena->empty == 0)
         arena = arena->next;
     heap->maybe_empty = arena;
+    if ((arena == NULL || !first_is_dirty(arena)) && (pool = siblings_pool_take(heap)) != NULL)
+        return pool;
     if (arena == NULL) {
         if (!hk_arenas_take(heap, 1))
             return NULL;
         arena = heap->maybe_empty;
     }
 
-    unsigned bit = (unsigned)__builtin_ctzll(arena->empty);
-    pool = hk_arena_first_pool(arena) + bit;
-    if (!(arena->dirty >> bit & 1) &&
-        (!hk_limit_allows(heap, HK_POOL_SIZE) || !hk_source_back(heap, hk_pool_start(pool), HK_POOL_SIZE)))
+    pool = hk_arena_first_pool(arena) + __builtin_ctzll(arena->empty);
+    if (!first_is_dirty(arena) && (!hk_limit_allows(heap, HK_POOL_SIZE) || !hk_source_back(heap, hk_pool_start(pool), HK_POOL_SIZE)))
         return NULL;
-    if (!(arena->dirty >> bit & 1) && heap->sibling != NULL)
+    if (!first_is_dirty(arena) && heap->sibling != NULL)
         make_room(heap);
     hk_pools_claim(heap, pool, 1);
     return pool;

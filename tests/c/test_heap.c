@@ -675,7 +675,7 @@ static void sibling_end(hk_heap *heap)
     hk_heap_destroy(sibling);
 }
 
-enum { EACH = 1024 };
+enum { EACH = 8192 };
 
 static size_t fill_pools(hk_heap *heap, void **blocks, size_t pools)
 {
@@ -711,6 +711,25 @@ static uint64_t in_memory(hk_heap *heap)
 {
     hk_heap_stats s = stats_of(heap);
     return s.mapped_bytes - s.metadata_bytes;
+}
+
+/* What is in memory is used before what is not, and with an arena that is empty it changes hands. */
+static void test_an_empty_arena_in_memory_serves_the_sibling(void **state)
+{
+    static void *blocks[EACH];
+    hk_heap *heap = *state, *sibling = sibling_of(heap);
+    leave_empty_pools(sibling, 2 * HK_ARENA_POOLS + 8);
+    uint64_t arenas = stats_of(sibling).arenas, returned = stats_of(sibling).returned_bytes;
+    size_t count = fill_pools(heap, blocks, HK_ARENA_POOLS - 4);
+    assert_int_equal(stats_of(sibling).arenas, arenas - 1);
+    assert_true(stats_of(sibling).returned_bytes <= returned); /* it gave no pages back */
+    assert_true(stats_of(heap).empty_bytes >= 3 * HK_POOL_SIZE);
+    assert_in_order(heap);
+    assert_in_order(sibling);
+    for (size_t i = 0; i < count; i++)
+        hk_free(heap, blocks[i]);
+    leave_empty_pools(sibling, HK_ARENA_POOLS - 8);
+    sibling_end(heap);
 }
 
 /* They keep what both once had at a time, however the halves of it move. */
@@ -749,7 +768,7 @@ static void test_pools_that_grow_after_large_blocks_were_freed_trim_the_c_heap(v
     static void *blocks[EACH];
     void *large[20];
     hk_heap *heap = *state;
-    size_t grown = ((size_t)256 << 10) / HK_POOL_SIZE;
+    size_t grown = ((size_t)1 << 20) / HK_POOL_SIZE;
     int (*trim)(size_t) = hk_libc.trim;
     sibling_of(heap);
     hk_libc.trim = count_trim;
@@ -832,6 +851,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_size_classes_rise_and_the_last_is_the_largest_block),
         HOST(test_a_heap_that_grows_takes_the_memory_of_its_siblings_empty_pools),
+        HOST(test_an_empty_arena_in_memory_serves_the_sibling),
         HOST(test_siblings_that_grow_in_turn_keep_what_both_once_had),
         HOST(test_pools_that_grow_after_large_blocks_were_freed_trim_the_c_heap),
         HOST(test_empty_pools_give_way_to_large_blocks_that_make_the_c_heap_grow),
