@@ -417,7 +417,7 @@ static void *malloc_slow(hk_heap *heap, size_t size)
     return block;
 }
 
-void *hk_malloc_slow(hk_heap *heap, size_t size)
+static __attribute__((noinline)) void *malloc_slower(hk_heap *heap, size_t size)
 {
     if (size > PTRDIFF_MAX)
         return NULL;
@@ -428,6 +428,22 @@ void *hk_malloc_slow(hk_heap *heap, size_t size)
     hk_member_enter(heap);
     void *block = malloc_slow(heap, size);
     hk_member_leave(heap);
+    return block;
+}
+
+/* Requests for 512 bytes to 4 KiB all come here, so they have a fast path, too: of a heap under its host's lock, as the pools of
+ * others have no list in `free`. */
+HK_HOT void *hk_malloc_slow(hk_heap *heap, size_t size)
+{
+    if (size <= HK_SMALL_MAX || size > HK_BLOCK_MAX)
+        return malloc_slower(heap, size);
+    struct hk_pool *pool = heap->current[hk_class_of_64[(size + 63) / 64]];
+    void *block = pool->free;
+    if (block == NULL)
+        return malloc_slower(heap, size);
+    if (__builtin_expect((heap->budget -= (int64_t)size) < 0, 0))
+        return hk_malloc_expired(heap, size);
+    pool->free = *(void **)block;
     return block;
 }
 

@@ -47,11 +47,20 @@ HK_HOT static void *locked_calloc(void *heap, size_t count, size_t size)
     return hk_calloc_unlocked(heap, count, size);
 }
 
+/* hk_realloc of a block of the heap's own pools, without its questions: lists grow by it. */
 HK_HOT static void *locked_realloc(void *heap, void *block, size_t size)
 {
     if (block == NULL) /* a list's first items */
         return hk_malloc_unlocked(heap, size);
-    return hk_realloc(heap, block, size);
+    struct hk_pool *pool = hk_region_has(block) ? hk_pool_of(block) : NULL;
+    if (pool == NULL || pool->heap != heap || pool->block_size == 0 || size <= pool->block_size)
+        return hk_realloc(heap, block, size);
+    void *moved = hk_malloc_unlocked(heap, size);
+    if (moved == NULL)
+        return NULL;
+    memcpy(moved, block, pool->block_size);
+    hk_pool_free(heap, pool, block);
+    return moved;
 }
 
 /* --- RAW --- */
