@@ -45,7 +45,8 @@ void hk_rec_detach(bool trusted)
         memset(&hk_rec.strings, 0, sizeof hk_rec.strings);
         memset(&hk_rec.codes, 0, sizeof hk_rec.codes);
         memset(&hk_rec.nodes, 0, sizeof hk_rec.nodes);
-        hk_rec.first_site = hk_rec.next_site = NULL;
+        hk_rec.first_site = NULL;
+        hk_rec.next_site = NULL;
         hk_rec.node_links = hk_rec.site_links = hk_rec.linked = 0;
         hk_rec.addresses = NULL;
         hk_rec.address_capacity = hk_rec.address_used = hk_rec.last_depth = 0;

@@ -61,12 +61,20 @@ struct hk_rec_section {
     uint32_t entry_size;
 };
 
+struct hk_rec_slot {
+    uint32_t hash;
+    uint32_t entry; /* HK_REC_NONE: empty */
+};
+
 struct hk_rec_index {
-    struct hk_rec_slot {
-        uint32_t hash;
-        uint32_t entry; /* HK_REC_NONE: empty */
-    } *slots;
+    struct hk_rec_slot *slots;
     uint32_t capacity, used; /* capacity: a power of two, or 0 */
+};
+
+struct hk_rec_site_link {
+    uint32_t next; /* site of the same node, + 1; 0: none */
+    uint8_t domain, flags; /* what tells sites of a node apart, so that the site itself need not be looked at */
+    uint16_t thread;
 };
 
 struct hk_rec_sample {
@@ -129,7 +137,8 @@ struct hk_recorder {
 
     /* tables */
     struct hk_rec_index strings, codes, nodes;
-    uint32_t *first_site, *next_site; /* per node, per site: the next of the same node, + 1; 0: none */
+    uint32_t *first_site; /* per node: a site + 1; 0: none */
+    struct hk_rec_site_link *next_site; /* per site */
     uint32_t node_links, site_links;  /* room in them */
     uint32_t linked;                  /* sites */
     struct hk_rec_code_slot *addresses;
@@ -176,7 +185,7 @@ struct hk_recorder {
     struct hk_record_options options;
     struct hk_stack_source source;
 
-    uint32_t late_nodes[HK_REC_LATE_NODES]; /* by hash; see find_node */
+    struct hk_rec_slot late_nodes[HK_REC_LATE_NODES]; /* by hash, entry 0: none; see find_node */
     uint32_t last_depth, last_codes; /* the latter: hk_exact_codes() then */
     struct hk_rec_level last[HK_REC_FRAMES];
     struct hk_frame frames[HK_REC_FRAMES];

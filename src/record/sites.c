@@ -22,7 +22,7 @@
 #include "record/internal.h"
 
 #define CUT_DEPTH 4u
-#define FIRST_LINKS 1024u /* one page */
+#define FIRST_LINKS 512u /* of the larger table one page */
 #define ENDLESS_DEPTH 256u /* innermost frames of a stack that is longer than HK_REC_FRAMES: each further call shifts all levels */
 #define KEY_FLAGS (HK_SITE_OTHER | HK_SITE_CUT | HK_SITE_BLIND | HK_SITE_APART) /* part of a site's key */
 
@@ -40,15 +40,17 @@ static bool is_node(uint32_t number, uint32_t parent, uint32_t code, int32_t off
 static uint32_t find_node(uint32_t parent, uint32_t code, int32_t offset, uint32_t hash)
 {
     const struct hk_rec_index *index = &hk_rec.nodes;
-    uint32_t mask = index->capacity - 1, *late = &hk_rec.late_nodes[hash % HK_REC_LATE_NODES];
+    uint32_t mask = index->capacity - 1;
+    struct hk_rec_slot *late = &hk_rec.late_nodes[hash % HK_REC_LATE_NODES];
 
     if (index->capacity == 0)
         return 0;
-    if (*late < hk_rec.section[HK_SECTION_NODES].count && is_node(*late, parent, code, offset))
-        return *late; /* it may be the root, which has no code */
+    if (late->hash == hash && late->entry != 0 && late->entry < hk_rec.section[HK_SECTION_NODES].count &&
+        is_node(late->entry, parent, code, offset))
+        return late->entry;
     for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask)
         if (index->slots[at].hash == hash && is_node(index->slots[at].entry, parent, code, offset))
-            return *late = index->slots[at].entry;
+            return (*late = index->slots[at]).entry;
     return 0;
 }
 
@@ -64,7 +66,7 @@ static uint32_t make_node(uint32_t parent, uint32_t code, int32_t offset, uint32
     node->offset = offset;
     node->depth = parent ? hk_rec_node(parent)->depth + 1 : 1;
     hk_rec_publish(HK_SECTION_NODES, 1);
-    hk_rec.late_nodes[hash % HK_REC_LATE_NODES] = number;
+    hk_rec.late_nodes[hash % HK_REC_LATE_NODES] = (struct hk_rec_slot){hash, number};
     return number;
 }
 
@@ -112,15 +114,16 @@ static uint32_t find_site(uint32_t node, int domain, uint8_t flags)
     uint16_t thread = thread_here(flags);
     uint32_t at = node < hk_rec.node_links ? hk_rec.first_site[node] : 0;
 
-    for (; at != 0; at = hk_rec.next_site[at - 1]) {
-        const struct hk_rec_site_key *site = hk_rec_site_key(at - 1);
+    for (; at != 0; at = hk_rec.next_site[at - 1].next) {
+        const struct hk_rec_site_link *site = &hk_rec.next_site[at - 1];
         if (site->domain == domain && site->thread == thread && (site->flags & KEY_FLAGS) == (flags & KEY_FLAGS))
             return at - 1;
     }
     return HK_REC_NONE;
 }
 
-static bool make_room(uint32_t **links, uint32_t *room, uint32_t need)
+/* A table of `room` entries has more than `need` from now on. */
+static bool make_room(void **table, uint32_t *room, uint32_t need, size_t entry)
 {
     uint32_t more = *room ? *room : FIRST_LINKS;
 
@@ -128,25 +131,31 @@ static bool make_room(uint32_t **links, uint32_t *room, uint32_t need)
         more *= 2;
     if (more == *room)
         return true;
-    uint32_t *larger = hk_rec_map(more * sizeof *larger);
+    void *larger = hk_rec_map(more * entry);
     if (!larger) {
         hk_rec_limit(HK_LIMIT_MEMORY);
         return false;
     }
     if (*room)
-        memcpy(larger, *links, *room * sizeof *larger);
-    hk_rec_unmap(*links, *room * sizeof *larger);
-    *links = larger;
+        memcpy(larger, *table, *room * entry);
+    hk_rec_unmap(*table, *room * entry);
+    *table = larger;
     *room = more;
     return true;
 }
 
 /* Sites of one node are few: several domains, several threads. */
-static bool link_site(uint32_t node, uint32_t number)
+static bool link_site(uint32_t node, uint32_t number, const struct hk_rec_site_key *key)
 {
-    if (!make_room(&hk_rec.first_site, &hk_rec.node_links, node) || !make_room(&hk_rec.next_site, &hk_rec.site_links, number))
+    void *first = hk_rec.first_site, *next = hk_rec.next_site;
+    bool room = make_room(&first, &hk_rec.node_links, node, sizeof *hk_rec.first_site) &&
+                make_room(&next, &hk_rec.site_links, number, sizeof *hk_rec.next_site);
+
+    hk_rec.first_site = first;
+    hk_rec.next_site = next;
+    if (!room)
         return false;
-    hk_rec.next_site[number] = hk_rec.first_site[node];
+    hk_rec.next_site[number] = (struct hk_rec_site_link){hk_rec.first_site[node], key->domain, key->flags, key->thread};
     hk_rec.first_site[node] = number + 1;
     hk_rec.linked++;
     return true;
@@ -159,13 +168,12 @@ static uint32_t make_site(uint32_t node, int domain, uint8_t flags)
     struct hk_capture_counters *counters = hk_rec.exact ? hk_rec_append(HK_SECTION_COUNTERS, 1) : NULL;
     struct hk_rec_site_key *site = hk_rec_append(kind, 1);
 
-    if (!site || (hk_rec.exact && !counters) || !link_site(node, number))
+    if (!site || (hk_rec.exact && !counters))
         return HK_REC_NONE;
     memset(site, 0, hk_rec.section[kind].entry_size);
-    site->node = node;
-    site->domain = (uint8_t)domain;
-    site->flags = flags;
-    site->thread = thread_here(flags);
+    *site = (struct hk_rec_site_key){node, (uint8_t)domain, flags, thread_here(flags)};
+    if (!link_site(node, number, site))
+        return HK_REC_NONE;
     if (counters) {
         *counters = (struct hk_capture_counters){.mark = (uint16_t)hk_rec.mark,
                                                  .mark_generation = (uint16_t)hk_rec.generation};
@@ -193,7 +201,7 @@ bool hk_rec_link_sites(void)
         memset(hk_rec.first_site, 0, hk_rec.node_links * sizeof *hk_rec.first_site);
     hk_rec.linked = 0;
     for (uint32_t i = 0; i < hk_rec.section[hk_rec_site_kind()].count; i++)
-        if (!link_site(hk_rec_site_key(i)->node, i))
+        if (!link_site(hk_rec_site_key(i)->node, i, hk_rec_site_key(i)))
             return false;
     return true;
 }
@@ -301,6 +309,7 @@ uint32_t hk_rec_site_here(int domain, uint8_t extra)
         hk_rec_limit(HK_LIMIT_SITES);
         return (uint32_t)domain;
     }
-    hk_rec_site_key(site)->flags |= flags & HK_SITE_JIT;
+    if (HK_UNLIKELY(flags & HK_SITE_JIT))
+        hk_rec_site_key(site)->flags |= HK_SITE_JIT;
     return site;
 }

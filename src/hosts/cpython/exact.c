@@ -425,10 +425,9 @@ static inline __attribute__((always_inline)) void *main_malloc(int domain, hk_he
     uint64_t key = hk_exact_start(domain);
     if (__builtin_expect(!hk_exact_key_near(state, &key, way), 0))
         return main_malloc_slow(domain, heap, size);
-    const struct hk_key_entry *entry = hk_exact_entry(key);
-    if (__builtin_expect(entry->key != key, 0))
+    uint32_t word = hk_key_word(*hk_exact_entry(key), key);
+    if (__builtin_expect(word == 0, 0))
         return main_malloc_missed(domain, heap, size, pool, state, key);
-    uint32_t word = entry->word;
     struct hk_capture_counters *counters = counters_of(word);
     int64_t headroom = hk_exact.headroom - (int64_t)size;
     if (__builtin_expect(counters->epoch != __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED), 0) ||

@@ -149,13 +149,19 @@ void hk_exact_sites_forget(void)
 #define KEYS_HUGE_BITS 18 /* from 4 MiB on: else most look-ups wait for the kernel's tables of pages, too */
 
 /* Open addressing, at most three quarters full. Keys of an older seed stay until it is. */
+struct known_key {
+    uint64_t key;
+    uint32_t word; /* hk_slot_word of the site and no slack */
+    uint32_t unused;
+};
+
 static struct {
-    struct hk_key_entry *entries; /* key 0: empty. NULL: none yet */
+    struct known_key *entries; /* key 0: empty. NULL: none yet */
     uint32_t bits, used, stale; /* stale: of used, when the seed changed last */
     bool failed;
 } all_keys;
 
-static struct hk_key_entry *place_of(struct hk_key_entry *entries, uint32_t bits, uint64_t key)
+static struct known_key *place_of(struct known_key *entries, uint32_t bits, uint64_t key)
 {
     uint32_t mask = (1u << bits) - 1, at = (uint32_t)(key >> (64 - bits));
     while (entries[at].key != 0 && entries[at].key != key)
@@ -166,7 +172,7 @@ static struct hk_key_entry *place_of(struct hk_key_entry *entries, uint32_t bits
 /* A larger table, or, where it holds old keys mostly, an empty one. */
 static bool grow_keys(void)
 {
-    struct hk_key_entry *old = all_keys.entries, *entries;
+    struct known_key *old = all_keys.entries, *entries;
     bool is_stale = all_keys.stale > all_keys.used / 2;
     uint32_t had = all_keys.bits, bits = old == NULL ? KEYS_FIRST_BITS : is_stale ? had : had + 1;
     entries = bits <= KEYS_MOST_BITS ? hk_os_map(sizeof *entries << bits) : NULL;
@@ -192,7 +198,7 @@ static void add_key(uint64_t key, uint32_t word)
     bool is_full = all_keys.entries == NULL || all_keys.used >= (3u << all_keys.bits) / 4;
     if (all_keys.failed || key == 0 || (is_full && !grow_keys()))
         return;
-    *place_of(all_keys.entries, all_keys.bits, key) = (struct hk_key_entry){key, word, 0};
+    *place_of(all_keys.entries, all_keys.bits, key) = (struct known_key){key, word, 0};
     all_keys.used++;
 }
 
@@ -237,22 +243,21 @@ static uint32_t site_blind(int domain, bool apart)
 }
 
 /* Of a key that nobody knows. */
-static uint32_t site_missed(struct hk_key_entry *entry, uint64_t key, int domain, uint8_t flags)
+static uint32_t site_missed(hk_key_entry *entry, uint64_t key, int domain, uint8_t flags)
 {
     uint32_t site = hk_exact_site(domain, flags);
     if (site != HK_EXACT_NONE)
-        *entry = (struct hk_key_entry){key, hk_slot_word(site, 0), 0};
+        *entry = hk_key_entry_of(key, hk_slot_word(site, 0));
     return site;
 }
 
-/* Of a key that the cache does not know, but the table may. */
-static bool find_again(struct hk_key_entry *entry, uint64_t key)
+/* The word of a key's site; 0: neither the cache nor the table has it. */
+static uint32_t find_again(hk_key_entry *entry, uint64_t key)
 {
-    uint32_t word = entry->key == key ? entry->word : find_key(key);
-    if (word == 0)
-        return false;
-    *entry = (struct hk_key_entry){key, word, 0};
-    return true;
+    uint32_t word = hk_key_word(*entry, key);
+    if (word == 0 && (word = find_key(key)) != 0)
+        *entry = hk_key_entry_of(key, word);
+    return word;
 }
 
 static uint64_t key_of(const void *state, uint64_t start)
@@ -292,20 +297,22 @@ static bool is_doubtful(void)
 /* Of a stack that the cache does not know. */
 static uint32_t site_of_key(const void *state, uint64_t start, uint64_t key, int domain)
 {
-    struct hk_key_entry *entry = hk_exact_entry(key);
-    if (!comparison.is_asked && find_again(entry, key))
-        return hk_slot_site(entry->word);
+    hk_key_entry *entry = hk_exact_entry(key);
+    uint32_t word = comparison.is_asked ? 0 : find_again(entry, key);
+    if (word != 0)
+        return hk_slot_site(word);
     if (comparison.is_asked || is_doubtful()) {
         uint64_t frames = 0, whole = hk_exact_stacks.way == HK_WAY_3_13 ? hk_exact_key_whole(state, start, &frames) : key_of(state, start);
         comparison.debt += frames > FAIR ? frames - FAIR : 0;
         comparison.done++;
         comparison.differ += whole != key;
+        bool is_same = whole == key && !comparison.is_asked;
         if (whole != key)
             hk_exact_stacks.generation++; /* all marks are worthless */
         key = whole;
         entry = hk_exact_entry(key);
-        if (find_again(entry, key))
-            return hk_slot_site(entry->word);
+        if (!is_same && (word = find_again(entry, key)) != 0)
+            return hk_slot_site(word);
     }
     uint32_t site = site_missed(entry, key, domain, 0);
     if (site != HK_EXACT_NONE)
@@ -349,6 +356,7 @@ uint32_t hk_exact_site_apart(int domain, const void *state)
     if (state == NULL || !hk_cpython_stacks_ready(domain))
         return site_blind(domain, true);
     uint64_t key = key_of(state, (s->seed ^ s->apart_seed) + (uint64_t)domain * HK_KEY_DOMAIN + hk_exact_thread * HK_KEY_THREAD);
-    struct hk_key_entry *entry = &s->apart[key >> (64 - HK_KEY_APART_BITS)];
-    return entry->key == key ? hk_slot_site(entry->word) : site_missed(entry, key, domain, flags_of(domain, true));
+    hk_key_entry *entry = &s->apart[key >> (64 - HK_KEY_APART_BITS)];
+    uint32_t word = hk_key_word(*entry, key);
+    return word != 0 ? hk_slot_site(word) : site_missed(entry, key, domain, flags_of(domain, true));
 }

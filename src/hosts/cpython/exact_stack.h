@@ -59,14 +59,25 @@ struct hk_frame_mark {
 #define HK_MARKS_BYTES (sizeof(struct hk_frame_mark) << HK_MARK_BITS)
 #define HK_MARKS_NONE ((uintptr_t)1 << 62) /* no pointer is near */
 
-struct hk_key_entry {
-    uint64_t key;
-    uint32_t word; /* hk_slot_word of the site and no slack */
-    uint32_t unused;
-};
+/* An entry of a cache: the key's lower 44 bits, and the site, as a block's word has it; 0: empty. The upper bits say which entry it
+ * is; a few between them are not looked at. */
+typedef uint64_t hk_key_entry;
+#define HK_KEY_SITE_BITS (32 - HK_SLOT_SITE_SHIFT)
+
+static inline hk_key_entry hk_key_entry_of(uint64_t key, uint32_t word)
+{
+    return key << HK_KEY_SITE_BITS | word >> HK_SLOT_SITE_SHIFT;
+}
+
+/* hk_slot_word of the site and no slack; 0: it is another key's. */
+static inline __attribute__((always_inline)) uint32_t hk_key_word(hk_key_entry entry, uint64_t key)
+{
+    uint64_t rest = entry ^ key << HK_KEY_SITE_BITS;
+    return __builtin_expect(rest >> HK_KEY_SITE_BITS == 0, 1) ? (uint32_t)rest << HK_SLOT_SITE_SHIFT : 0;
+}
 
 struct hk_exact_stacks {
-    struct hk_key_entry *cache, *apart; /* of the main lane; of the other, under hk_exact_apart */
+    hk_key_entry *cache, *apart; /* of the main lane; of the other, under hk_exact_apart */
     uint64_t seed, apart_seed;
     uintptr_t marks;     /* HK_MARKS_NONE: there are none */
     uint64_t generation; /* of marks */
@@ -200,7 +211,7 @@ static inline uint64_t hk_exact_start(int domain)
     return hk_exact_stacks.seed + (uint64_t)domain * HK_KEY_DOMAIN + hk_exact_thread * HK_KEY_THREAD;
 }
 
-static inline struct hk_key_entry *hk_exact_entry(uint64_t key)
+static inline hk_key_entry *hk_exact_entry(uint64_t key)
 {
     return &hk_exact_stacks.cache[key >> (64 - HK_KEY_BITS)];
 }
@@ -214,9 +225,9 @@ static inline __attribute__((always_inline)) uint32_t hk_exact_site_here(int dom
     uint64_t key = hk_exact_start(domain);
     if (__builtin_expect(!hk_exact_key_near(state, &key, way), 0))
         return hk_exact_site_main(domain);
-    struct hk_key_entry *entry = hk_exact_entry(key);
-    if (__builtin_expect(entry->key == key, 1))
-        return hk_slot_site(entry->word);
+    uint32_t word = hk_key_word(*hk_exact_entry(key), key);
+    if (__builtin_expect(word != 0, 1))
+        return hk_slot_site(word);
     return hk_exact_site_missed(domain, state, key);
 }
 
