@@ -420,14 +420,6 @@ void hk_plot_text(const struct hk_plot *p, const struct hk_terminal *t, unsigned
 
 /* ---- JSON ---- */
 
-static const char *thread_of(const struct hk_plot *p, unsigned row)
-{
-    size_t i = 0;
-    while (i + 1 < p->thread_count && row >= p->threads[i + 1].row)
-        i++;
-    return p->threads[i].name;
-}
-
 void hk_plot_json(const struct hk_plot *p, FILE *out)
 {
     struct hk_json json, *j = &json;
@@ -474,7 +466,7 @@ void hk_plot_json(const struct hk_plot *p, FILE *out)
             hk_json_string(j, "file", span->file);
             hk_json_unsigned(j, "line", span->line > 0 ? (uint64_t)span->line : 0);
         }
-        hk_json_string(j, "thread", thread_of(p, span->row));
+        hk_json_string(j, "thread", p->threads[hk_plot_thread_of(p, span->row)].name);
         hk_json_unsigned(j, "row", span->row);
         hk_json_unsigned(j, "begin_ns", (uint64_t)fmin(span->begin * 1e9 + 0.5, 1e19));
         hk_json_unsigned(j, "end_ns", (uint64_t)fmin(span->end * 1e9 + 0.5, 1e19));

@@ -93,7 +93,11 @@ char *hk_plot_slope_label(char to[96], const struct hk_plot_line *line);
 /* "load (shop.py:12): 2.1 s, live 12 MiB to 80 MiB, RSS ...", in UTF-8. */
 char *hk_plot_span_label(char to[400], const struct hk_plot_span *span);
 
-/* Spans of one name as one: what the text lists. Those that took longest in all; at most `max`. Returns how many there are. */
+/* Index of the thread with this row. */
+size_t hk_plot_thread_of(const struct hk_plot *plot, unsigned row);
+
+/* Spans of one name as one: what the text lists. Those that took longest in all; at most `max`. Returns how many there are. The time of a
+ * span inside of one of its own name, as in a recursion, is that one's. */
 struct hk_plot_calls {
     const struct hk_plot_span *first, *last; /* to end */
     size_t count;

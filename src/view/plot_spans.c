@@ -271,6 +271,25 @@ static int most_seconds_first(const void *a, const void *b)
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
+size_t hk_plot_thread_of(const struct hk_plot *p, unsigned row)
+{
+    size_t i = 0;
+    while (i + 1 < p->thread_count && row >= p->threads[i + 1].row)
+        i++;
+    return i;
+}
+
+static bool is_in_its_like(const struct hk_plot *p, size_t index)
+{
+    const struct hk_plot_span *span = &p->spans[index];
+    size_t thread = hk_plot_thread_of(p, span->row);
+    for (size_t i = index; i-- > 0;)
+        if (p->spans[i].row < span->row && p->spans[i].end >= span->end && hk_plot_thread_of(p, p->spans[i].row) == thread &&
+            strcmp(p->spans[i].name, span->name) == 0)
+            return true;
+    return false;
+}
+
 size_t hk_plot_calls(const struct hk_plot *p, struct hk_plot_calls *calls, size_t max)
 {
     struct hk_plot_calls *all = hk_must_calloc(p->span_count, sizeof *all);
@@ -284,7 +303,7 @@ size_t hk_plot_calls(const struct hk_plot *p, struct hk_plot_calls *calls, size_
             all[count++] = (struct hk_plot_calls){.first = span, .last = span};
         all[at].last = span->end >= all[at].last->end ? span : all[at].last;
         all[at].count++;
-        all[at].seconds += span->end - span->begin;
+        all[at].seconds += is_in_its_like(p, i) ? 0 : span->end - span->begin;
         all[at].has_open |= !span->has_ended;
     }
     qsort(all, count, sizeof *all, most_seconds_first);

@@ -121,6 +121,17 @@ def shop_without(tmp_path):
 
 
 @pytest.mark.once
+def test_a_recursions_time_is_told_once(tmp_path):
+    c = cw.shop()
+    c.header["minor"] = 6
+    for depth in range(5):
+        c.span(depth * SECOND, (11 - depth) * SECOND, "deeper")
+    c.span(5 * SECOND, 6 * SECOND, "deeper", thread=4250)
+    text = show("plot", c.write(tmp_path / "c.hkc")).out.decode()
+    assert re.search(r"^ +deeper +6 times, 12\.0 s ", text, re.M), text
+
+
+@pytest.mark.once
 def test_a_capture_of_before_is_drawn_as_before(shop_without):
     found = plot(shop_without)
     assert found["spans"] == [] and found["spans_left_out"] == 0
