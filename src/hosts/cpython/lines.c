@@ -186,8 +186,10 @@ static struct hk_line_more more_now(const struct hk_line_thread *thread, const s
     return (struct hk_line_more){.native = thread->native, .rss = table->wants & HK_LINE_RSS ? (int64_t)hk_record_resident() : 0};
 }
 
-void hk_line_charge_more(const struct hk_line_thread *thread, struct hk_line_record *record)
+static void charge_more(const struct hk_line_thread *thread, struct hk_line_record *record)
 {
+    if (record->table->more == NULL)
+        return;
     const struct hk_line_more now = more_now(thread, record->table), since = record->more_since;
     struct hk_line_more *more = &record->table->more[record->line - record->table->lines];
     more->native.allocated += now.native.allocated - since.native.allocated;
@@ -199,6 +201,27 @@ void hk_line_charge_more(const struct hk_line_thread *thread, struct hk_line_rec
 }
 
 /* --- records --- */
+
+static void charge(struct hk_line_thread *thread, struct hk_line_record *record)
+{
+    hk_line_charge(thread, record);
+    charge_more(thread, record);
+}
+
+static void line_ends(struct hk_line_thread *thread, struct hk_line_record *record, int64_t live, int64_t most)
+{
+    hk_line_ends(thread, record, live, most);
+    charge_more(thread, record);
+}
+
+/* The top record is another, or has another state. */
+static void see_top(struct hk_line_thread *thread)
+{
+    struct hk_line_record *top = thread->records + thread->depth - 1;
+    bool is_plain = thread->depth > 0 && top->table != NULL && top->table->more == NULL && !top->is_shared;
+    thread->plain = top;
+    thread->plain_frame = is_plain ? top->frame : 0;
+}
 
 /* What was counted before is none of the record's business. */
 static void count_from_here(const struct hk_line_thread *thread, struct hk_line_record *record)
@@ -243,7 +266,7 @@ static void push(struct hk_line_thread *thread, const struct hk_line_link *link,
         if (thread->records[i].table == table)
             outer = i;
     if (outer >= 0)
-        hk_line_charge(thread, &thread->records[outer]);
+        charge(thread, &thread->records[outer]);
     if (is_call && link->is_outermost) {
         table->calls++;
         if (table->first_live < 0)
@@ -280,6 +303,7 @@ void hk_line_begin(struct hk_line_thread *thread, struct hk_line_code *code, uin
             is_function |= link->is_outermost;
         }
     }
+    see_top(thread);
     if (is_function && thread->depth > depth)
         span_begins(&thread->records[depth], code);
 }
@@ -292,7 +316,7 @@ static void record_ends(struct hk_line_thread *thread, struct hk_line_record *re
         return;
     if (record->code != NULL)
         span_ends(record);
-    hk_line_ends(thread, record, live, live);
+    line_ends(thread, record, live, live);
     table->peak = larger(table->peak, record->call_most - record->call_start);
     table->running--;
     record->table = NULL;
@@ -310,6 +334,7 @@ static void pop_frame(struct hk_line_thread *thread, int64_t live)
         most = larger(most, record->call_most);
         thread->depth--;
     }
+    see_top(thread);
     hand_down(thread, live, most);
 }
 
@@ -335,7 +360,7 @@ bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line)
     for (struct hk_line_record *record = thread->records + thread->depth; record-- > thread->records && record->frame == frame;) {
         if (record->table == NULL)
             continue;
-        hk_line_ends(thread, record, live, most);
+        line_ends(thread, record, live, most);
         hk_line_starts(record, line, live);
     }
     return true;
@@ -364,6 +389,7 @@ static void for_each_record(struct hk_line_table *table, void (*visitor)(struct 
 static void end_now(struct hk_line_thread *thread, struct hk_line_record *record)
 {
     record_ends(thread, record, hk_line_live(thread));
+    see_top(thread);
 }
 
 static void begin_anew(struct hk_line_thread *thread, struct hk_line_record *record)

@@ -100,6 +100,8 @@ struct hk_line_thread {
     object *held;                 /* an int: see above */
     struct hk_line_record *records;
     uint32_t depth, capacity;
+    struct hk_line_record *plain; /* the top record, where it is its frame's only one, in a table without `more`; of the frame */
+    uintptr_t plain_frame;        /* 0: it is not so */
     uintptr_t frame;              /* lines_gate.c: the innermost profiled one, and */
     void *theirs;                 /* the trace function of another tool */
     bool is_used;
@@ -193,8 +195,6 @@ static inline struct hk_line *hk_line_of(const struct hk_line_table *table, int 
     return &table->lines[at < (uint32_t)table->count ? at : (uint32_t)table->count];
 }
 
-void hk_line_charge_more(const struct hk_line_thread *thread, struct hk_line_record *record);
-
 static inline __attribute__((always_inline)) void hk_line_charge(struct hk_line_thread *thread, struct hk_line_record *record)
 {
     const struct hk_line_counts now = thread->counts, since = record->since;
@@ -204,8 +204,6 @@ static inline __attribute__((always_inline)) void hk_line_charge(struct hk_line_
     line->blocks += now.blocks - since.blocks;
     line->freed_blocks += now.freed_blocks - since.freed_blocks;
     record->since = now;
-    if (__builtin_expect(record->table->more != NULL, 0))
-        hk_line_charge_more(thread, record);
 }
 
 /* The line of the record is left, at which `live` bytes live; since the newest event at most `most` did. */
@@ -234,8 +232,8 @@ static inline __attribute__((always_inline)) void hk_line_starts(struct hk_line_
 
 static inline __attribute__((always_inline)) bool hk_line_step(struct hk_line_thread *thread, uintptr_t frame, int line)
 {
-    struct hk_line_record *record = thread->records + thread->depth - 1;
-    if (__builtin_expect(thread->depth == 0 || record->frame != frame || record->table == NULL || record->is_shared, 0))
+    struct hk_line_record *record = thread->plain;
+    if (__builtin_expect(thread->plain_frame != frame, 0))
         return false;
     int64_t live = hk_line_live(thread), most = live > thread->peak ? live : thread->peak;
     thread->peak = live;
