@@ -262,3 +262,12 @@ def test_a_malloc_that_was_preloaded_before_serves_the_large_blocks(compile_c, n
         done = execute([program], env={"LD_PRELOAD": MALLOC_PRELOAD + ":" + found[0], "HEAPKEEPER_NATIVE": "all",
                                        "HEAPKEEPER_MODE": sample, "HEAPKEEPER_OUTPUT": "/dev/null"})
         assert (done.status, done.err) == (0, b"")
+
+
+def test_the_capture_is_pythons_and_not_of_the_script_that_starts_it(heapkeeper, tmp_path, python):
+    script = tmp_path / "python3"  # as a version manager has it
+    script.write_text("#!/usr/bin/env sh\nexec '%s' \"$@\"\n" % python.path)
+    script.chmod(0o755)
+    heapkeeper.good("keep = [bytearray(1000) for _ in range(5000)]", python=str(script), options=["--sample=16K", "--native"])
+    assert heapkeeper.captures == [heapkeeper.output]
+    heapkeeper.recorded(python=python)

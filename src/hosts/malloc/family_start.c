@@ -5,8 +5,10 @@
  *
  *      unset   nobody
  *      all     every process (`run --native`)
- *      PID     this one process, whatever it execs, unless it has a Python inside, or is a program that does nothing but
- *              start another (a shell, env, timeout): of those, what they start is of interest
+ *      PID     this one process, whatever it execs, unless it has a Python inside
+ *
+ * and not for a program that does nothing but start others (a shell, env, timeout): of those, what they start is of interest. The
+ * `python3` of a version manager is a script, and the capture that was made for the process is Python's.
  *
  * A program that brings a malloc of its own in its executable is left alone: its calls never reach us. That is seen by
  * calling the one that everybody calls. */
@@ -60,6 +62,7 @@ size_t hk_family_early_size(const void *block)
 
 /* --- for whom --- */
 
+/* A program that does nothing but start another. */
 static bool is_launcher(void)
 {
     static const char *const names[] = {
@@ -83,9 +86,10 @@ static bool is_for_this_process(void)
     const char *who = secure_getenv("HEAPKEEPER_NATIVE");
     if (who == NULL || *who == '\0')
         return false;
+    bool has_python = hk_cpython_address() != NULL;
     if (strcmp(who, "all") == 0)
-        return true;
-    return strtol(who, NULL, 10) == getpid() && hk_cpython_address() == NULL && !is_launcher();
+        return has_python || !is_launcher();
+    return strtol(who, NULL, 10) == getpid() && !has_python && !is_launcher();
 }
 
 static bool calls_reach_us(void)
