@@ -231,6 +231,17 @@ static void put_path(const struct page *p, const struct hk_site *site)
     fputs("</div>", p->out);
 }
 
+/* What the line's blocks are like. */
+static void put_lives(const struct page *p, const struct hk_lives *lives)
+{
+    char text[32];
+    if (!hk_sites_have_lives(p->report->sites))
+        return;
+    fprintf(p->out, "<td class=\"number life\">%s</td><td class=\"number life\">", hk_list_temporary(text, lives));
+    put_bytes(p, (double)lives->largest_bytes);
+    fputs("</td>", p->out);
+}
+
 static void put_row(const struct page *p, const struct hk_line *line, enum hk_report_list list)
 {
     double amount = hk_list_amount(line, list), error = hk_list_error(p->report, line, list);
@@ -247,7 +258,9 @@ static void put_row(const struct page *p, const struct hk_line *line, enum hk_re
             hk_text_percent(text, share.part, share.whole));
     put_where(p, &line->frame);
     put_path(p, &p->report->sites->sites[hk_list_example(line, list)]);
-    fputs("</td><td>", p->out);
+    fputs("</td>", p->out);
+    put_lives(p, &line->lives);
+    fputs("<td>", p->out);
     put_sparkline(p, line, grows);
     fputs("</td></tr>\n", p->out);
 }
@@ -256,28 +269,34 @@ static void put_rest(const struct page *p, const uint32_t *order, size_t shown, 
 {
     double rest = 0;
     struct hk_share whole = {0, 0};
+    struct hk_lives lives = {0, 0, 0};
     char share[32], lines[32];
     for (size_t i = shown; i < count; i++) {
         const struct hk_line *line = &p->report->sites->lines[order[i]];
         rest += hk_list_amount(line, list);
         whole = hk_list_share(p->report, line, list);
+        hk_lives_add(&lives, &line->lives);
     }
     fputs("<tr class=\"soft\"><td class=\"number\">", p->out);
     put_bytes(p, rest);
-    fprintf(p->out, "</td><td class=\"number\">%s</td><td>in %s other line%s</td><td></td></tr>\n",
-            hk_text_percent(share, rest, whole.whole), hk_text_count(lines, count - shown), count - shown == 1 ? "" : "s");
+    fprintf(p->out, "</td><td class=\"number\">%s</td><td>in %s other line%s</td>", hk_text_percent(share, rest, whole.whole),
+            hk_text_count(lines, count - shown), count - shown == 1 ? "" : "s");
+    put_lives(p, &lives);
+    fputs("<td></td></tr>\n", p->out);
 }
 
 static void put_table(const struct page *p, enum hk_report_list list, const uint32_t *order, size_t shown, size_t count)
 {
+    static const char lives[] = "<th class=\"number life\" title=\"share of what it allocated that was freed soon, about\">freed soon</th>"
+                                "<th class=\"number life\">largest block</th>";
     bool of_peak = list == HK_LIST_PEAK || (list == HK_LIST_GROWING && p->report->sites->run.by_levels);
     fprintf(p->out,
-            "<table class=\"lines\">\n<thead><tr><th class=\"number\">%s</th><th class=\"number\">of %s</th><th>line</th>"
+            "<table class=\"lines\">\n<thead><tr><th class=\"number\">%s</th><th class=\"number\">of %s</th><th>line</th>%s"
             "<th>live over time</th></tr></thead>\n<tbody>\n",
             list == HK_LIST_GROWING ? "gain"
             : list == HK_LIST_LIVE  ? "live"
                                     : "at the peak",
-            of_peak ? "the peak" : "live");
+            of_peak ? "the peak" : "live", hk_sites_have_lives(p->report->sites) ? lives : "");
     for (size_t i = 0; i < shown; i++)
         put_row(p, &p->report->sites->lines[order[i]], list);
     if (shown < count)

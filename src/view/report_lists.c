@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define WATCHED_LEAST 4 /* blocks of a row, or nothing is said of how long they live */
+
 /* ---- lists of lines ---- */
 
 static const struct hk_sites *sorting;
@@ -146,4 +148,11 @@ void hk_list_piece(const struct hk_terminal *t, char *to, size_t size, const str
     bool is_module = strcmp(f->function, "<module>") == 0 && *f->file;
     hk_text_clean(t, name, sizeof name, is_module ? base_name(f->file) : f->function);
     snprintf(to, size, f->line ? "%s:%d" : "%s", name, f->line);
+}
+
+char *hk_list_temporary(char to[32], const struct hk_lives *lives)
+{
+    if (lives->sampled < WATCHED_LEAST)
+        return strcpy(to, "-");
+    return hk_text_percent(to, (double)lives->temporary, (double)lives->sampled);
 }

@@ -35,6 +35,9 @@ uint32_t hk_list_example(const struct hk_line *line, enum hk_report_list list);
 size_t hk_list_path(const struct hk_report *report, const struct hk_site *site, const char *dots,
                     struct hk_source_frame frames[HK_LIST_FRAMES], bool *cut);
 
+/* The share that was freed soon, "41%"; "-": too few blocks were watched to say. */
+char *hk_list_temporary(char to[32], const struct hk_lives *lives);
+
 /* "handle:61"; of a module's own code "shop.py:190". Clean; written into `to`, which holds `size` bytes. */
 void hk_list_piece(const struct hk_terminal *terminal, char *to, size_t size, const struct hk_source_frame *frame);
 

@@ -21,13 +21,12 @@
 #include "view/head.h"
 #include "view/json.h"
 #include "view/report.h"
+#include "view/report_lists.h"
 #include "view/rows.h"
 #include "view/where.h"
 
 #define NAME       1100 /* bytes of a row's name */
 #define NAME_LEAST 24   /* columns, or the blocks are left out */
-
-#define WATCHED_LEAST 4 /* blocks of a row, or nothing is said of how long they live */
 
 enum column { LIVE, ERROR, SHARE, LIVE_BLOCKS, PEAK, PEAK_BLOCKS, TOTAL, TOTAL_BLOCKS, TEMPORARY, LARGEST, COLUMNS };
 
@@ -168,9 +167,7 @@ static void fill(const struct hk_table_view *v, const struct hk_terminal *t, con
     hk_text_bytes(cells[TOTAL], (double)a->total_bytes);
     hk_text_count(cells[TOTAL_BLOCKS], a->total_blocks);
     hk_text_percent(cells[SHARE], value, (double)amount(totals, v->sort));
-    strcpy(cells[TEMPORARY], "-");
-    if (a->lives.sampled >= WATCHED_LEAST)
-        hk_text_percent(cells[TEMPORARY], (double)a->lives.temporary, (double)a->lives.sampled);
+    hk_list_temporary(cells[TEMPORARY], &a->lives);
     hk_text_bytes(cells[LARGEST], (double)a->lives.largest_bytes);
     /* One standard error of a sampled sum of bytes; blocks are known as well as their bytes. */
     double bytes = v->sort == HK_SORT_BLOCKS ? (double)a->live_bytes : value;

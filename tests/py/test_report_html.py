@@ -78,6 +78,19 @@ def test_page_of_a_real_run_has_its_report_and_its_flame_graph(tmp_path, python)
     assert sum(figures[0] for figures in leaves.values()) == report["recorder"]["sites_live_bytes"]
 
 
+def test_page_of_an_exact_run_says_how_long_blocks_of_a_line_live_and_how_large_they_were(shop, tmp_path, python):
+    assert "freed soon" not in words_of(page(shop, tmp_path))  # sampled: nobody knows
+    reason = build_is_usable()
+    if reason:
+        pytest.skip(reason)
+    runner = Runner(tmp_path, python)
+    runner.good(["-I", "-S", "-c", "keep = list(map(bytes, [1000] * 9000 + [123456]))"], options=("--exact",))
+    line = max(runner.report()["lines"], key=lambda line: line["live_bytes"])
+    words = words_of(page(runner.output, tmp_path))
+    assert "freed soon largest block" in words
+    assert re.search(r" %.0f%% 121 KiB " % (100 * line["temporary_share"]), words) and line["largest_bytes"] == 123456 + 33
+
+
 def test_page_loads_nothing(shop, tmp_path):
     assert page(shop, tmp_path).loads == []
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
