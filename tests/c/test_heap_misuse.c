@@ -53,7 +53,7 @@ static void test_without_debug_mode_each_has_the_result_that_the_table_says(void
     static char text[65536];
     for (lock = HK_LOCK_OWN; lock <= HK_LOCK_THREADS; lock++)
         for (row = rows; row < rows + COUNT(rows); row++) {
-            if (strcmp(row->release, AS_IN_C) == 0)
+            if (strcmp(row->release, AS_IN_C) == 0 || (is_under_valgrind() && (row - rows) % 3 != (int)lock)) /* each under one */
                 continue;
             int status = run_child(commit_without, text, sizeof(text));
             if (status != 0 || text[0] != '\0')
