@@ -122,7 +122,7 @@ struct hk_heap {
     uint64_t class_allocations[HK_CLASSES];
     uint32_t class_pools_began[HK_CLASSES]; /* to be current, ever */
     bool begun[HK_CLASSES]; /* the class has had a pool, its own or, in a frugal heap, a larger one's */
-    bool is_frugal;         /* a class of few blocks has no pool of its own: share_larger in heap.c */
+    bool is_frugal;         /* a class of few blocks has no pool of its own: share_larger in pools.c */
 
     hk_heap *sibling; /* another heap under the same host's lock; or NULL */
 
@@ -299,19 +299,26 @@ void *hk_malloc_expired(hk_heap *heap, size_t size); /* charged, and the budget 
  * has to tell the recorder when it frees it. After any NULL; NULL: there is no memory. */
 void *hk_malloc_due(hk_heap *heap, size_t size);
 void hk_free_slow(hk_heap *heap, void *block);       /* any block, also of other heaps and the C allocator */
-void hk_pool_emptied(struct hk_pool *pool);          /* called by the fast paths */
-/* `count` blocks of the pool at once: bit i of the map is the one that begins 16 * i bytes from the pool's start. Of a heap that is
- * under its host's lock, which is held. */
-void hk_pool_free_many(struct hk_pool *pool, const uint64_t *map, uint32_t count);
 /* hk_aligned_alloc for any power of two; the C allocator serves what is beyond a pool's. */
 void *hk_aligned_any(hk_heap *heap, size_t alignment, size_t size);
 void *hk_calloc_unlocked(hk_heap *heap, size_t count, size_t size);
+void hk_heap_rest(hk_heap *heap); /* whoever used it is gone: all that is empty goes back; it may be used again */
+
+/* pools.c. What protects the heap is held. */
+struct hk_pool *hk_pool_with_free(hk_heap *heap, uint8_t size_class); /* the class's current one, with a free block; NULL: no memory */
+struct hk_pool *hk_pool_of_larger_class(hk_heap *heap, uint8_t size_class); /* with a free block, where there are no more; NULL: none */
+void hk_pool_emptied(struct hk_pool *pool); /* called by the fast paths */
 void hk_heap_retire(hk_heap *heap); /* takes back remote frees; no pool stays CURRENT */
 void hk_pool_move(struct hk_pool *pool, hk_heap *to); /* to another member of the same facade; not CURRENT, not EMPTY */
 void hk_free_into(hk_heap *heap, void *block); /* a block of this heap, whose protection is held */
-void hk_heap_rest(hk_heap *heap); /* whoever used it is gone: all that is empty goes back; it may be used again */
+/* `count` blocks of the pool at once: bit i of the map is the one that begins 16 * i bytes from the pool's start. Of a heap that is
+ * under its host's lock. */
+void hk_pool_free_many(struct hk_pool *pool, const uint64_t *map, uint32_t count);
 bool hk_heap_reclaim(hk_heap *heap); /* pools that are free and do not look so; true: there were some */
-void hk_heap_fold(hk_heap *heap); /* frees in current pools become allocations of their class */
+/* Frees in the heap's current pools, or in this one, become allocations of their class: each means one more than what is allocated
+ * has grown by. */
+void hk_heap_fold(hk_heap *heap);
+void hk_pool_fold(struct hk_pool *pool);
 
 /* remote.c: blocks freed by those who do not hold what protects their heap. */
 void hk_remote_push(hk_heap *heap, void *block);

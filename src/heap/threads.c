@@ -1,5 +1,5 @@
 /* Facades and their members: who belongs to which thread, and what happens at its end and at a fork. The model is in
- * threads.h; slow paths of malloc and free are heap.c's, the same for members as for other heaps.
+ * threads.h; slow paths of malloc and free are those of heap.c and pools.c, the same for members as for other heaps.
  *
  * A thread knows its members by a record, struct hk_thread, which a key of pthreads hands to thread_end when the thread
  * ends. pthread_setspecific may itself call malloc; the record is in place before it does.
