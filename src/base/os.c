@@ -93,23 +93,44 @@ bool hk_os_discard(void *start, size_t size)
 
 extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
 
+struct code {
+    const ElfW(Phdr) *segments;
+    uintptr_t shift; /* from where they were linked to where they are */
+};
+
+static struct code own_code(void)
+{
+    const char *base = (const char *)&__ehdr_start;
+    const ElfW(Phdr) *segments = (const ElfW(Phdr) *)(base + __ehdr_start.e_phoff), *first = segments;
+    while (first->p_type != PT_LOAD)
+        first++;
+    return (struct code){segments, (uintptr_t)base - first->p_vaddr};
+}
+
 void hk_os_rest_code(void)
 {
     int saved = errno;
-    const char *base = (const char *)&__ehdr_start;
-    const ElfW(Phdr) *segments = (const ElfW(Phdr) *)(base + __ehdr_start.e_phoff);
-    const ElfW(Phdr) *first = segments;
+    struct code code = own_code();
     uintptr_t page = hk_os_page_size();
-    while (first->p_type != PT_LOAD)
-        first++;
     for (int i = __ehdr_start.e_phnum - 1; i >= 0; i--) { /* the first to be loaded has this table: it goes last */
-        const ElfW(Phdr) *segment = &segments[i];
+        const ElfW(Phdr) *segment = &code.segments[i];
         if (segment->p_type != PT_LOAD || (segment->p_flags & PF_W) != 0)
             continue;
-        uintptr_t start = (uintptr_t)base - first->p_vaddr + segment->p_vaddr, end = start + segment->p_filesz;
+        uintptr_t start = code.shift + segment->p_vaddr, end = start + segment->p_filesz;
         madvise((void *)(start & ~(page - 1)), end - (start & ~(page - 1)), MADV_DONTNEED);
     }
     errno = saved;
+}
+
+void hk_os_part_code(void (*seldom)(void))
+{
+    struct code code = own_code();
+    uintptr_t page = hk_os_page_size(), from = ((uintptr_t)seldom + page - 1) & ~(page - 1);
+    for (int i = 0; i < __ehdr_start.e_phnum; i++) {
+        uintptr_t start = code.shift + code.segments[i].p_vaddr, end = start + code.segments[i].p_filesz;
+        if (code.segments[i].p_type == PT_LOAD && from > start && from < end)
+            hk_os_huge_pages((void *)from, end - from, false); /* any flag would do */
+    }
 }
 
 /* Moves a mapping of its own to where it is wanted. A mapping made there at once would, where it fails, leave a hole

@@ -84,9 +84,11 @@ hk_heap *hk_heap_new(void)
     if (heap != NULL)
         spare = heap->watched;
     hk_lock_release(&hk_heaps_lock);
-    if (heap == NULL)
-        return hk_os_map(sizeof(*heap));
-    memset(heap, 0, sizeof(*heap));
+    if (heap != NULL) {
+        memset(heap, 0, sizeof(*heap));
+    } else if ((heap = hk_os_map(2 * sizeof(*heap))) != NULL) { /* two fit into a page */
+        hk_heap_put_spare(heap + 1);
+    }
     return heap;
 }
 

@@ -122,7 +122,7 @@ static uint32_t name_of(const char *name)
     return text;
 }
 
-int64_t hk_rec_counted(void)
+HK_HOT int64_t hk_rec_counted(void)
 {
     return hk_rec.exact ? hk_exact_live() : (int64_t)hk_rec.live_bytes;
 }

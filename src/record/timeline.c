@@ -4,8 +4,8 @@
  * look at the coarse clock and two comparisons. When it is due
  *
  *   - the current point is written anew: at most every 10 ms, and no more often than costs 0.4 %
- *     of the time (filling a point takes time in proportion to the number of pools), but at
- *     least every second;
+ *     of the time, or 0.1 % where nothing else is recorded (filling a point takes time in
+ *     proportion to the number of pools), but at least every second;
  *   - it is appended to the timeline when the distance has passed: 20 ms at first, doubled
  *     whenever the section is full and thinned by two;
  *   - a new mark begins when 50 ms or 4 MiB of allocation have passed since the last, doubled
@@ -23,6 +23,7 @@
 #define SHORTEST_POINT    (10 * MS)
 #define LONGEST_POINT     (1000 * MS)
 #define COST_SHARE        250u
+#define COST_SHARE_ALONE  1000u /* nothing but points is recorded: the program is to run as if nothing was */
 #define RSS_DISTANCE      (100 * MS)
 #define PEAK_RSS_DISTANCE (1000 * MS)
 #define FIRST_APPEND      (20 * MS)
@@ -126,7 +127,7 @@ static void append_point(const struct hk_capture_point *point, uint64_t now)
 
 static void schedule(uint64_t now)
 {
-    uint64_t distance = hk_rec.point_cost_ns * COST_SHARE;
+    uint64_t distance = hk_rec.point_cost_ns * (hk_rec.options.mode == HK_MODE_NONE ? COST_SHARE_ALONE : COST_SHARE);
 
     if (distance < SHORTEST_POINT)
         distance = SHORTEST_POINT;
@@ -230,6 +231,8 @@ HK_HOT void hk_rec_tick(uint64_t allocated_bytes)
     if (since_start(now) >=
         hk_rec.next_modules_ns) { /* what was loaded meanwhile: at 1, 2, 4, ... s */
         hk_rec_read_modules();
+        if (hk_rec.options.mode == HK_MODE_NONE) /* that was all of it that is seldom used */
+            hk_os_rest_code();
         hk_rec.next_modules_ns = since_start(now) * 2;
     }
 }

@@ -143,7 +143,7 @@ static bool is_counting(int domain, const hk_allocator *table)
     return table->malloc == tables[domain].malloc || (both != NULL && table->malloc == both->malloc);
 }
 
-bool hk_line_count_below(int domain, hk_allocator *table)
+HK_HOT bool hk_line_count_below(int domain, hk_allocator *table)
 {
     if (!is_counting(domain, table))
         return false;

@@ -293,6 +293,7 @@ __attribute__((constructor)) static void preload(void)
 {
     const char *why = NULL;
     int saved = errno;
+    hk_os_part_code((void (*)(void))hk_interrupted_malloc); /* src/heap/meson.build: what runs in every program comes before */
     hk_threads_host_forks = true; /* see fork_prepare */
     hk_interpose_init();
     hk_family_start();
