@@ -258,7 +258,7 @@ char *hk_plot_span_label(char to[400], const struct hk_plot_span *s)
         snprintf(place, sizeof place, " (%s:%d)", s->file, s->line);
     if (s->begin_rss_bytes > 0 && s->end_rss_bytes > 0)
         snprintf(rss, sizeof rss, ", RSS %s to %s", hk_text_bytes(a, s->begin_rss_bytes), hk_text_bytes(b, s->end_rss_bytes));
-    snprintf(to, 400, "%s%s: %s%s, live %s to %s%s", s->name, place, hk_text_duration(a, (uint64_t)((s->end - s->begin) * 1e9)),
+    snprintf(to, 400, "%s%s: %s%s, live %s to %s%s", s->name, place, hk_text_duration(a, (uint64_t)fmin((s->end - s->begin) * 1e9, 1e19)),
              s->has_ended ? "" : ", not ended", hk_text_bytes(b, s->begin_bytes), hk_text_bytes(c, s->end_bytes), rss);
     return to;
 }
@@ -380,9 +380,9 @@ static void put_calls(const struct hk_plot *p, const struct hk_terminal *t, unsi
         hk_text_keep_start(t, hk_text_clean(t, name, sizeof name, c->first->name), sizeof name, columns);
         int blanks = (int)(columns - hk_text_columns(name));
         if (c->count == 1)
-            snprintf(words, sizeof words, "%s", hk_text_duration(time, (uint64_t)(c->seconds * 1e9)));
+            snprintf(words, sizeof words, "%s", hk_text_duration(time, (uint64_t)fmin(c->seconds * 1e9, 1e19)));
         else
-            snprintf(words, sizeof words, "%zu times, %s", c->count, hk_text_duration(time, (uint64_t)(c->seconds * 1e9)));
+            snprintf(words, sizeof words, "%zu times, %s", c->count, hk_text_duration(time, (uint64_t)fmin(c->seconds * 1e9, 1e19)));
         fprintf(t->out, "%*s  %s%s%s%*s  %-20s  live %s to %s%s\n", (int)margin, "", hk_style(t, hue_styles[c->first->hue % 4]), name,
                 hk_style(t, HK_PLAIN), blanks, "", words, hk_text_bytes(before, c->first->begin_bytes),
                 hk_text_bytes(after, c->last->end_bytes), c->has_open ? ", not ended" : "");
