@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The soak: programs that strain what an allocator must bear, most of them in Python, minutes long, under `heapkeeper run`.
 
-    python3 tools/soak.py [--minutes M] [--cycles N] [--python P] [--build DIR] [--jobs N] [--keep DIR] [PROGRAM...]
+    python3 tools/soak.py [--minutes M] [--cycles N] [--geometry NAME] [--python P] [--build DIR] [--jobs N] [--keep DIR] [PROGRAM...]
 
 Each program in tests/soak/ verifies its own results all the time, and asks the library now and then, in itself and
 in forked children, whether every structure of the heap is valid and its statistics add up (tests/soak/common.py).
@@ -160,12 +160,13 @@ def facts_of(counts):
         " ".join("%s %d" % each for each in sorted(counts.get("counts", {}).items())))
 
 
-def run_program(outcome, build, command, python, seconds, cycles, directory):
+def run_program(outcome, command, options, python, directory):
     capture = os.path.join(directory, "capture.hk")
-    under_us = [command, "run", SAMPLE, "-o", capture]
+    seconds, cycles = options.minutes * 60, options.cycles
+    under_us = [command, "run", SAMPLE, "--geometry", options.geometry, "-o", capture]
     words = {
-        "threads_heap": [os.path.join(build, "tests", "soak", "threads_heap"), "%g" % seconds],
-        "threads": [*under_us, os.path.join(build, "tests", "soak", "threads"), "%g" % seconds],
+        "threads_heap": [os.path.join(options.build, "tests", "soak", "threads_heap"), "%g" % seconds],
+        "threads": [*under_us, os.path.join(options.build, "tests", "soak", "threads"), "%g" % seconds],
     }.get(outcome.name, [*under_us, python, os.path.join(PROGRAMS, outcome.name + ".py"), "%g" % seconds])
     is_counted = cycles is not None and outcome.name == "interpreters"
     words += ["%d" % cycles] if is_counted else []
@@ -227,7 +228,7 @@ def soak(name, options, directory):
         python = with_greenlet(options.python, own) if name == "greenlets" else options.python
         if name == "interpreters" and not has_own_gil(python):
             raise Skipped("before Python 3.12 no interpreter has a GIL of its own")
-        run_program(outcome, options.build, command, python, options.minutes * 60, options.cycles, own)
+        run_program(outcome, command, options, python, own)
     except Skipped as why:
         outcome.skipped = str(why)
     except (OSError, subprocess.SubprocessError) as error:
@@ -246,6 +247,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--minutes", type=float, default=5, metavar="M", help="for each program (default 5)")
     parser.add_argument("--cycles", type=int, metavar="N", help="of interpreters: as many in each thread, not minutes")
+    parser.add_argument("--geometry", default="default", metavar="NAME", help="as of heapkeeper run (default: default)")
     parser.add_argument("--python", default=sys.executable, metavar="P", help="the interpreter (default: this one)")
     parser.add_argument("--build", default=os.path.join(TREE, "build"), metavar="DIR", help="where heapkeeper is")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="programs at a time (default 1)")

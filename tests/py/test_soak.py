@@ -43,6 +43,11 @@ def test_a_second_of_the_soak_passes(heapkeeper, program):
     assert lines[-1] == "1 passed, 0 failed, 0 skipped"
 
 
+def test_a_second_of_the_soak_passes_in_the_guides_geometry(heapkeeper):
+    done = run_soak(heapkeeper.python.path, "generators", "--geometry", "guide")
+    assert done.status == 0, done.out.decode()
+
+
 def test_a_program_without_our_heap_fails_the_soak(heapkeeper):
     script = os.path.join(soak.PROGRAMS, "generators.py")
     done = heapkeeper.stock([script, "0.1"])

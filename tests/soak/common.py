@@ -18,7 +18,7 @@ import os
 import sys
 import time
 
-POOL, ARENA_POOLS = 16 << 10, 64
+ARENA_POOLS = 64
 CLASSES = ("live_bytes", "free_bytes", "untouched_bytes", "tail_bytes", "empty_bytes", "metadata_bytes")
 SUMMED = ("mapped_bytes", "live_bytes", "live_blocks", "returned_bytes", "arenas", "pools_used", "pools_full",
           "pools_empty")
@@ -49,15 +49,15 @@ def stats():
     return json.loads(buffer.value.decode())
 
 
-def heap_faults(heap):
-    """How a heap's figures contradict one another, in words."""
+def heap_faults(heap, pool):
+    """How a heap's figures contradict one another, in words; pool: bytes."""
     if heap["mapped_bytes"] != sum(heap[name] for name in CLASSES):
         yield "classes do not sum to mapped"
     pools = heap["pools_used"] + heap["pools_full"]
     in_pools = sum(heap[name] for name in ("live_bytes", "free_bytes", "untouched_bytes", "tail_bytes"))
-    if in_pools != pools * POOL:
+    if in_pools != pools * pool:
         yield "%d pools with blocks, but %d bytes in them" % (pools, in_pools)
-    if heap["empty_bytes"] + heap["returned_bytes"] != heap["pools_empty"] * POOL:
+    if heap["empty_bytes"] + heap["returned_bytes"] != heap["pools_empty"] * pool:
         yield "%d empty pools, but %d + %d bytes" % (heap["pools_empty"], heap["empty_bytes"], heap["returned_bytes"])
     if pools + heap["pools_empty"] != heap["arenas"] * ARENA_POOLS:
         yield "arenas and pools disagree"
@@ -67,7 +67,8 @@ def heap_faults(heap):
 
 def stats_faults(figures):
     """[(heap, fault)] where the statistics do not add up."""
-    faults = [(heap["name"], fault) for heap in figures["heaps"] for fault in heap_faults(heap)]
+    pool = figures["geometry"]["pool_bytes"]
+    faults = [(heap["name"], fault) for heap in figures["heaps"] for fault in heap_faults(heap, pool)]
     for name in SUMMED:
         total = sum(heap[name] for heap in figures["heaps"])
         if total != figures[name]:
