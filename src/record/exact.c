@@ -466,12 +466,12 @@ static void inherit(uint32_t site, size_t bytes)
     hk_exact.peak += bytes;
 }
 
-/* A child's sites have its parent's numbers, with counters of their own. What they inherit is what blocks say. */
 int64_t hk_exact_live(void)
 {
     return (int64_t)hk_exact.peak - hk_exact.headroom + __atomic_load_n(&hk_exact.apart, __ATOMIC_RELAXED);
 }
 
+/* A child's sites have its parent's numbers, with counters of their own. What they inherit is what blocks say. */
 bool hk_exact_adopt(const struct hk_rec_section *parent)
 {
     uint64_t count = parent[HK_SECTION_EXACT_SITES].count;
