@@ -50,9 +50,11 @@ class Pattern:
         self.file, colon, self.name = text.rpartition(":")
         if not colon and text.endswith(".py"):
             self.file, self.name = text, "*"
+        while self.file.startswith("./"):
+            self.file = self.file[2:]
         self.known_file = False
 
-    def wants(self, filename, qualname):
+    def wants(self, filename, qualname, is_main):
         plain = qualname.replace(".<locals>", "")
         if self.file:
             if not (fnmatch.fnmatchcase(filename, self.file) or fnmatch.fnmatchcase(filename, "*/" + self.file)):
@@ -63,7 +65,8 @@ class Pattern:
                 fnmatch.fnmatchcase(plain, self.text) or fnmatch.fnmatchcase(plain, "*." + self.text)):
             return False  # `put` is not each method of that name in the standard library
         whole = "%s.%s" % (os.path.splitext(filename)[0].replace("/__init__", "").strip("/").replace("/", "."), plain)
-        return fnmatch.fnmatchcase(whole, self.text) or fnmatch.fnmatchcase(whole, "*." + self.text)
+        return any(fnmatch.fnmatchcase(name, pattern) for name in [whole] + ["__main__." + plain] * is_main
+                   for pattern in (self.text, "*." + self.text))
 
 
 class Chooser:
@@ -72,7 +75,7 @@ class Chooser:
     def __init__(self, patterns, rss=False):
         self.profile = lines.LineProfile(rss=rss)
         self.patterns = [Pattern(text) for text in patterns]
-        self.names = set()
+        self.names = {}  # and in which file
         self.main = None
         for module in list(sys.modules.values()) if patterns else []:
             self.choose_in(module)
@@ -99,8 +102,8 @@ class Chooser:
     def is_wanted(self, filename):
         def wanted(name):
             if len(self.names) < _MOST_NAMES:
-                self.names.add(name)
-            found = [pattern for pattern in self.patterns if pattern.wants(filename, name)]
+                self.names.setdefault(name, filename)
+            found = [pattern for pattern in self.patterns if pattern.wants(filename, name, filename == self.main)]
             for pattern in found:
                 pattern.names.append(name)
             return bool(found)
@@ -141,9 +144,14 @@ class Chooser:
             if pattern.file and not pattern.known_file:
                 yield "--lines=%s: no file of that name was run" % pattern.text
                 continue
+            if pattern.file and (not pattern.name or pattern.name.isdigit()):
+                yield "--lines=%s: after the colon stands the name of a function, as in %s:main; * is all" % (pattern.text, pattern.file)
+                continue
             last = pattern.name.split(".")[-1] if pattern.file else pattern.text.split(".")[-1]
-            near = difflib.get_close_matches(last, sorted({name.split(".")[-1] for name in self.names}), 1, 0.7)
-            yield "--lines=%s: no function of that name was in what was run%s" % (pattern.text, "; there is %s" % near[0] if near else "")
+            short = {name.split(".")[-1]: name for name in sorted(self.names, reverse=True)}
+            near = difflib.get_close_matches(last, sorted(short), 1, 0.7)
+            there = near and "; there is %s:%s" % (os.path.basename(self.names[short[near[0]]]), short[near[0]].replace(".<locals>", ""))
+            yield "--lines=%s: no function of that name was in what was run%s" % (pattern.text, there or "")
 
 
 def _is_main(depth):
@@ -156,20 +164,25 @@ def _is_main(depth):
 
 
 def _write(functions, output):
-    if output is None:
-        from .lines_text import table
+    try:
+        if output is None:
+            from .lines_text import table
 
-        sys.stderr.write(table(functions, sys.stderr))
-        sys.stderr.flush()
-        return
-    if output.endswith(".json"):
-        from .lines_export import as_json as form
-    elif output.endswith(".html"):
-        from .lines_export import as_html as form
-    else:
-        from .lines_text import table as form
-    with open(output, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(form(functions))
+            sys.stderr.write(table(functions, sys.stderr))
+            sys.stderr.flush()
+            return
+        if output.endswith(".json"):
+            from .lines_export import as_json as form
+        elif output.endswith(".html"):
+            from .lines_export import as_html as form
+        else:
+            from .lines_text import table as form
+        with open(output, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(form(functions))
+    except (OSError, ValueError, AttributeError) as error:  # of stderr: the program closed it
+        if output is not None:
+            _say("--lines-output: %s; so it is shown here" % error)
+            _write(functions, None)
 
 
 def _show(chooser, pid, output):
@@ -184,12 +197,8 @@ def _show(chooser, pid, output):
         _say("--lines: the program is no script of Python's; --lines=PATTERN names functions")
     if not chooser.patterns and functions and not called:
         _say("--lines: no function of the main script was called")
-    try:
-        if called or output is not None:
-            _write(called, output)
-    except (OSError, ValueError, AttributeError) as error:
-        if output is not None:
-            _say("--lines-output: %s" % error)
+    if called or output is not None:
+        _write(called, output)
 
 
 def begin():

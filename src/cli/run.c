@@ -93,6 +93,18 @@ static int take_lines_output(struct hk_settings *settings, const char *path)
     return 0;
 }
 
+/* As far as its directory tells. */
+static bool may_be_made(const char *path)
+{
+    char *directory = strdup(path);
+    if (!directory)
+        abort();
+    strrchr(directory, '/')[1] = '\0';
+    bool may = access(directory, W_OK) == 0;
+    free(directory);
+    return may;
+}
+
 static int take_option(int argc, char **argv, int option, struct options *o)
 {
     switch (option) {
@@ -230,6 +242,8 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --lines and --debug exclude each other");
     if (o->settings.lines_output && !o->force && access(o->settings.lines_output, F_OK) == 0)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output: %s exists already; --force writes over it", o->settings.lines_output);
+    if (o->settings.lines_output && !may_be_made(o->settings.lines_output))
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output: %s cannot be made: %s", o->settings.lines_output, strerror(errno));
     if (*program + 1 < argc && *program > 1 && strcmp(argv[*program - 1], "--lines") == 0 && access(argv[*program], F_OK) != 0 &&
         (strchr(argv[*program], '.') || strchr(argv[*program], '*')))
         return hk_cli_fail(HK_EXIT_USAGE, "run: write --lines=%s, in one word", argv[*program]);

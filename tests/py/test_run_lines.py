@@ -79,18 +79,25 @@ def test_functions_of_the_main_script_are_shown_on_stderr_at_its_end(run, every_
 @pytest.mark.parametrize("pattern, found", [
     ("put", ["put"]), ("shop.put", ["put"]), ("Cart.add", ["Cart.add"]), ("shop.Cart.*", ["Cart.add"]), ("shop.py", ["put", "Cart.add"]),
     ("shop.py:put", ["put"]), ("*:work", ["work"]), ("main.work,put", ["work", "put"]), ("Cart.add.inner", ["Cart.add.<locals>.inner"]),
+    ("./shop.py:put", ["put"]), ("__main__.work", ["work"]), ("__main__.put", []),
 ])
 def test_patterns_name_functions_of_any_module(run, pattern, found):
     tables, rest = table_of(run("--lines=" + pattern))
-    assert sorted(tables) == sorted(found) and rest == []
+    assert sorted(tables) == sorted(found) and bool(rest) == (not found)
 
 
 def test_an_unknown_function_or_file_is_said_in_a_line(run):
     tables, rest = table_of(run("--lines=Cart.ad,shops.py:put,other,put,Cart.never"))
     assert list(tables) == ["put"]
-    assert rest == ["heapkeeper: --lines=Cart.ad: no function of that name was in what was run; there is add",
+    assert rest == ["heapkeeper: --lines=Cart.ad: no function of that name was in what was run; there is shop.py:Cart.add",
                     "heapkeeper: --lines=shops.py:put: no file of that name was run",
                     "heapkeeper: --lines=other: no function of that name was in what was run", "heapkeeper: --lines=Cart.never: not called: Cart.never"]
+
+
+def test_a_line_is_no_function_and_a_table_that_cannot_be_written_is_shown(run, tmp_path):
+    assert table_of(run("--lines=shop.py:3"))[1] == ["heapkeeper: --lines=shop.py:3: after the colon stands the name of a function, as in shop.py:main; * is all"]
+    tables, rest = table_of(run("--lines=put", "--force", "--lines-output=/dev/full"))
+    assert list(tables) == ["put"] and len(rest) == 1 and rest[0].startswith("heapkeeper: --lines-output: [Errno 28]"), rest
 
 
 def test_modules_and_code_are_main_scripts_too(run, every_python):
@@ -110,6 +117,7 @@ def test_json_and_html_have_the_same_figures(run, tmp_path):
     assert put["lines"][1]["source"] == "    shelf = bytes(n)" and 49900 < put["lines"][1]["net_bytes"] <= 50033
     assert put["lines"][1]["hits"] == 1 and 1 <= put["lines"][1]["blocks"] <= 2 and not put["source_changed"]
     assert b"exists already; --force" in run("--lines", "--lines-output", "lines.json", status=2).err
+    assert b"cannot be made: No such file or directory" in run("--lines", "--lines-output", "nowhere/lines.json", status=2).err
     done = run("--lines=put", "--lines-output", "lines.html")
     page = (tmp_path / "lines.html").read_text()
     assert done.err == b"" and "shelf = bytes(n)" in page and re.search(r"\+48\.\d KiB", page) and "http" not in page.replace("http-equiv", "")
