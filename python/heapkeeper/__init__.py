@@ -116,6 +116,15 @@ def active():
     return _preloaded or _installed
 
 
+_NOT_HELD = "heapkeeper is loaded, but Python's objects are not in its heap; `heapkeeper report` says why"
+
+
+def _holds_objects():
+    """Not where PYTHONMALLOC, -X dev or a build of Python keeps another allocator, though we are loaded."""
+    probe = object()
+    return bool(_library.hk_heap_of(id(probe)))
+
+
 def install():
     """Put the objects that are made from now on into heapkeeper's heap, in a Python that runs already.
 
@@ -123,11 +132,13 @@ def install():
     does; anything larger, the raw domain, and blocks from before stay where they are, and each block goes back to
     its owner. There is no way back. Does nothing if the process is on the heap already.
 
-    RuntimeError, and nothing is changed: under tracemalloc, the debug hooks or another allocator, in a free-threaded or
+    RuntimeError, and nothing is changed: under `heapkeeper run` where Python was told to use another allocator, under tracemalloc, the debug hooks or another allocator, in a free-threaded or
     debug build, beside an interpreter with its own GIL, or without address space for the heap.
     """
     global _installed
     if active():
+        if not _holds_objects():
+            raise RuntimeError("heapkeeper.install(): " + _NOT_HELD)
         return
     if _standard_tracemalloc.is_tracing():
         raise RuntimeError("heapkeeper.install(): tracemalloc is tracing: call tracemalloc.stop() first")
@@ -171,10 +182,8 @@ def blocks(arenas=False):
     if not active():
         raise RuntimeError("heapkeeper.blocks(): this process does not run on heapkeeper's heap: start it with "
                            "`heapkeeper run`, or call heapkeeper.install() first")
-    probe = object()
-    if not _library.hk_heap_of(id(probe)):
-        raise RuntimeError("heapkeeper.blocks(): heapkeeper is loaded, but Python's objects are not in its heap; "
-                           "`heapkeeper report` says why")
+    if not _holds_objects():
+        raise RuntimeError("heapkeeper.blocks(): " + _NOT_HELD)
     text = _text(_library.hk_blocks_json, arenas)
     if not text:
         raise MemoryError("heapkeeper.blocks(): no memory for a map of the heap")

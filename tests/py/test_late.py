@@ -104,6 +104,17 @@ def test_install_does_nothing_where_the_heap_was_there_from_the_start(heapkeeper
     assert (done.status, done.out) == (0, b"True None\n"), done.err
 
 
+def test_install_says_so_where_python_was_told_to_use_another_allocator_than_run_gives_it(heapkeeper):
+    code = """
+import heapkeeper
+try: heapkeeper.install()
+except RuntimeError as error: print(error)
+"""
+    done = heapkeeper.run(code, env={**ENVIRONMENT, "PYTHONMALLOC": "malloc"})
+    said = b"heapkeeper.install(): heapkeeper is loaded, but Python's objects are not in its heap; `heapkeeper report` says why\n"
+    assert (done.status, done.out) == (0, said), done.err
+
+
 def test_tracemalloc_refuses_it(every_python):
     said = refusal(every_python, "import tracemalloc; tracemalloc.start()\n")
     assert said == "heapkeeper.install(): tracemalloc is tracing: call tracemalloc.stop() first\n"
