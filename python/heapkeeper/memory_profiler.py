@@ -614,6 +614,26 @@ def _find_script(script_name):
     raise SystemExit(1)
 
 
+def _write_results(profiler, args, output):
+    """Whether the file took them; if not, that is said in a line."""
+    try:
+        try:
+            if args.timestamp:
+                profiler.show_results(stream=output)
+            else:
+                show_results(profiler, precision=args.precision, stream=output)
+            output.flush()
+        finally:
+            if output is not sys.stdout:
+                output.close()  # here, where its error is known what to do with
+    except OSError as error:
+        sys.stderr.write("memory_profiler: %s cannot be written: %s\n" % (args.out_filename or "standard output", error.strerror))
+        if output is sys.stdout:  # else Python fails once more, at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return False
+    return True
+
+
 def main():
     from argparse import ArgumentParser, REMAINDER
 
@@ -649,13 +669,9 @@ def main():
             exec_with_profiler(script, profiler, args.backend, words)
         else:
             run_module_with_profiler(target, profiler, args.backend, words)
-    finally:
-        if args.timestamp:
-            profiler.show_results(stream=output)
-        else:
-            show_results(profiler, precision=args.precision, stream=output)
-        output.flush()
-    return 0
+    finally:  # and the program's own end, if it raised, is as it would be
+        written = _write_results(profiler, args, output)
+    return 0 if written else 1
 
 
 def load_ipython_extension(ip):

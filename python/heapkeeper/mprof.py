@@ -43,6 +43,7 @@ Type mprof <command> --help for usage help on a specific command.
 For example, mprof plot --help will list all plotting options.
 """
 
+LARGEST = 1e15  # seconds and MiB that a measurement may be
 CAPTURE = b"hkcaptur"  # what a capture of heapkeeper's begins with
 IN_PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "instead", "memory_profiler.py")
 
@@ -50,17 +51,24 @@ IN_PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "instead", "
 # --- files ---
 
 
+def _figure(word):
+    figure = float(word)
+    if not abs(figure) <= LARGEST:  # nan is not, either
+        raise ValueError
+    return figure
+
+
 def _parse_line(field, value):
     """The numbers of a line; ValueError if it has others, or too few."""
     words = value.split()
     if field == "MEM":
-        return float(words[0]), float(words[1])
+        return _figure(words[0]), _figure(words[1])
     if field == "CHLD":
-        return words[0], float(words[1]), float(words[2])
+        return words[0], _figure(words[1]), _figure(words[2])
     # The name may hold blanks, in files of the original's. The depth is a whole number; times and sizes have a point.
-    has_level = len(words) >= 6 and re.fullmatch(r"-?\d+", words[-1])
+    has_level = len(words) >= 6 and re.fullmatch(r"-?\d{1,9}", words[-1])
     figures = words[-5:-1] if has_level else words[-4:]
-    mem_start, start, mem_end, end = map(float, figures)
+    mem_start, start, mem_end, end = map(_figure, figures)
     name = words[:-5] if has_level else words[:-4]
     if not name:
         raise ValueError
@@ -337,6 +345,14 @@ def run_action():
         raise ValueError("--interval %s: it is to be more than no time" % args.interval)
     args.program = args.program[args.program[0] == "--":]
     print("mprof: Sampling memory every {0}s".format(args.interval))
+    try:
+        _record(args)
+    except OSError as error:
+        raise error if error.filename else OSError(error.errno, error.strerror, args.filename) from None
+
+
+def _record(args):
+    """Starts the program, or finds it, and writes what it takes until it ends."""
     # A line at a time, each at the file's end: the program writes its functions there, too.
     with open(args.filename, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         process, command_line = _attach(args) if args.attach_existing else _start(args)
@@ -406,7 +422,7 @@ def peak_action():
 
 def _window(value):
     try:
-        start, end = (float(number) for number in value.split(","))
+        start, end = (_figure(number) for number in value.split(","))
     except ValueError:
         raise ArgumentTypeError("%r is not two numbers with a comma between them" % value) from None
     return [start, end]
@@ -483,8 +499,12 @@ def plot_action():
         mprof_picture.show_with_pylab(picture, pylab, args.output)
         return
     output = args.output or os.path.splitext(os.path.basename(filenames[-1]))[0] + ".svg"
-    with open(output, "w", encoding="utf-8") as file:
-        file.write(picture.svg())
+    svg = picture.svg()  # first: what cannot be drawn leaves no file
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            file.write(svg)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, output) from None
     if args.output is None:
         print("The plot is in %s." % output)
 

@@ -61,7 +61,7 @@ def trend(points):
 
 def _step(span, ticks):
     """1, 2 or 5 times a power of ten, so that there are at most so many steps in the span."""
-    if not span > 0:
+    if not span > 1e-9:
         return 1.0
     power = 10.0 ** math.floor(math.log10(span / ticks))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor * ticks >= span * 0.999999)

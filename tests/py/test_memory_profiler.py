@@ -348,3 +348,16 @@ def test_children_of_multiprocessing_know_profile_however_they_are_started(run, 
 def test_what_cannot_be_done_is_one_line(run, words, said):
     done = run("", words=["-m", "heapkeeper.memory_profiler", *words], status=1)
     assert done.err.decode().strip() == said
+
+
+@pytest.mark.parametrize("words", [[], ["--timestamp"]], ids=["lines", "timestamp"])
+@pytest.mark.parametrize("where", ["-o", ">"])
+def test_results_that_cannot_be_written_are_one_line_and_the_program_runs_to_its_end(python, tmp_path, words, where):
+    (tmp_path / "program.py").write_text("@profile\ndef f(): return 1\nf()\nopen('done', 'w').close()\n")
+    words = [python.path, "-m", "heapkeeper.memory_profiler", *words] + ["-o", "/dev/full"] * (where == "-o") + ["program.py"]
+    with open(os.devnull if where == "-o" else "/dev/full", "w") as out:
+        done = subprocess.run(words, stdout=out, stderr=subprocess.PIPE, cwd=str(tmp_path), env=dict(os.environ, **ENVIRONMENT), timeout=100)
+    said = "/dev/full" if where == "-o" else "standard output"
+    lines = [line for line in done.stderr.decode().splitlines() if "resident size" not in line]  # which says what is measured
+    assert (done.returncode, lines) == (1, ["memory_profiler: %s cannot be written: No space left on device" % said])
+    assert (tmp_path / "done").exists()

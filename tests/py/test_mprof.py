@@ -264,18 +264,24 @@ def test_several_files_are_drawn_together_without_calls(mprof, recorded, tmp_pat
     ("MEM 1.0 2.0\nMEM one 2.0\nMEM 1.0 2.0\n", "line 2 is b'MEM one 2.0"),
     ("MEM 1.0 2.0\nMEM 1.0\nMEM 1.0 2.0\n", "line 2 is b'MEM 1.0"),
     ("MEM 1.0 2.0\nFUNC f 1 2 3\nMEM 1.0 2.0\n", "line 2 is"),
+    ("MEM 1.0 2.0\nMEM nan inf\n", "bad.dat is damaged: line 2 is b'MEM nan inf"),
+    ("MEM 1e999 -5\n", "bad.dat is damaged: line 1 is b'MEM 1e999 -5"),
+    ("MEM 1e308 2.0\nMEM -1e308 3.0\n", "bad.dat is damaged: line 1 is b'MEM 1e308"),
+    ("MEM 1.0 2.0\nCHLD 12 -inf 2.0\n", "bad.dat is damaged: line 2 is b'CHLD 12 -inf"),
+    ("MEM 1.0 2.0\nFUNC f 1.0 2.0 nan 3.0 0\n", "bad.dat is damaged: line 2 is b'FUNC f"),
     ("\x00\x01\x02\n", "is no file of mprof's"),
     ("import os\n", "is no file of mprof's"),
     ("\n", "line 1 is empty"),
     ("", "has no measurements"),
     ("CMDLINE nothing\n", "has no measurements"),
-], ids=range(8))
+], ids=range(13))
 @pytest.mark.parametrize("command", ["peak", "plot"])
 def test_a_damaged_file_is_one_clear_line(mprof, tmp_path, command, text, said):
     (tmp_path / "bad.dat").write_text(text)
     done = mprof(command, "bad.dat", status=1)
     assert done.err.decode().startswith("mprof %s: bad.dat" % command) and said in done.err.decode()
     assert done.err.count(b"\n") == 1
+    assert os.listdir(str(tmp_path)) == ["bad.dat"], "and no picture that is none"
 
 
 def test_a_file_that_is_still_being_written_is_read_up_to_its_last_line(mprof, tmp_path):
@@ -294,6 +300,7 @@ def test_a_file_with_blanks_in_names_and_without_depths_is_read(mprof, tmp_path)
     (["attach", "999999999"], "mprof run: there is no process 999999999"),
     (["attach", "a-name-of-nobody"], "mprof run: no process has a name with 'a-name-of-nobody' in it"),
     (["plot"], "mprof plot: No input file found."),
+    (["run", "-o", "/dev/full", "true"], "mprof run: /dev/full: No space left on device"),
     (["plot", "nowhere.dat"], "mprof plot: Input file not found: nowhere.dat"),
     (["rm", "nowhere.dat"], "mprof rm: File nowhere.dat not found"),
 ])
