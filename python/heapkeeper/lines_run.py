@@ -16,6 +16,7 @@ _CO_FUNCTION = 0x3  # CO_OPTIMIZED | CO_NEWLOCALS: a function's code, not a clas
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _PACKAGES = tuple(_STANDARD + name + os.sep for name in ("site-packages", "dist-packages"))
+_LAMBDA = "<lambda>"  # is chosen only by patterns that say so
 _MOST_NAMES = 20000  # that are remembered for "did you mean"
 
 
@@ -34,7 +35,7 @@ def functions_in(code, prefix=""):
             continue
         name = prefix + constant.co_name
         if constant.co_flags & _CO_FUNCTION == _CO_FUNCTION:
-            if not constant.co_name.startswith("<"):
+            if not constant.co_name.startswith("<") or constant.co_name == _LAMBDA:
                 yield name, constant
             yield from functions_in(constant, name + ".<locals>.")
         else:
@@ -56,6 +57,8 @@ class Pattern:
 
     def wants(self, filename, qualname, is_main):
         plain = qualname.replace(".<locals>", "")
+        if qualname.endswith(_LAMBDA) and _LAMBDA not in self.text:
+            return False
         if self.file:
             if not (fnmatch.fnmatchcase(filename, self.file) or fnmatch.fnmatchcase(filename, "*/" + self.file)):
                 return False
@@ -89,7 +92,7 @@ class Chooser:
         if self.patterns:
             self.choose(code)
         elif is_main:
-            found = self.add(functions_in(code), lambda name: True)
+            found = self.add(functions_in(code), lambda name: not name.endswith(_LAMBDA))
             if not found:  # all of it is at the top
                 self.profile._add_code(code, "<module>")
 
@@ -164,12 +167,15 @@ def _is_main(depth):
 
 
 def _write(functions, output):
+    streams = {None: sys.stderr, "/dev/stderr": sys.stderr, "-": sys.stdout, "/dev/stdout": sys.stdout}
     try:
-        if output is None:
+        if output in streams:
             from .lines_text import table
 
-            sys.stderr.write(table(functions, sys.stderr))
-            sys.stderr.flush()
+            stream = streams[output]
+            encoding = getattr(stream, "encoding", None) or "utf-8"
+            stream.write(table(functions, stream).encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
             return
         if output.endswith(".json"):
             from .lines_export import as_json as form
@@ -179,7 +185,7 @@ def _write(functions, output):
             from .lines_text import table as form
         with open(output, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(form(functions))
-    except (OSError, ValueError, AttributeError) as error:  # of stderr: the program closed it
+    except (OSError, ValueError, AttributeError) as error:  # of a stream: the program closed it
         if output is not None:
             _say("--lines-output: %s; so it is shown here" % error)
             _write(functions, None)
@@ -206,7 +212,7 @@ def begin():
     output = os.environ.get("HEAPKEEPER_LINES_OUTPUT") or None
     patterns = [text for text in os.environ.get("HEAPKEEPER_LINES", "").split(",") if text]
     if os.environ.get("HEAPKEEPER_LINES_PID") != str(os.getpid()):
-        if output is None:
+        if output is None or output == "-" or os.path.exists(output) and not os.path.isfile(output):
             return None
         root, extension = os.path.splitext(output)
         output = "%s.%d%s" % (root, os.getpid(), extension)

@@ -1,12 +1,13 @@
 """The figures of a line profile as text, beside the source."""
 
 import os
-import shutil
 
 from .tracker import _format_size
 
 _WIDTHS = (6, 9, 12, 11, 11, 11, 9)
 _WIDTH_MORE = 14
+_SOURCE = 24  # columns of a terminal that are kept for the source, if figures must go for them
+_FIRST_TO_GO = "Blocks", "Freed", "Native alloc.", "Peak", "Allocated"
 _BOLD, _DIM, _HOT, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
 
 
@@ -49,8 +50,25 @@ def is_seen(line):
     return bool(line.hits or line.allocated or line.freed or line.native_allocated or line.native_freed or line.rss)
 
 
-def _row(row):
-    return "".join(str(cell).rjust(width) for cell, width in zip(row, _WIDTHS + (_WIDTH_MORE,) * (len(row) - len(_WIDTHS))))
+def _row(row, widths):
+    return "".join(str(cell).rjust(width) for cell, width in zip(row, widths))
+
+
+def _layout(rows, width):
+    """(places of the columns that are shown, their widths): all of them, so wide as always; in a terminal of so many columns no wider than
+    need be, and without some where the source had no room."""
+    places = list(range(len(rows[0])))
+    if not width:
+        return places, _WIDTHS + (_WIDTH_MORE,) * (len(places) - len(_WIDTHS))
+    need = [max(len(str(row[place])) for row in rows) + (2 if place else 0) for place in places]
+    for name in _FIRST_TO_GO:
+        if sum(need[place] for place in places) + 2 + _SOURCE > width and name in rows[0]:
+            places.remove(rows[0].index(name))
+    return places, [need[place] for place in places]
+
+
+def _cut(text, room, mark):
+    return text if len(text) <= room else text[:room - len(mark)] + mark
 
 
 def heading(function):
@@ -74,25 +92,30 @@ def notes(function, source):
         yield "its source was changed after the program began: the text may not be what ran"
 
 
-def _function(function, color, width):
+def _function(function, color, width, mark):
     paint = (lambda text, how: how + text + _PLAIN) if color else (lambda text, how: text)
     place, figures = heading(function)
     source = function.source()
     yield paint(place, _BOLD) + "  " + figures
     for note in notes(function, source):
         yield paint("note: " + note, _DIM)
-    yield paint(_row([name for name, _ in columns(function)]) + "  Source", _DIM)
     most = max([line.allocated for line in function.lines] + [1])
     known = {line.line: line for line in function.lines}
     last = function.first_line + len(source) - 1 if source else function.last_line
-    for number in range(function.first_line, last + 1):
+    head = [name for name, _ in columns(function)]
+    numbers = [number for number in range(function.first_line, last + 1) if source or (number in known and known[number].hits)]
+    rows = [head] + [cells(function, known[number]) if number in known else (number,) + ("",) * (len(head) - 1) for number in numbers]
+    places, widths = _layout(rows, width)
+    if len(places) < len(head):
+        yield paint("note: %d columns have no room for %s; in a file (--lines-output) or a pipe there is" % (
+            width, ", ".join(name for place, name in enumerate(head) if place not in places)), _DIM)
+    rows = [_row([row[place] for place in places], widths) for row in rows]
+    yield paint(rows[0] + "  Source", _DIM)
+    for number, row in zip(numbers, rows[1:]):
         line = known.get(number)
-        if not source and (line is None or not line.hits):
-            continue
         text = clean(source[number - function.first_line]) if source else ""
-        row = _row(cells(function, line) if line else (number,) + ("",) * (len(columns(function)) - 1))
         if width:
-            text = text[:max(width - len(row) - 2, 20)]
+            text = _cut(text, max(width - len(row) - 2, _SOURCE), mark)
         if line and 2 * line.allocated >= most > 1:
             row = paint(row, _HOT)
         elif not line or not line.hits:
@@ -100,7 +123,17 @@ def _function(function, color, width):
         yield (row + "  " + text).rstrip()
 
 
+def _width_of(stream):
+    """Columns of a terminal; None: it is none."""
+    if not (hasattr(stream, "isatty") and stream.isatty()):
+        return None
+    try:
+        return int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(stream.fileno()).columns or 80
+    except (AttributeError, OSError, ValueError):
+        return 80
+
+
 def table(functions, stream=None, color=None):
     color = _wants_color(stream) if color is None else color
-    width = shutil.get_terminal_size().columns if hasattr(stream, "isatty") and stream.isatty() else None
-    return "".join("\n".join(_function(function, color, width)) + "\n\n" for function in functions)
+    mark = "\u2026" if "utf" in (getattr(stream, "encoding", None) or "").lower() else "..."
+    return "".join("\n".join(_function(function, color, _width_of(stream), mark)) + "\n\n" for function in functions)

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
 
@@ -87,7 +88,7 @@ static int take_lines_output(struct hk_settings *settings, const char *path)
     if (!*path)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output needs the name of a file");
     free(settings->lines_output);
-    bool absolute = *path == '/' || !getcwd(here, sizeof here);
+    bool absolute = *path == '/' || strcmp(path, "-") == 0 || !getcwd(here, sizeof here);
     if (asprintf(&settings->lines_output, "%s%s%s", absolute ? "" : here, absolute ? "" : "/", path) < 0)
         abort();
     return 0;
@@ -96,6 +97,11 @@ static int take_lines_output(struct hk_settings *settings, const char *path)
 /* As far as its directory tells. */
 static bool may_be_made(const char *path)
 {
+    struct stat st;
+    if (stat(path, &st) == 0) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : errno;
+        return !S_ISDIR(st.st_mode) && access(path, W_OK) == 0;
+    }
     char *directory = strdup(path);
     if (!directory)
         abort();
@@ -103,6 +109,18 @@ static bool may_be_made(const char *path)
     bool may = access(directory, W_OK) == 0;
     free(directory);
     return may;
+}
+
+/* Where the table goes to. A device, a pipe and the program's own streams, which the Python half writes to, are there already. */
+static int check_lines_output(const struct options *o)
+{
+    const char *path = o->settings.lines_output;
+    struct stat st;
+    if (strcmp(path, "-") == 0 || strcmp(path, "/dev/stdout") == 0 || strcmp(path, "/dev/stderr") == 0)
+        return 0;
+    if (!o->force && stat(path, &st) == 0 && S_ISREG(st.st_mode))
+        return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output: %s exists already; --force writes over it", path);
+    return may_be_made(path) ? 0 : hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output: %s cannot be made: %s", path, strerror(errno));
 }
 
 static int take_option(int argc, char **argv, int option, struct options *o)
@@ -240,10 +258,8 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         add_lines(&o->settings, NULL);
     if (o->settings.lines && o->settings.debug)
         return hk_cli_fail(HK_EXIT_USAGE, "run: --lines and --debug exclude each other");
-    if (o->settings.lines_output && !o->force && access(o->settings.lines_output, F_OK) == 0)
-        return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output: %s exists already; --force writes over it", o->settings.lines_output);
-    if (o->settings.lines_output && !may_be_made(o->settings.lines_output))
-        return hk_cli_fail(HK_EXIT_USAGE, "run: --lines-output: %s cannot be made: %s", o->settings.lines_output, strerror(errno));
+    if (o->settings.lines_output && check_lines_output(o) != 0)
+        return HK_EXIT_USAGE;
     if (*program + 1 < argc && *program > 1 && strcmp(argv[*program - 1], "--lines") == 0 && access(argv[*program], F_OK) != 0 &&
         (strchr(argv[*program], '.') || strchr(argv[*program], '*')))
         return hk_cli_fail(HK_EXIT_USAGE, "run: write --lines=%s, in one word", argv[*program]);

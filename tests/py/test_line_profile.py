@@ -93,6 +93,29 @@ def test_lines_add_up_to_the_function_in_recursion_and_comprehensions(run, every
     assert called[1] == 0 or every_python.version < (3, 11)  # whose frames are objects, and stay in a free list
 
 
+def test_a_deep_recursion_that_keeps_nothing_has_no_net(run, every_python):
+    """Deeper than there are frames of one kind in any list that is there at the start."""
+    found = run("""
+    def deep(n):
+        return n if n == 0 else deep(n - 1)
+    def call():
+        deep(200), deep(6000)
+        lines.reset()
+        deep(6000), deep(20)
+    sys.setrecursionlimit(10000)
+    threading.stack_size(256 << 20)
+    with heapkeeper.LineProfile(deep) as lines:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+    f = lines.functions()[0]
+    show(calls=f.calls, net=f.net, allocated=f.allocated, freed=f.freed)
+    """, every_python)
+    assert found["calls"] == 6001 + 21
+    if every_python.version >= (3, 11):  # before that frames are objects, and stay in a free list
+        assert found["net"] == 0 and found["allocated"] == found["freed"], found
+
+
 def test_generators_coroutines_and_exceptions_are_followed(run, every_python):
     found = run("""
     import asyncio

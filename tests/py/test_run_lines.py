@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 from conftest import COMMAND, execute
+from screen import Screen
 
 SHOP = """\
 def put(n):
@@ -98,6 +99,44 @@ def test_a_line_is_no_function_and_a_table_that_cannot_be_written_is_shown(run, 
     assert table_of(run("--lines=shop.py:3"))[1] == ["heapkeeper: --lines=shop.py:3: after the colon stands the name of a function, as in shop.py:main; * is all"]
     tables, rest = table_of(run("--lines=put", "--force", "--lines-output=/dev/full"))
     assert list(tables) == ["put"] and len(rest) == 1 and rest[0].startswith("heapkeeper: --lines-output: [Errno 28]"), rest
+
+
+def test_the_table_goes_to_the_programs_own_streams_and_to_devices(run, tmp_path):
+    for name in "-", "/dev/stdout":
+        done = run("--lines=put", "--lines-output", name)
+        assert done.err == b"" and done.out.startswith(b"done\n") and b"shelf = bytes(n)" in done.out, name
+    done = run("--lines=put", "--lines-output", "/dev/stderr")
+    assert list(table_of(done)[0]) == ["put"] and done.out == b"done\n"
+    done = run("--lines=put", "--lines-output", "/dev/null")
+    assert done.err == b"" and done.out == b"done\n"
+    assert b"is a directory" in run("--lines", "--lines-output", ".", status=2).err.lower()
+    (tmp_path / "parent.py").write_text("import subprocess, sys\nsubprocess.run([sys.executable, 'main.py'])\n")
+    assert run("--lines=put", "--lines-output", "-", program=("parent.py",)).err.startswith(b"heapkeeper: --lines=put: no function")
+    assert sorted(name for name in os.listdir(str(tmp_path)) if name.startswith("-")) == []
+
+
+def test_a_lambda_is_chosen_where_a_pattern_says_so(run, tmp_path):
+    (tmp_path / "small.py").write_text("double = lambda n: bytes(2 * n)\ndef f():\n    return double(3000)\nf()\n")
+    for pattern, found in ("small.py:<lambda>", ["<lambda>"]), ("*.<lambda>", ["<lambda>"]), ("small.py", ["f"]), ("", ["f"]):
+        assert list(table_of(run("--lines=" + pattern, program=("small.py",)))[0]) == found, pattern
+    run("--lines=<lambda>", "--lines-output", "small.html", program=("small.py",))
+    assert "&lt;lambda&gt;" in (tmp_path / "small.html").read_text()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_in_a_terminal_the_source_has_room_and_rows_are_not_broken(tmp_path, python, width):
+    (tmp_path / "wide.py").write_text("def work():\n    the_kept_values = [bytes(100000 * n) for n in range(20)]  # %s\n"
+                                      "    return the_kept_values\nwork()\n" % ("long " * 30))
+    with Screen("run", "-q", "-o", "/dev/null", "--python", python.path, "--lines", "--native", "--rss", tmp_path / "wide.py", columns=width) as screen:
+        while screen.process.poll() is None:
+            screen.read(0.2)
+        while screen.read(0):
+            pass
+        rows = screen.output.splitlines()
+    row = [row for row in rows if "the_kept_values = [" in row]
+    assert len(row) == 1 and 2 <= row[0].index("the_kept") <= max(width - 20, 52), rows
+    assert ("no room for" in "".join(rows)) == (width < 130), rows
+    assert width == 60 or all(len(row) <= width for row in rows if re.match(r" *\d+ ", row)), rows
 
 
 def test_modules_and_code_are_main_scripts_too(run, every_python):

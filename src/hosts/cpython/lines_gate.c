@@ -18,7 +18,7 @@ typedef object *evaluate(void *state, void *frame, int throwing); /* _PyFrameEva
 typedef int trace_function(object *self, object *frame, int what, object *argument);
 static int trace(object *self, object *frame, int what, object *argument);
 enum { CALL = 0, EXCEPTION = 1, LINE = 2, RETURN = 3 }; /* PyTrace_* */
-enum { GC_HEADER = 16, MARKS = 4096, FRAMES = 4096 };
+enum { GC_HEADER = 16, MARKS = 4096, FIRST_FRAMES = 1024 };
 
 static struct {
     bool open;
@@ -27,8 +27,8 @@ static struct {
     void (*set)(void *interpreter, evaluate *function);
     int (*line_of)(object *frame);
     uint8_t marks[MARKS]; /* 1: perhaps a profiled code object's; by a hash of its address */
-    const void *made[FRAMES]; /* 3.11: blocks of frame objects that were made for us, open addressing */
-    uint32_t made_count;
+    const void **made; /* 3.11: blocks of frame objects that were made for us, open addressing, at most half full */
+    size_t made_capacity, made_count;
     const void *method_type; /* PyCFunction_Type */
 } gate;
 
@@ -85,20 +85,45 @@ static void count_tracing(const void *state, int change)
 
 static const void **made_place(const void *block)
 {
-    size_t at = hash(block, FRAMES);
+    size_t at = hash(block, gate.made_capacity);
     while (gate.made[at] != NULL && gate.made[at] != block)
-        at = (at + 1) & (FRAMES - 1);
+        at = (at + 1) & (gate.made_capacity - 1);
     return &gate.made[at];
+}
+
+/* There are as many as calls of profiled functions stand on all stacks, and generators of theirs are suspended. */
+static bool made_has_room(void)
+{
+    const void **old = gate.made;
+    size_t had = gate.made_capacity, capacity = had != 0 ? 2 * had : FIRST_FRAMES;
+    if (2 * gate.made_count < had)
+        return true;
+    const void **made = hk_libc.calloc(capacity, sizeof(*made));
+    if (made == NULL)
+        return false;
+    gate.made = made;
+    gate.made_capacity = capacity;
+    for (size_t i = 0; i < had; i++)
+        if (old[i] != NULL)
+            *made_place(old[i]) = old[i];
+    hk_libc.free(old);
+    return true;
+}
+
+static bool made_has(const void *block)
+{
+    return gate.made_count != 0 && *made_place(block) == block;
 }
 
 static void made_remove(const void *block)
 {
-    const void **hole = made_place(block);
-    if (*hole == NULL)
+    if (!made_has(block))
         return;
+    const void **hole = made_place(block);
+    size_t mask = gate.made_capacity - 1;
     *hole = NULL;
     gate.made_count--;
-    for (size_t at = (size_t)(hole - gate.made + 1) & (FRAMES - 1); gate.made[at] != NULL; at = (at + 1) & (FRAMES - 1)) {
+    for (size_t at = (size_t)(hole - gate.made + 1) & mask; gate.made[at] != NULL; at = (at + 1) & mask) {
         const void *moved = gate.made[at]; /* what was pushed on by it moves back */
         gate.made[at] = NULL;
         *made_place(moved) = moved;
@@ -116,16 +141,14 @@ static void made_now(struct hk_line_thread *thread, const void *frame_object)
 {
     const char *block = (const char *)frame_object - GC_HEADER;
     forget_skipped(thread);
-    if (thread->newest != block)
+    if (thread->newest != block || !made_has_room()) /* then its birth and its end are counted */
         return;
     thread->counts.allocated -= hk_line_bytes(block);
     thread->counts.blocks--;
     thread->newest = NULL;
     const void **place = made_place(block);
-    if (*place != NULL || gate.made_count >= FRAMES / 2) /* so many generators are suspended: the ends of more are counted */
-        return;
+    gate.made_count += *place == NULL;
     *place = block;
-    gate.made_count++;
 }
 
 /* A traceback has it now, and would have made it: from here on it is the program's. */
@@ -133,7 +156,7 @@ static void needed_now(struct hk_line_thread *thread, const void *frame_object)
 {
     const char *block = (const char *)frame_object - GC_HEADER;
     forget_skipped(thread);
-    if (*made_place(block) != block)
+    if (!made_has(block))
         return;
     made_remove(block);
     if (thread->skip == block) /* since the generator paused */
@@ -146,7 +169,7 @@ static void ends_soon(struct hk_line_thread *thread, const void *frame_object)
 {
     const char *block = (const char *)frame_object - GC_HEADER;
     forget_skipped(thread);
-    if (*made_place(block) == block)
+    if (made_has(block))
         thread->skip = block;
 }
 
