@@ -60,10 +60,9 @@ static int parse(int argc, char **argv, struct options *o)
     return 0;
 }
 
-/* The other processes of the run, brief; `captures[0]` is `first`. The caller closes all but that and frees the array. */
-static struct hk_capture **open_run(struct hk_capture *first, size_t *count)
+/* The processes of the run, the other ones brief; `captures[0]` is `first`. The caller closes all but that and frees the array. */
+static struct hk_capture **open_run(const struct hk_family *family, struct hk_capture *first, size_t *count)
 {
-    struct hk_family *family = hk_family_find(first->path);
     struct hk_capture **captures = hk_must_calloc(family->count + 1, sizeof *captures);
     const struct hk_process *itself = hk_family_member(family, first);
     struct hk_error error;
@@ -76,7 +75,6 @@ static struct hk_capture **open_run(struct hk_capture *first, size_t *count)
         c->life = process->life;
         captures[(*count)++] = c;
     }
-    hk_family_free(family);
     return captures;
 }
 
@@ -118,9 +116,10 @@ int hk_cli_plot(int argc, char **argv)
     if (!capture)
         return HK_EXIT_FAILURE;
     size_t count = 0;
-    struct hk_capture **captures = o.of_run ? open_run(capture, &count) : NULL;
-    if (o.of_run)
-        hk_plot_of_run(&plot, captures, count);
+    struct hk_family *family = o.of_run ? hk_family_find(capture->path) : NULL;
+    struct hk_capture **captures = family ? open_run(family, capture, &count) : NULL;
+    if (family)
+        hk_plot_of_run(&plot, captures, count, family);
     else
         hk_plot_of(&plot, capture);
     if (o.slope)
@@ -130,6 +129,7 @@ int hk_cli_plot(int argc, char **argv)
     for (size_t i = 1; i < count; i++)
         hk_capture_close(captures[i]);
     free(captures);
+    hk_family_free(family);
     hk_capture_close(capture);
     return status;
 }

@@ -653,18 +653,31 @@ static bool takes_argument(const char *option)
            strcmp(option, "--check-hash-based-pycs") == 0;
 }
 
+/* "-c"; but what multiprocessing starts so has the name of its part: "from multiprocessing.resource_tracker import main;main(5)". */
+static const char *name_of_code(const char *code, char *name, size_t size)
+{
+    static const char start[] = "from multiprocessing.";
+    if (strncmp(code, start, strlen(start)) != 0)
+        return "-c";
+    code += strlen(start);
+    size_t length = strcspn(code, " ");
+    snprintf(name, size, "%.*s", (int)(length < 40 ? length : 40), code);
+    return strcmp(name, "spawn") == 0 ? "worker" : name;
+}
+
 const char *hk_capture_program(const struct hk_capture *c, char *name, size_t size)
 {
     char *arguments[64];
     size_t count = hk_capture_arguments(c, arguments, 64);
     size_t kept = count < 64 ? count : 64;
     const char *found = NULL;
+    char part[48];
 
     for (size_t i = 1; c->header.python_version && i < kept && !found; i++) {
         if (strcmp(arguments[i], "-m") == 0 && i + 1 < kept)
             found = arguments[i + 1];
         else if (strncmp(arguments[i], "-c", 2) == 0)
-            found = "-c";
+            found = name_of_code(arguments[i][2] || i + 1 == kept ? arguments[i] + 2 : arguments[i + 1], part, sizeof part);
         else if (takes_argument(arguments[i]))
             i++;
         else if (arguments[i][0] != '-')

@@ -120,8 +120,8 @@ const uint8_t *hk_capture_blob(const struct hk_capture *capture, uint32_t offset
  * there are; stores at most `max` copies in `arguments`, to be freed by the caller. */
 size_t hk_capture_arguments(const struct hk_capture *capture, char **arguments, size_t max);
 
-/* The name a person calls the program by: the script's file name, or the module after -m, else the
- * program's own name. Written into `name`, returned. */
+/* The name a person calls the program by: the script's file name, or the module after -m, "worker" of what
+ * multiprocessing spawned, else the program's own name. Written into `name`, returned. */
 const char *hk_capture_program(const struct hk_capture *capture, char *name, size_t size);
 
 /* The most bytes that were live at once, as well as the capture can tell: the largest point, or the

@@ -96,20 +96,25 @@ static double since(uint64_t start, const struct hk_capture *c)
     return c->header.start_realtime_ns > start ? (double)(c->header.start_realtime_ns - start) / 1e9 : 0;
 }
 
-/* The sum over all processes, at even steps: each has what it had at its last point, and nothing before and after it. */
+static double moment(uint64_t start, const struct hk_capture *c, size_t point)
+{
+    return since(start, c) + (double)c->points[point].time_ns / 1e9;
+}
+
+/* The sum over all processes, at even steps: each has what it had at its last point, and nothing before its first and, once it has ended,
+ * after its last. */
 static void add_sum(struct hk_plot *p, struct hk_capture *const *captures, size_t count, uint64_t start)
 {
     struct hk_plot_line *line = &p->lines[p->line_count];
     size_t *next = hk_must_calloc(count, sizeof *next);
     double end = p->seconds;
     for (unsigned step = 0; step <= SUM_STEPS; step++) {
-        double at = end * step / SUM_STEPS, sum = 0;
+        double at = step < SUM_STEPS ? end * step / SUM_STEPS : end, sum = 0;
         for (size_t i = 0; i < count; i++) {
             const struct hk_capture *c = captures[i];
-            double own = (at - since(start, c)) * 1e9;
-            while (next[i] < c->point_count && (double)c->points[next[i]].time_ns <= own)
+            while (next[i] < c->point_count && moment(start, c, next[i]) <= at)
                 next[i]++;
-            bool over = next[i] == c->point_count && c->life != HK_LIFE_RUNNING && step < SUM_STEPS;
+            bool over = next[i] && next[i] == c->point_count && c->life != HK_LIFE_RUNNING && moment(start, c, next[i] - 1) < at;
             if (next[i] && !over)
                 sum += (double)hk_point_live(&c->points[next[i] - 1]);
         }
@@ -120,12 +125,12 @@ static void add_sum(struct hk_plot *p, struct hk_capture *const *captures, size_
     free(next);
 }
 
-void hk_plot_of_run(struct hk_plot *p, struct hk_capture *const *captures, size_t count)
+void hk_plot_of_run(struct hk_plot *p, struct hk_capture *const *captures, size_t count, const struct hk_family *family)
 {
     struct hk_capture **sorted = hk_must_calloc(count, sizeof *sorted);
     uint64_t start = UINT64_MAX;
-    char more[64], program[256], name[64];
-    *p = (struct hk_plot){.capture = captures[0], .of_run = true};
+    char more[128], program[256], name[64], folded[32];
+    *p = (struct hk_plot){.capture = captures[0], .of_run = true, .family = family};
     memcpy(sorted, captures, count * sizeof *sorted);
     qsort(sorted, count, sizeof *sorted, by_peak);
     for (size_t i = 0; i < count; i++)
@@ -136,11 +141,15 @@ void hk_plot_of_run(struct hk_plot *p, struct hk_capture *const *captures, size_
         clean(name, sizeof name, hk_capture_program(c, program, sizeof program));
         snprintf(line->name, sizeof line->name, "%s %u", name, c->header.pid);
         for (size_t k = 0; k < c->point_count; k++)
-            add_point(p, line, since(start, c) + (double)c->points[k].time_ns / 1e9, (double)hk_point_live(&c->points[k]));
+            add_point(p, line, moment(start, c, k), (double)hk_point_live(&c->points[k]));
     }
-    p->left_out = count > HK_PLOT_LINES - 1 ? count - (HK_PLOT_LINES - 1) : 0;
-    add_sum(p, captures, count, start);
-    snprintf(more, sizeof more, "live in %zu process%s", count, count == 1 ? "" : "es");
+    p->left_out = (count > HK_PLOT_LINES - 1 ? count - (HK_PLOT_LINES - 1) : 0) + family->folded;
+    if (count > 1)
+        add_sum(p, captures, count, start);
+    int end = snprintf(more, sizeof more, "live in %zu process%s", count, count == 1 ? "" : "es");
+    if (family->folded)
+        snprintf(more + end, sizeof more - (size_t)end, ", not in %s small child%s", hk_text_count(folded, family->folded),
+                 family->folded == 1 ? "" : "ren");
     add_title(p, captures[0], more);
     free(sorted);
 }
@@ -223,6 +232,20 @@ void hk_plot_name_places(const struct hk_plot *p, double bottom, double above, d
         places[lowest] = fmin(places[lowest], last - apart);
         last = places[lowest];
     }
+}
+
+char *hk_plot_line_label(char to[160], const struct hk_plot_line *line, size_t columns, bool utf8)
+{
+    const struct hk_terminal t = {.utf8 = utf8};
+    char name[sizeof line->name], end[sizeof line->name], bytes[32];
+    const char *pid = strrchr(line->name, ' ');
+    snprintf(end, sizeof end, "%.*s", pid ? (int)(pid - line->name) : (int)sizeof end - 1, line->name);
+    hk_text_clean(&t, name, sizeof name, end);
+    snprintf(end, sizeof end, "%.20s %s", pid ? pid : "", hk_text_bytes(bytes, line->count ? line->bytes[line->count - 1] : 0));
+    size_t taken = strlen(end); /* ASCII */
+    hk_text_keep_start(&t, name, sizeof name, columns > taken ? columns - taken : 0);
+    snprintf(to, 160, "%s%s", name, end);
+    return to;
 }
 
 /* ---- the terminal ---- */
@@ -317,7 +340,7 @@ static void put_cell(const struct hk_terminal *t, const struct hk_plot *p, const
 static void put_canvas(const struct hk_plot *p, const struct hk_terminal *t, const struct canvas *c, double top, double step)
 {
     int *names = hk_must_calloc(c->rows, sizeof *names);
-    char label[32], name[100];
+    char label[32], name[160];
     place_names(p, c, top, names);
     for (unsigned row = 0; row < c->rows; row++) {
         label[0] = 0;
@@ -329,10 +352,8 @@ static void put_canvas(const struct hk_plot *p, const struct hk_terminal *t, con
             put_cell(t, p, c, (size_t)row * c->columns + x);
         if (names[row] >= 0) {
             const struct hk_plot_line *line = &p->lines[names[row]];
-            hk_text_clean(t, name, sizeof name, line->name);
-            hk_text_keep_start(t, name, sizeof name, NAMES - 11);
-            fprintf(t->out, " %s%s %s%s", hk_style(t, colour_of(p, (unsigned)names[row])), name,
-                    hk_text_bytes(label, line->bytes[line->count - 1]), hk_style(t, HK_PLAIN));
+            fprintf(t->out, " %s%s%s", hk_style(t, colour_of(p, (unsigned)names[row])), hk_plot_line_label(name, line, NAMES - 1, t->utf8),
+                    hk_style(t, HK_PLAIN));
         }
         fputc('\n', t->out);
     }
@@ -388,7 +409,8 @@ void hk_plot_text(const struct hk_plot *p, const struct hk_terminal *t, unsigned
     unsigned width = t->width ? t->width : 100;
     struct canvas c = {.columns = width > MARGIN + NAMES + 22 ? width - MARGIN - NAMES - 2 : 20, .rows = rows, .utf8 = t->utf8};
     double step = hk_plot_byte_step(p->most, rows / 3 ? rows / 3 : 1), top = fmax(step, ceil(p->most / step) * step);
-    char title[512], a[32];
+    char title[512], a[32], folded[400];
+    size_t small = p->family ? p->family->folded : 0;
     c.columns = c.columns > 1000 ? 1000 : c.columns;
     fprintf(t->out, "%s%s%s\n\n", hk_style(t, HK_BOLD), hk_text_clean(t, title, sizeof title, p->title), hk_style(t, HK_PLAIN));
     if (p->most <= 0) {
@@ -412,8 +434,14 @@ void hk_plot_text(const struct hk_plot *p, const struct hk_terminal *t, unsigned
             hk_text_clean(t, name, sizeof name, p->lines[i].name);
             fprintf(t->out, "%*s  slope of %s: %s\n", MARGIN, "", name, hk_text_clean(t, title, sizeof title, hk_plot_slope_label(slope, &p->lines[i])));
         }
-    if (p->left_out)
-        fprintf(t->out, "%*s  %zu smaller processes have no line of their own\n", MARGIN, "", p->left_out);
+    if (p->left_out > small)
+        fprintf(t->out, "%*s  %zu smaller processes have no line of their own\n", MARGIN, "", p->left_out - small);
+    if (small) {
+        hk_report_small_children(folded, p->family, t);
+        if (t->width)
+            hk_text_keep_start(t, folded, sizeof folded, width > MARGIN + 30 ? width - MARGIN - 13 : 17);
+        fprintf(t->out, "%*s  not shown: %s\n", MARGIN, "", folded);
+    }
     free(c.dots);
     free(c.owners);
 }
@@ -430,6 +458,7 @@ void hk_plot_json(const struct hk_plot *p, FILE *out)
     hk_json_bool(j, "run", p->of_run);
     hk_json_number(j, "seconds", p->seconds);
     hk_json_unsigned(j, "left_out", p->left_out);
+    hk_json_unsigned(j, "small_children", p->family ? p->family->folded : 0);
     hk_json_array(j, "lines", false);
     for (size_t i = 0; i < p->line_count; i++) {
         hk_json_object(j, NULL, false);

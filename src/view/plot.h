@@ -3,6 +3,7 @@
 #define HK_VIEW_PLOT_H
 
 #include "read/capture.h"
+#include "read/find.h"
 #include "view/text.h"
 
 #define HK_PLOT_LINES 8
@@ -57,13 +58,15 @@ struct hk_plot {
     size_t thread_count;
     const struct hk_capture *capture; /* the first one, for the head; borrowed */
     bool of_run;
+    const struct hk_family *family; /* of a run; borrowed */
 };
 
 /* Resident size, mapped by the heap, live: of one process. */
 void hk_plot_of(struct hk_plot *plot, const struct hk_capture *capture);
 
-/* What is live in each process of a run, the largest, and in all together. `captures` are borrowed. */
-void hk_plot_of_run(struct hk_plot *plot, struct hk_capture *const *captures, size_t count);
+/* What is live in each process of a run, the largest, and, if it is not one alone, in all together; of `family` what it says of small
+ * children, which have no timeline. Both are borrowed. */
+void hk_plot_of_run(struct hk_plot *plot, struct hk_capture *const *captures, size_t count, const struct hk_family *family);
 void hk_plot_free(struct hk_plot *plot);
 
 /* Those of the capture, for hk_plot_of. */
@@ -86,6 +89,10 @@ double hk_plot_time_step(double seconds, unsigned ticks);
 /* "128 MiB"; "2.5 s", "10 min", in the unit that `step` is told in. */
 char *hk_plot_byte_label(char to[32], double bytes);
 char *hk_plot_time_label(char to[32], double seconds, double step);
+
+/* "shop.py 4242 12.3 MiB": a line's name and what it ends with, in at most `columns`, unless the name is its number alone. What is cut is
+ * the program's name, not the number behind it. In UTF-8, or ASCII. */
+char *hk_plot_line_label(char to[160], const struct hk_plot_line *line, size_t columns, bool utf8);
 
 /* "+1.2 MiB/s ± 300 KiB/s", in UTF-8. */
 char *hk_plot_slope_label(char to[96], const struct hk_plot_line *line);

@@ -12,7 +12,7 @@
 #define HEIGHT 520
 #define SMOOTH 3 /* drawn so many times larger */
 #define LEFT   100
-#define RIGHT  220
+#define RIGHT  280
 #define TOP    52
 #define BOTTOM 44
 #define ROW    22 /* of the flame */
@@ -144,13 +144,13 @@ static void draw_line(const struct hk_plot *p, struct picture *pic, size_t index
 static void draw_names(const struct hk_plot *p, struct picture *pic, double top)
 {
     double places[HK_PLOT_LINES];
-    char label[160], bytes[32];
+    char label[160];
     hk_plot_name_places(p, HEIGHT - BOTTOM, TOP, top, 20, places);
     for (size_t i = 0; i < p->line_count; i++) {
         const struct hk_plot_line *line = &p->lines[i];
         if (line->count == 0)
             continue;
-        snprintf(label, sizeof label, "%.*s %s", 8 + 96 * !p->of_run, line->name, hk_text_bytes(bytes, line->bytes[line->count - 1]));
+        hk_plot_line_label(label, line, (RIGHT - 10) / LETTER, false);
         text(pic, WIDTH - RIGHT + 10, places[i] - 7, label, colour_of(p, i));
     }
 }

@@ -7,7 +7,8 @@
 #define WIDTH  960
 #define HEIGHT 420
 #define LEFT   76
-#define RIGHT  160
+#define RIGHT  190
+#define WIDEST 7.6 /* a letter, on average, in any font */
 #define TOP    44
 #define BOTTOM 36
 #define ROW    19 /* of the flame */
@@ -121,15 +122,15 @@ static size_t colour_of(const struct hk_plot *p, size_t line)
 static void put_names(const struct hk_plot *p, double top, FILE *out)
 {
     double places[HK_PLOT_LINES];
-    char label[32];
+    char label[160];
     hk_plot_name_places(p, HEIGHT - BOTTOM, TOP, top, 16, places);
     for (size_t i = 0; i < p->line_count; i++) {
         const struct hk_plot_line *line = &p->lines[i];
         if (line->count == 0)
             continue;
         fprintf(out, "<text class=\"c%zu\" x=\"%d\" y=\"%.1f\">", colour_of(p, i), WIDTH - RIGHT + 8, places[i] + 4);
-        put_text(out, line->name);
-        fprintf(out, " %s</text>\n", hk_text_bytes(label, line->bytes[line->count - 1]));
+        put_text(out, hk_plot_line_label(label, line, (size_t)((RIGHT - 8) / WIDEST), true));
+        fputs("</text>\n", out);
     }
 }
 

@@ -204,10 +204,19 @@ static void put_process(const struct page *p, const struct hk_process *process)
     }
 }
 
+char *hk_report_small_children(char to[400], const struct hk_family *f, const struct hk_terminal *t)
+{
+    char name[256], a[32], b[32], e[32];
+    snprintf(to, 400, "%s small child%s that ended cleanly: %s allocated, the largest peak %s (%s)", hk_text_count(a, f->folded),
+             f->folded == 1 ? "" : "ren", hk_text_bytes(b, (double)f->folded_allocated_bytes),
+             hk_text_bytes(e, (double)f->folded_peak_bytes), hk_text_clean(t, name, sizeof name, f->folded_heaviest));
+    return to;
+}
+
 static void put_processes(const struct page *p)
 {
     const struct hk_family *f = p->report->family;
-    char name[NAME], a[32], b[32], e[32];
+    char folded[400];
     FILE *out = p->t->out;
     if (!f || (f->count < 2 && !f->folded))
         return;
@@ -220,13 +229,7 @@ static void put_processes(const struct page *p)
         put_process(p, &f->processes[i]);
     if (f->folded) {
         margin(p);
-        hk_text_clean(p->t, name, sizeof name, f->folded_heaviest);
-        fprintf(
-            out,
-            "  and %s small child%s that ended cleanly: %s allocated, the largest peak %s (%s)\n",
-            hk_text_count(a, f->folded), f->folded == 1 ? "" : "ren",
-            hk_text_bytes(b, (double)f->folded_allocated_bytes),
-            hk_text_bytes(e, (double)f->folded_peak_bytes), name);
+        fprintf(out, "  and %s\n", hk_report_small_children(folded, f, p->t));
     }
     margin(p);
     dim(p, "  below: pid %u; \"heapkeeper report --pid PID\" shows another\n",

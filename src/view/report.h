@@ -17,6 +17,9 @@ struct hk_report {
 
 void hk_report_text(const struct hk_report *report, const struct hk_terminal *terminal);
 
+/* "3 small children that ended cleanly: 115 MiB allocated, the largest peak 46.4 MiB (its name)", clean for `terminal`. */
+char *hk_report_small_children(char to[400], const struct hk_family *family, const struct hk_terminal *terminal);
+
 /* The sentences of a part of the text, a line each, without its heading; for `terminal` without a width. Allocated; the caller
  * frees it. */
 enum hk_report_part { HK_PART_HEAP, HK_PART_GC, HK_PART_OUTSIDE, HK_PART_RECORDER };

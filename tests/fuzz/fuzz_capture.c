@@ -59,6 +59,7 @@ static void show_lines(const struct hk_capture *capture, const struct hk_sites *
 
 static void show_plots(struct hk_capture *capture, const struct hk_terminal *t)
 {
+    static const struct hk_family family = {.folded = 3, .folded_heaviest = "a child"};
     struct hk_capture *two[] = {capture, capture};
     struct hk_plot plot;
     hk_plot_of(&plot, capture);
@@ -66,7 +67,7 @@ static void show_plots(struct hk_capture *capture, const struct hk_terminal *t)
     hk_plot_svg(&plot, sink);
     hk_plot_json(&plot, sink);
     hk_plot_free(&plot);
-    hk_plot_of_run(&plot, two, 2);
+    hk_plot_of_run(&plot, two, 2, &family);
     hk_plot_text(&plot, t, 7);
     hk_plot_svg(&plot, sink);
     hk_plot_free(&plot);

@@ -132,6 +132,70 @@ def test_processes_of_a_run_are_drawn_together(heapkeeper):
     assert [line["name"] for line in alone["lines"]] == ["RSS", "mapped", "live"]
 
 
+def member(path, pid, seconds, megabytes, **header):
+    """A process of cw's run that ended after so long."""
+    c = cw.Capture(pid=pid, end_ns=int(seconds * 1e9), **header)
+    c.points = [cw.point(time_ns=int(seconds * 1e9 * i / 10), live_bytes=megabytes * MIB) for i in range(11)]
+    c.write(path)
+
+
+def test_what_has_ended_is_not_in_all_from_then_on(tmp_path):
+    member(tmp_path / "run.hkc", 100, 2.3, 8)
+    member(tmp_path / "run.hkc.101", 101, 2.1, 40)
+    found = plot("--run", str(tmp_path / "run.hkc"))
+    line = found["lines"][-1]
+    assert line["name"] == "all" and line["bytes"][-1] == 8 * MIB
+    assert all(size == (48 if when < 2.099e9 else 8) * MIB for when, size in zip(line["time_ns"], line["bytes"]) if not 2.099e9 <= when <= 2.101e9)
+
+
+def test_a_run_of_one_process_is_one_line_with_one_slope(tmp_path):
+    member(tmp_path / "run.hkc", 100, 2.3, 8)
+    (line,) = plot("--run", "-s", str(tmp_path / "run.hkc"))["lines"]
+    assert line["name"] == "shop.py 100" and "slope_error" in line
+    assert show("plot", "--run", "-s", str(tmp_path / "run.hkc")).out.count(b"slope of") == 1
+
+
+def test_small_children_that_were_folded_are_said_to_have_no_line(tmp_path):
+    member(tmp_path / "run.hkc", 100, 2.3, 8)
+    run_id = cw.Capture().header["run_id"].hex()
+    (tmp_path / (run_id + ".children")).write_bytes(cw.child(7, "pip", peak=MIB, allocated=3 * MIB) +
+                                                    cw.child(8, "test \x1b[31m", peak=9 * MIB, allocated=MIB))
+    found = plot("--run", str(tmp_path / "run.hkc"))
+    assert (found["left_out"], found["small_children"]) == (2, 2)
+    text = show("plot", "--run", str(tmp_path / "run.hkc")).out.decode()
+    assert "live in 1 process, not in 2 small children" in text
+    assert "2 small children that ended cleanly: 4.00 MiB allocated, the largest peak 9.00 MiB (test ?[31m)" in text
+    assert "live in 1 process, not in 2 small children" in show("plot", "--run", "--format", "svg", str(tmp_path / "run.hkc")).out.decode()
+    alone = plot(str(tmp_path / "run.hkc"))
+    assert (alone["left_out"], alone["small_children"]) == (0, 0)
+
+
+@pytest.mark.parametrize("code, name", [
+    ("from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)", "worker 101"),
+    ("from multiprocessing.resource_tracker import main;main(4)", "resource_tracker 101"),
+    ("import os", "-c 101"),
+])
+def test_what_multiprocessing_starts_has_a_name(tmp_path, code, name):
+    c = cw.Capture(pid=101)
+    c.header["command_line"] = c.string("\x1f".join(["python3", "-X", "dev", "-c", code, "--multiprocessing-fork"]))
+    c.points = [cw.point(time_ns=i, live_bytes=MIB) for i in range(3)]
+    c.write(tmp_path / "run.hkc")
+    assert plot("--run", str(tmp_path / "run.hkc"))["lines"][0]["name"] == name
+
+
+def test_a_long_name_is_cut_and_its_number_and_size_are_not(tmp_path):
+    path = str(tmp_path / "run.hkc")
+    c = cw.Capture(program="a_program_with_a_name_of_many_letters.py", pid=4194303)
+    c.points = [cw.point(time_ns=i, live_bytes=153 * MIB) for i in range(3)]
+    c.write(path)
+    last = " 4194303 153 MiB"
+    document = xml.etree.ElementTree.fromstring(show("plot", "--run", "--format", "svg", path).out)
+    (text,) = [t for t in document.iter("{http://www.w3.org/2000/svg}text") if (t.text or "").endswith(last)]
+    right = float(document.get("viewBox").split()[2])
+    assert float(text.get("x")) + 7.5 * len(text.text) <= right, "13 pixels high, a letter is some 7 wide"
+    assert any(line.endswith(last) for line in show("plot", "--run", path, env={"COLUMNS": "80"}).out.decode().splitlines())
+
+
 def test_collections_are_marked_below(tmp_path):
     c = cw.shop()
     c.header["minor"] = 3
