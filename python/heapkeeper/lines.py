@@ -169,7 +169,8 @@ def _functions_of(thing):
     if isinstance(thing, (functools.partial, functools.partialmethod, functools.cached_property)):
         return _functions_of(thing.func)
     if isinstance(thing, type):
-        return [f for value in vars(thing).values() if not isinstance(value, type) and _can_be_profiled(value) for f in _functions_of(value)]
+        return [f for value in vars(thing).values() if not _is_elsewhere(value, thing) and _can_be_profiled(value)
+                for f in _functions_of(value)]
     if isinstance(thing, types.ModuleType):
         return [f for value in vars(thing).values() if getattr(value, "__module__", None) == thing.__name__ and _can_be_profiled(value)
                 for f in _functions_of(value)]
@@ -178,6 +179,11 @@ def _functions_of(thing):
     if isinstance(getattr(thing, "__code__", None), types.CodeType):
         return [thing.__code__]
     raise TypeError("heapkeeper: %r has no Python code whose lines could be profiled" % (thing,))
+
+
+def _is_elsewhere(value, owner):
+    """A class that is named in another and was not written there."""
+    return isinstance(value, type) and (value.__module__, value.__qualname__) != (owner.__module__, "%s.%s" % (owner.__qualname__, value.__name__))
 
 
 def _can_be_profiled(thing):

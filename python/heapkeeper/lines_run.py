@@ -28,6 +28,14 @@ def _say(text):
         pass
 
 
+def _utf8(text):
+    """What the environment or a file system names, as a source file does, whatever the locale is."""
+    try:
+        return os.fsencode(text).decode("utf-8", "surrogateescape")
+    except UnicodeError:
+        return text
+
+
 def functions_in(code, prefix=""):
     """(qualified name, code object) of the functions in a module's code object, outer before inner."""
     for constant in code.co_consts:
@@ -56,7 +64,7 @@ class Pattern:
         self.known_file = False
 
     def wants(self, filename, qualname, is_main):
-        plain = qualname.replace(".<locals>", "")
+        plain, filename = qualname.replace(".<locals>", ""), _utf8(filename)
         if qualname.endswith(_LAMBDA) and _LAMBDA not in self.text:
             return False
         if self.file:
@@ -199,7 +207,7 @@ def _show(chooser, pid, output):
     called = [f for f in functions if f.calls or any(line.hits for line in f.lines)]
     for text in chooser.complaints(called):
         _say(text)
-    if not chooser.patterns and not functions:
+    if not chooser.patterns and not functions and getattr(sys, "last_type", None) is None:  # else Python has said what is wrong with it
         _say("--lines: the program is no script of Python's; --lines=PATTERN names functions")
     if not chooser.patterns and functions and not called:
         _say("--lines: no function of the main script was called")
@@ -210,7 +218,7 @@ def _show(chooser, pid, output):
 def begin():
     """A function that is to be called with each module's code object; None: nothing is profiled in this process."""
     output = os.environ.get("HEAPKEEPER_LINES_OUTPUT") or None
-    patterns = [text for text in os.environ.get("HEAPKEEPER_LINES", "").split(",") if text]
+    patterns = [text for text in _utf8(os.environ.get("HEAPKEEPER_LINES", "")).split(",") if text]
     if os.environ.get("HEAPKEEPER_LINES_PID") != str(os.getpid()):
         if output is None or output == "-" or os.path.exists(output) and not os.path.isfile(output):
             return None

@@ -531,10 +531,13 @@ class Keeper:
             problem = self._problem(item, run, figures)
         except (Exception, pytest.fail.Exception):  # of a filter_fn, or of tearing down fixtures to run again
             report.outcome, report.longrepr = "failed", item.repr_failure(pytest.ExceptionInfo.from_current())
+            report.sections.append(("heapkeeper", "The test itself passed. This was raised when its memory was looked at: by a filter_fn, or when "
+                                                  "its fixtures were torn down to run it again."))
             return
         if problem is None:
             return
         report.outcome, report.longrepr = ("skipped" if hasattr(report, "wasxfail") else "failed"), problem.text
+        figures["is_problem"] = report.outcome == "failed"
         if problem.section is not None:
             report.sections.append(problem.section)
 
@@ -551,7 +554,7 @@ class Keeper:
     @pytest.hookimpl(hookwrapper=True, trylast=True)
     def pytest_report_teststatus(self, report):
         outcome = yield
-        if report.when == "call" and report.outcome == "failed" and any(name.startswith("heapkeeper-") for name, _ in report.sections):
+        if report.when == "call" and getattr(report, "heapkeeper", {}).get("is_problem"):
             outcome.force_result(("failed", "M", "MEMORY PROBLEMS"))
 
     # The end. Reports come from workers, too, so this is done by who shows them.

@@ -116,6 +116,22 @@ def test_a_deep_recursion_that_keeps_nothing_has_no_net(run, every_python):
         assert found["net"] == 0 and found["allocated"] == found["freed"], found
 
 
+def test_a_class_is_profiled_with_the_classes_that_are_written_in_it(run):
+    found = run("""
+    class Other:
+        def elsewhere(self): pass
+    class Outer:
+        other = Other
+        def a(self): pass
+        class Inner:
+            def b(self): pass
+            class Innermost:
+                def c(self): pass
+    show(names=[f.qualname for f in heapkeeper.LineProfile(Outer).functions()])
+    """)
+    assert found["names"] == ["Outer.a", "Outer.Inner.b", "Outer.Inner.Innermost.c"]
+
+
 def test_generators_coroutines_and_exceptions_are_followed(run, every_python):
     found = run("""
     import asyncio

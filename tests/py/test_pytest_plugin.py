@@ -113,6 +113,19 @@ def test_the_list_of_allocations_is_as_long_as_pytest_is_verbose(suite, words, l
     text = suite.pytest(*words).text
     assert len(re.findall(r"- 2\.\dKiB allocated here:", text)) == listed, text
     assert bool(re.search(r"^    \.\.\.and \d more$", text, re.M)) == (listed == 10), text
+    assert re.search(r"^M +\[100%\]$|^test_it.py M|MEMORY PROBLEMS", text, re.M), text
+
+
+def test_a_filter_that_raises_fails_its_test_which_says_whose_error_it_is(suite):
+    suite.write(text="""
+        import pytest
+        kept = []
+        @pytest.mark.limit_leaks("1 KB", filter_fn=lambda stack: 1 / 0)
+        def test_leaks():
+            kept.append(bytes(5000))
+    """)
+    text = suite.pytest().text
+    assert "ZeroDivisionError" in text and "The test itself passed. This was raised when its memory was looked at" in text and outcomes(text) == {"failed": 1}
 
 
 def test_what_a_test_leaves_behind_by_stack_is_limited_and_cycles_and_caches_are_nothing_left(suite):

@@ -199,6 +199,24 @@ def test_children_say_nothing_but_write_files_of_their_own(run, tmp_path, python
     assert [f["function"] for f in json.loads((tmp_path / files[0]).read_text())["functions"]] == ["work"]
 
 
+def test_a_python_that_is_not_on_the_heap_says_so_at_its_end(run, python):
+    done = run("--lines", env={"PYTHONMALLOC": "malloc"})
+    assert done.out == b"done\n" and done.err.decode().splitlines() == [
+        "heapkeeper: --lines: nothing was profiled: this Python does not run on heapkeeper's heap; `heapkeeper report` says why"]
+    assert run("--lines", program=("main.py",)).err.count(b"heapkeeper:") == 0
+    assert b"heapkeeper:" not in execute([COMMAND, "run", "-o", "/dev/null", "--lines", python.path, "--version"]).err
+
+
+def test_names_are_utf8_in_every_locale_and_a_script_that_cannot_be_compiled_is_pythons_to_tell(run, tmp_path):
+    (tmp_path / "name.py").write_text("def gr\u00f6\u00dfe(): return bytes(3000)\ngr\u00f6\u00dfe()\n", encoding="utf-8")
+    for pattern in "gr\u00f6\u00dfe", "name.py:gr\u00f6*":
+        done = run("--lines=" + pattern, program=("name.py",), env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+        assert b"1 call, net" in done.err and b"no function" not in done.err, done.err
+    (tmp_path / "bad.py").write_text("def f(:\n")
+    done = run("--lines", program=("bad.py",), status=1)
+    assert b"SyntaxError" in done.err and b"heapkeeper" not in done.err
+
+
 def test_what_cannot_be_is_said_before_the_program_begins(run):
     assert b"--lines and --debug exclude each other" in run("--lines", "--debug", status=2).err
     assert b"write --lines=shop.put, in one word" in run("--lines", program=("shop.put", "main.py"), status=2).err

@@ -157,6 +157,14 @@ static void *first_malloc(void *heap, size_t size)
     return hk_cpython_table(((hk_heap *)heap)->domain).malloc(heap, size);
 }
 
+bool hk_cpython_is_unsettled(void)
+{
+    hk_allocator table = {0};
+    if (hk_python.get_allocator != NULL)
+        hk_python.get_allocator(HK_DOMAIN_MEM, &table);
+    return table.malloc == first_malloc;
+}
+
 static void *first_calloc(void *heap, size_t count, size_t size)
 {
     settled();

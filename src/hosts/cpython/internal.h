@@ -67,6 +67,9 @@ void hk_cpython_debug_begin(void);
 /* domains.c: looks the functions up; false: there is no interpreter. */
 bool hk_cpython_find(void);
 
+/* domains.c: no block of MEM or OBJECT was asked for yet, where that is waited for. */
+bool hk_cpython_is_unsettled(void);
+
 /* domains.c: the table that serves the domain while no interpreter has a GIL of its own. */
 hk_allocator hk_cpython_table(int domain);
 

@@ -11,6 +11,7 @@
  *   HEAPKEEPER_LINES_PID     the process that the command became, which alone says something on stderr */
 #include "hosts/cpython/lines_auto.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@
 #include "hosts/cpython/internal.h"
 
 static enum { OFF, WANTED, BEGINNING, AT_WORK } state;
+static bool was_loaded; /* which says itself what stands in its way */
 static object *consider; /* a function of one code object */
 
 /* In a namespace of its own: the program's modules are as without, but for heapkeeper's. */
@@ -39,6 +41,7 @@ static void load(void)
 {
     enum { FILE_INPUT = 257 }; /* Py_file_input */
     state = BEGINNING;
+    was_loaded = true;
     object *names = hk_capi.PyDict_New(), *done = NULL;
     if (names != NULL && hk_capi.PyDict_SetItemString(names, "__builtins__", hk_capi.PyEval_GetBuiltins()) == 0)
         done = hk_capi.PyRun_String(begin, FILE_INPUT, names, names);
@@ -77,12 +80,17 @@ static int audit(const char *event, void *arguments, void *data)
     return 0;
 }
 
-bool hk_cpython_lines_wanted(void)
+static bool is_first_process(void)
 {
     const char *pid = secure_getenv("HEAPKEEPER_LINES_PID");
+    return pid != NULL && strtol(pid, NULL, 10) == (long)getpid();
+}
+
+bool hk_cpython_lines_wanted(void)
+{
     if (hk_python.add_audit_hook == NULL || secure_getenv("HEAPKEEPER_LINES") == NULL || secure_getenv("HEAPKEEPER_LINES_MODULE") == NULL)
         return false;
-    return secure_getenv("HEAPKEEPER_LINES_OUTPUT") != NULL || (pid != NULL && strtol(pid, NULL, 10) == (long)getpid());
+    return secure_getenv("HEAPKEEPER_LINES_OUTPUT") != NULL || is_first_process();
 }
 
 void hk_cpython_lines_watch(void)
@@ -91,4 +99,15 @@ void hk_cpython_lines_watch(void)
         return;
     state = WANTED;
     hk_python.add_audit_hook(audit, NULL);
+}
+
+void hk_cpython_lines_at_exit(void)
+{
+    const hk_py_layout *layout = hk_python.layout;
+    if (layout == NULL || !layout->present || was_loaded || secure_getenv("HEAPKEEPER_LINES") == NULL || !is_first_process())
+        return;
+    if (layout->stacks && (state == WANTED || hk_cpython_is_unsettled())) /* `python --version` begins no program */
+        return;
+    dprintf(STDERR_FILENO, "heapkeeper: --lines: %s\n", !layout->stacks && layout->why != NULL && *layout->why ? layout->why :
+            "nothing was profiled: this Python does not run on heapkeeper's heap; `heapkeeper report` says why");
 }

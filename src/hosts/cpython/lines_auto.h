@@ -10,4 +10,7 @@ bool hk_cpython_lines_wanted(void);
 /* While Python begins, once it is settled who serves its memory: it is to tell of the code that it executes. */
 void hk_cpython_lines_watch(void);
 
+/* When the process ends: says so on stderr if nothing came of it, because Python does not run on our heap. */
+void hk_cpython_lines_at_exit(void);
+
 #endif

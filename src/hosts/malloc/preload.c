@@ -34,6 +34,7 @@
 #include "heap/debug.h"
 #include "hosts/cpython/domains.h"
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/lines_auto.h"
 #include "hosts/cpython/tracemalloc.h"
 #include "hosts/malloc/family.h"
 #include "hosts/malloc/interpose.h"
@@ -320,4 +321,5 @@ __attribute__((destructor)) static void unload(void)
 {
     if (hk_interpose_at_exit != NULL)
         at_exit();
+    hk_cpython_lines_at_exit();
 }
