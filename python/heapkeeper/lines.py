@@ -76,6 +76,11 @@ def _take_tool():
                        % ", ".join(str(monitoring.get_tool(tool)) for tool in range(6)))
 
 
+def _has_tool():
+    """It is still ours: a program may free all tools."""
+    return _tool is not None and sys.monitoring.get_tool(_tool) == "heapkeeper"
+
+
 def _set_unwinding(wanted):
     """That frames end by exceptions, which cannot be had of single code objects. set_events would have the interpreter allocate something
     for each code object that runs from then on, and the line that calls it be charged with that."""
@@ -107,6 +112,9 @@ def _end():
     if sys.version_info < (3, 12):
         _engine.close_gate()
         return
+    if not _has_tool():
+        _tool = None
+        return
     events = sys.monitoring.events
     _set_unwinding(False)
     for event in (events.LINE, events.PY_START, events.PY_RESUME, events.PY_THROW, events.PY_RETURN, events.PY_YIELD, events.PY_UNWIND):
@@ -132,7 +140,7 @@ def _unwatch(code):
     if _enabled[code]:
         return
     del _enabled[code]
-    if _tool is not None:
+    if _has_tool():
         sys.monitoring.set_local_events(_tool, code, 0)
     if not _enabled:
         _end()
@@ -354,7 +362,7 @@ class LineProfile:
         self.disable()
 
     def __del__(self):
-        if self._depth and not sys.is_finalizing():
+        if self._depth and sys is not None and not sys.is_finalizing():  # None: modules are being taken down
             self._depth = 1
             self.disable()
 

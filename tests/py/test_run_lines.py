@@ -217,6 +217,23 @@ def test_names_are_utf8_in_every_locale_and_a_script_that_cannot_be_compiled_is_
     assert b"SyntaxError" in done.err and b"heapkeeper" not in done.err
 
 
+def test_a_program_that_frees_all_tools_or_profiles_the_same_function_ends_in_peace(run, tmp_path, every_python):
+    (tmp_path / "tools.py").write_text(textwrap.dedent("""\
+        import sys
+        def f():
+            return bytes(5000)
+        f()
+        for tool in range(6) if hasattr(sys, "monitoring") else ():
+            sys.monitoring.set_events(tool, 0) if sys.monitoring.get_tool(tool) else None
+            sys.monitoring.free_tool_id(tool)
+    """))
+    tables, rest = table_of(run("--lines=f", program=("tools.py",), python=every_python))
+    assert list(tables) == ["f"] and rest == []
+    (tmp_path / "twice.py").write_text("from heapkeeper import profile\n@profile\ndef f():\n    return bytes(5000)\nf()\n")
+    done = run("--lines=f", program=("twice.py",), python=every_python)
+    assert b"ignored" not in done.err and b"Traceback" not in done.err and list(table_of(done)[0]) == ["f"], done.err
+
+
 def test_what_cannot_be_is_said_before_the_program_begins(run):
     assert b"--lines and --debug exclude each other" in run("--lines", "--debug", status=2).err
     assert b"write --lines=shop.put, in one word" in run("--lines", program=("shop.put", "main.py"), status=2).err
