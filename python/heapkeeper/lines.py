@@ -55,25 +55,28 @@ def _find_engine():
 def why_not():
     """What stands in the way of a line profile in this process, as a sentence; None: nothing."""
     try:
-        return _find_engine().why_not()
+        why = _find_engine().why_not()
     except RuntimeError as error:
         return str(error).replace("heapkeeper: ", "", 1)
+    if why is None and sys.version_info >= (3, 12) and not _has_tool() and _free_tool() is None:
+        return ("all places for tools in sys.monitoring are taken, by %s; a line profile needs one"
+                % ", ".join(str(sys.monitoring.get_tool(tool)) for tool in range(6)))
+    return why
 
 
 # --- how the library is told: sys.monitoring, or the gate ---
 
 _enabled = {}  # code object: by how many profiles
+_turning = set()  # those of which the turns of loops are counted; see LineProfile
 _tool = None
 
 
-def _take_tool():
+def _free_tool():
     monitoring = sys.monitoring
     for tool in monitoring.PROFILER_ID, 3, 4, monitoring.COVERAGE_ID, monitoring.OPTIMIZER_ID, monitoring.DEBUGGER_ID:
         if monitoring.get_tool(tool) is None:
-            monitoring.use_tool_id(tool, "heapkeeper")
             return tool
-    raise RuntimeError("heapkeeper: all places for tools in sys.monitoring are taken, by %s; lines can be profiled without one of them"
-                       % ", ".join(str(monitoring.get_tool(tool)) for tool in range(6)))
+    return None
 
 
 def _has_tool():
@@ -97,11 +100,16 @@ def _begin():
         if not _engine.open_gate():
             raise RuntimeError("heapkeeper: this Python has no way to be told of lines (PEP 523)")
         return
-    _tool = _take_tool()
+    tool = _free_tool()
+    if tool is None:
+        raise RuntimeError("heapkeeper: " + why_not())
+    sys.monitoring.use_tool_id(tool, "heapkeeper")
+    _tool = tool
     events = sys.monitoring.events
     callbacks = {events.LINE: _engine.on_line, events.PY_START: _engine.on_start, events.PY_RESUME: _engine.on_resume,
                  events.PY_THROW: _engine.on_resume, events.PY_RETURN: _engine.on_leave, events.PY_YIELD: _engine.on_leave,
-                 events.PY_UNWIND: _engine.on_leave}
+                 events.PY_UNWIND: _engine.on_leave, events.JUMP: _engine.on_jump}
+    _engine.set_no_more(sys.monitoring.DISABLE)
     for event, callback in callbacks.items():
         sys.monitoring.register_callback(_tool, event, callback)
     _set_unwinding(True)
@@ -117,22 +125,24 @@ def _end():
         return
     events = sys.monitoring.events
     _set_unwinding(False)
-    for event in (events.LINE, events.PY_START, events.PY_RESUME, events.PY_THROW, events.PY_RETURN, events.PY_YIELD, events.PY_UNWIND):
+    for event in (events.LINE, events.PY_START, events.PY_RESUME, events.PY_THROW, events.PY_RETURN, events.PY_YIELD, events.PY_UNWIND, events.JUMP):
         sys.monitoring.register_callback(_tool, event, None)
     sys.monitoring.free_tool_id(_tool)
     _tool = None
 
 
-def _watch(code):
-    if code in _enabled:
-        _enabled[code] += 1
-        return
+def _watch(code, turns):
     if not _enabled:
         _begin()
-    _enabled[code] = 1
+    _enabled[code] = _enabled.get(code, 0) + 1
+    if turns:
+        _turning.add(code)
+    elif _enabled[code] > 1:
+        return
     if _tool is not None:
         events = sys.monitoring.events
-        sys.monitoring.set_local_events(_tool, code, events.LINE | events.PY_START | events.PY_RESUME | events.PY_RETURN | events.PY_YIELD)
+        sys.monitoring.set_local_events(_tool, code, events.LINE | events.PY_START | events.PY_RESUME | events.PY_RETURN | events.PY_YIELD
+                                        | (events.JUMP if code in _turning else 0))
 
 
 def _unwatch(code):
@@ -140,6 +150,7 @@ def _unwatch(code):
     if _enabled[code]:
         return
     del _enabled[code]
+    _turning.discard(code)
     if _has_tool():
         sys.monitoring.set_local_events(_tool, code, 0)
     if not _enabled:
@@ -204,13 +215,13 @@ def _can_be_profiled(thing):
 class _Entry:
     """A function in a profile."""
 
-    def __init__(self, function, name=None, rss=False):
+    def __init__(self, function, name=None, rss=False, turns=False):
         if isinstance(function, types.CodeType):
             code, self.module = function, None
             self.qualname = name or getattr(code, "co_qualname", code.co_name)
         else:
             code, self.module, self.qualname = function.__code__, function.__module__, function.__qualname__
-        self.code = code
+        self.code, self.turns = code, turns
         self.codes = _nested(code)
         self.numbers = sorted(set().union(*(_lines_of(c) for c in self.codes if c.co_filename == code.co_filename)) | {code.co_firstlineno})
         self.first, self.last = code.co_firstlineno, max(self.numbers[-1], code.co_firstlineno)
@@ -221,7 +232,7 @@ class _Entry:
 
     def enable(self):
         for code in self.codes:
-            _watch(code)
+            _watch(code, self.turns)
         _engine.enable(self.table)
 
     def disable(self):
@@ -307,11 +318,13 @@ class FunctionLines:
 
 class LineProfile:
     """A profile of some functions, line by line, while it is enabled. There may be many at a time, also of the same function.
-    rss: with what the process's resident size changes by, which is read at each line, some microseconds."""
+    rss: with what the process's resident size changes by, which is read at each line, some microseconds.
+    turns: from Python 3.12 on hits are with each turn of a loop that is on one line, as they are always before; at each, an int may be
+    charged to the line as allocated and freed."""
 
-    def __init__(self, *functions, rss=False):
+    def __init__(self, *functions, rss=False, turns=False):
         self._entries = {}
-        self._rss = bool(rss)
+        self._rss, self._turns = bool(rss), bool(turns)
         self._depth = 0
         for function in functions:
             self.add_function(function)
@@ -322,12 +335,12 @@ class LineProfile:
         for found in _functions_of(function):
             code = found if isinstance(found, types.CodeType) else found.__code__
             if code not in self._entries:
-                self._add(code, _Entry(found, rss=self._rss))
+                self._add(code, _Entry(found, rss=self._rss, turns=self._turns))
         return function
 
     def _add_code(self, code, name):
         if code not in self._entries:
-            self._add(code, _Entry(code, name, self._rss))
+            self._add(code, _Entry(code, name, self._rss, self._turns))
 
     def _add(self, code, entry):
         self._entries[code] = entry

@@ -6,6 +6,7 @@ of each module."""
 import atexit
 import difflib
 import fnmatch
+import functools
 import os
 import sys
 import types
@@ -81,9 +82,12 @@ class Pattern:
 
 
 class Chooser:
-    """Adds to a profile what the patterns want; without any, what is in the main script."""
+    """Adds to a profile what the patterns want; without any, what is in the main script. beside: this is not the process that
+    `heapkeeper run` has become, but another of the run, which only has a file to say something in."""
 
-    def __init__(self, patterns, rss=False):
+    def __init__(self, patterns, rss, beside):
+        self.beside = beside
+        self.shown = None  # the process that has shown it
         self.profile = lines.LineProfile(rss=rss)
         self.patterns = [Pattern(text) for text in patterns]
         self.names = {}  # and in which file
@@ -94,14 +98,15 @@ class Chooser:
     def __call__(self, code):
         if not isinstance(code, types.CodeType) or code.co_name != "<module>" or code.co_filename.startswith(("<frozen ", _OURS)):
             return
-        is_main = self.main is None and _is_main(2)
+        name = _main_name(2)
+        is_main = name is not None and (self.main is None or name == "__mp_main__")
         if is_main:
             self.main = code.co_filename
         if self.patterns:
             self.choose(code)
         elif is_main:
             found = self.add(functions_in(code), lambda name: not name.endswith(_LAMBDA))
-            if not found:  # all of it is at the top
+            if not found and not self.beside:  # all of it is at the top
                 self.profile._add_code(code, "<module>")
 
     def choose(self, code):
@@ -165,13 +170,16 @@ class Chooser:
             yield "--lines=%s: no function of that name was in what was run%s" % (pattern.text, there or "")
 
 
-def _is_main(depth):
-    """The code is executed as the program itself: by the interpreter, or by runpy in the name of __main__."""
+def _main_name(depth):
+    """As what the code is executed: "__main__", by the interpreter or by runpy; "__mp_main__", by a worker of multiprocessing; None: neither."""
     try:
         caller = sys._getframe(depth)
     except ValueError:
-        return True
-    return caller.f_code.co_name == "_run_code" and caller.f_globals.get("__name__") == "runpy" and caller.f_locals.get("mod_name") == "__main__"
+        return "__main__"
+    if caller.f_code.co_name != "_run_code" or caller.f_globals.get("__name__") != "runpy":
+        return None
+    name = caller.f_locals.get("mod_name")
+    return name if name in ("__main__", "__mp_main__") else None
 
 
 def _write(functions, output):
@@ -200,11 +208,16 @@ def _write(functions, output):
 
 
 def _show(chooser, pid, output):
-    if os.getpid() != pid:  # a child of a fork
+    if os.getpid() != pid or chooser.shown == pid:  # a child of a fork; its end was seen before
         return
+    chooser.shown = pid
     chooser.profile.disable()
     functions = chooser.profile.functions()
     called = [f for f in functions if f.calls or any(line.hits for line in f.lines)]
+    if chooser.beside:
+        if called:
+            _write(called, output)
+        return
     for text in chooser.complaints(called):
         _say(text)
     if not chooser.patterns and not functions and getattr(sys, "last_type", None) is None:  # else Python has said what is wrong with it
@@ -215,24 +228,45 @@ def _show(chooser, pid, output):
         _write(called, output)
 
 
+def _beside(output):
+    """The file of another process than the one that `run` has become."""
+    root, extension = os.path.splitext(output)
+    return "%s.%d%s" % (root, os.getpid(), extension)
+
+
+def _has_files(output):
+    return output is not None and output != "-" and (os.path.isfile(output) or not os.path.exists(output))
+
+
+def _in_child(chooser, output):
+    """Of a fork: figures of its own. Workers of multiprocessing end without atexit."""
+    chooser.beside = True
+    chooser.profile.reset()
+    show = functools.partial(_show, chooser, os.getpid(), _beside(output))
+    atexit.register(show)
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # it forgets what is to be done at the end before it calls what is told here
+        util.register_after_fork(chooser, lambda chooser: util.Finalize(None, show, exitpriority=-100))
+
+
 def begin():
     """A function that is to be called with each module's code object; None: nothing is profiled in this process."""
     output = os.environ.get("HEAPKEEPER_LINES_OUTPUT") or None
     patterns = [text for text in _utf8(os.environ.get("HEAPKEEPER_LINES", "")).split(",") if text]
-    if os.environ.get("HEAPKEEPER_LINES_PID") != str(os.getpid()):
-        if output is None or output == "-" or os.path.exists(output) and not os.path.isfile(output):
-            return None
-        root, extension = os.path.splitext(output)
-        output = "%s.%d%s" % (root, os.getpid(), extension)
+    beside = os.environ.get("HEAPKEEPER_LINES_PID") != str(os.getpid())
+    if beside and not _has_files(output):
+        return None
     why = lines.why_not()
     if why is not None:
         _say("--lines: " + why)
         return None
-    chooser = Chooser(patterns, rss=os.environ.get("HEAPKEEPER_LINES_RSS") == "1")
+    chooser = Chooser(patterns, os.environ.get("HEAPKEEPER_LINES_RSS") == "1", beside)
     try:
         chooser.profile.enable()
     except RuntimeError as error:
         _say("--lines: %s" % str(error).replace("heapkeeper: ", "", 1))
         return None
-    atexit.register(_show, chooser, os.getpid(), output)
+    atexit.register(_show, chooser, os.getpid(), _beside(output) if beside else output)
+    if _has_files(output):
+        os.register_at_fork(after_in_child=lambda: chooser.shown is None and _in_child(chooser, output))
     return chooser

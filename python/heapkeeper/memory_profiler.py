@@ -418,7 +418,7 @@ class LineProfiler:
         if why is not None:
             _say_once(why)
             return False
-        return lines.LineProfile(*self.code_map.functions())
+        return lines.LineProfile(*self.code_map.functions(), turns=True)
 
     def _take_exact(self):
         """The figures so far into the code map. The first line has what lived when the function was called first, as the original's."""

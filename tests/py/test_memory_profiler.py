@@ -248,6 +248,34 @@ def test_under_heapkeeper_a_line_has_exactly_what_it_allocated_and_nothing_of_ot
     assert found["a = bytearray(5_000_000)"][0] == pytest.approx(found["@profile(precision=5)"][0] + 5_000_057 / mib, abs=0.01)
 
 
+LOOPS = """
+    from memory_profiler import profile
+    @profile
+    def f():
+        for i in range(300): c = bytearray(500)
+        while i < 320: i += 1
+        b = [bytearray(10) for i in range(50)]
+        n = 0
+        for k in range(7):
+            n += k
+            n -= k if k % 2 else 0
+        for i in range(3):
+            for k in range(4): n += 1
+        return len(b)
+    print(f())
+"""
+
+
+def test_turns_of_a_loop_on_one_line_are_occurrences_as_the_trace_function_counts_them(run, tmp_path):
+    found = []
+    for prefix, env in (([COMMAND, "run", "--memory-profiler", "-o", str(tmp_path / "capture")], None), ([], {"PYTHONPATH": INSTEAD + ":" + PACKAGE})):
+        done = run(LOOPS, prefix=prefix, env=env)
+        found.append(re.findall(r"^ +\d+ +\S+ MiB +\S+ MiB +(\d+) +(.*)", done.out.decode(), re.M))
+    ours, theirs = [[row for row in rows if "bytearray(10)" not in row[1]] for rows in found]
+    assert ours == theirs and ("301", "for i in range(300): c = bytearray(500)") in ours
+    assert int(dict((text, count) for count, text in found[0])["b = [bytearray(10) for i in range(50)]"]) in (51, 52)  # one for the list's own frame
+
+
 def test_elsewhere_one_line_says_that_the_whole_process_is_measured(run):
     done = run(LINES, env={"PYTHONPATH": INSTEAD + ":" + PACKAGE})
     assert done.err.decode().startswith("memory_profiler: lines are measured by the resident size of the whole process: ")

@@ -195,8 +195,37 @@ def test_children_say_nothing_but_write_files_of_their_own(run, tmp_path, python
     assert sorted(table_of(done)[0]) == ["call", "f"] and table_of(done)[1] == []
     run("--lines=work,f", "--lines-output=out.json", program=("parent.py",))
     files = sorted(name for name in os.listdir(str(tmp_path)) if name.startswith("out"))
-    assert len(files) == 2 and re.fullmatch(r"out\.\d+\.json", files[0]) and files[1] == "out.json"
-    assert [f["function"] for f in json.loads((tmp_path / files[0]).read_text())["functions"]] == ["work"]
+    assert len(files) == 3 and files[2] == "out.json" and all(re.fullmatch(r"out\.\d+\.json", name) for name in files[:2]), files
+    assert sorted(list(functions_of(tmp_path / name).items()) for name in files) == [[("f", 1)], [("f", 1)], [("work", 1)]], files
+
+
+def functions_of(path):
+    return {f["function"]: f["calls"] for f in json.loads(path.read_text())["functions"]}
+
+
+@pytest.mark.parametrize("words", ["--lines", "--lines=f", "--lines=pool.py"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_of_multiprocessing_write_files_of_their_own_however_they_are_started(run, tmp_path, method, words):
+    (tmp_path / "pool.py").write_text(textwrap.dedent("""\
+        import multiprocessing
+        def f(n):
+            kept.append(bytes(n))
+        kept = []
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("%s")
+            f(1000)
+            workers = [context.Process(target=f, args=(n,)) for n in (200_000, 300_000)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+    """ % method))
+    done = run(words, "--lines-output=out.json", program=("pool.py",))
+    assert done.err == b""
+    found = [json.loads(path.read_text())["functions"] for path in tmp_path.glob("out.*.json")]
+    assert functions_of(tmp_path / "out.json") == {"f": 1}
+    assert [[(f["function"], f["calls"]) for f in functions] for functions in found] == [[("f", 1)], [("f", 1)]]
+    assert sorted(f["net_bytes"] // 100_000 for functions in found for f in functions) == [2, 3]
 
 
 def test_a_python_that_is_not_on_the_heap_says_so_at_its_end(run, python):

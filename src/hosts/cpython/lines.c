@@ -366,6 +366,15 @@ bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line)
     return true;
 }
 
+void hk_line_again(struct hk_line_thread *thread, uintptr_t frame)
+{
+    if (thread->depth == 0 || (thread->records[thread->depth - 1].frame != frame && !uncover(thread, frame, hk_line_live(thread))))
+        return;
+    for (struct hk_line_record *record = thread->records + thread->depth; record-- > thread->records && record->frame == frame;)
+        if (record->table != NULL)
+            record->line->hits++;
+}
+
 void hk_line_leave(struct hk_line_thread *thread, uintptr_t frame)
 {
     int64_t live = hk_line_live(thread);

@@ -186,6 +186,8 @@ struct hk_line_thread *hk_line_thread_here(void);         /* made if need be; NU
 void hk_line_begin(struct hk_line_thread *thread, struct hk_line_code *code, uintptr_t frame, int line, bool is_call);
 /* It comes to a line. False: no such frame is known; of hk_line_step: hk_line_step_slow may know it. */
 bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line);
+/* It comes once more to the line at which it is, as on_jump says. */
+void hk_line_again(struct hk_line_thread *thread, uintptr_t frame);
 /* It ends, or pauses. */
 void hk_line_leave(struct hk_line_thread *thread, uintptr_t frame);
 

@@ -243,6 +243,32 @@ static object *on_leave(object *self, object *const *arguments, size_t count, ob
     return hk_capi.none;
 }
 
+static object *no_more; /* sys.monitoring.DISABLE, a reference */
+
+static object *set_no_more(object *self, object *value)
+{
+    hk_capi.Py_IncRef(value);
+    no_more = value;
+    return hk_capi_none();
+}
+
+/* Back to the line that it comes from: of that there is no event of lines. Of other jumps nothing more is to be told. (The destination is
+ * an int too, and is charged to the line, where it is no small one.) */
+static object *on_jump(object *self, object *const *arguments, size_t count, object *names)
+{
+    struct hk_line_thread *thread = hk_line_here();
+    int from = (int)hk_capi.PyLong_AsLong(arguments[1]), to = (int)hk_capi.PyLong_AsLong(arguments[2]);
+    if (thread != NULL)
+        disregard(thread, arguments[1]);
+    if (to >= from || hk_capi.PyCode_Addr2Line(arguments[0], from) != hk_capi.PyCode_Addr2Line(arguments[0], to)) {
+        hk_capi.Py_IncRef(no_more);
+        return no_more;
+    }
+    if (thread != NULL)
+        hk_line_again(thread, frame_here());
+    return hk_capi.none;
+}
+
 /* --- events of all code, without a word to each code object ---
  *
  * That a frame ends by an exception can only be had of all code at once. sys.monitoring.set_events makes the interpreter go through each
@@ -313,6 +339,7 @@ static struct method methods[] = {
     {"open_gate", open_gate, NO_ARGUMENTS, NULL},
     {"close_gate", close_gate, NO_ARGUMENTS, NULL},
     {"set_quietly", set_quietly, VARIABLE, NULL},
+    {"set_no_more", set_no_more, ONE_ARGUMENT, NULL},
     {"heap_live", heap_live, NO_ARGUMENTS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -353,7 +380,8 @@ void *hk_python_lines(void)
     object *module = hk_capi_module("_lines", methods);
     if (module == NULL || hk_python.layout == NULL || hk_python.layout->minor < 12 ||
         (add_callback(module, "on_line", on_line) && add_callback(module, "on_start", on_start) &&
-         add_callback(module, "on_resume", on_resume) && add_callback(module, "on_leave", on_leave)))
+         add_callback(module, "on_resume", on_resume) && add_callback(module, "on_leave", on_leave) &&
+         add_callback(module, "on_jump", on_jump)))
         return module;
     hk_capi.Py_DecRef(module);
     return NULL;
