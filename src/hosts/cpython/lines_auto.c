@@ -108,6 +108,9 @@ void hk_cpython_lines_at_exit(void)
         return;
     if (layout->stacks && (state == WANTED || hk_cpython_is_unsettled())) /* `python --version` begins no program */
         return;
-    dprintf(STDERR_FILENO, "heapkeeper: --lines: %s\n", !layout->stacks && layout->why != NULL && *layout->why ? layout->why :
-            "nothing was profiled: this Python does not run on heapkeeper's heap; `heapkeeper report` says why");
+    char text[256];
+    int size = snprintf(text, sizeof(text), "heapkeeper: --lines: %s\n", !layout->stacks && layout->why != NULL && *layout->why ? layout->why :
+                        "nothing was profiled: this Python does not run on heapkeeper's heap; `heapkeeper report` says why");
+    if (write(STDERR_FILENO, text, size < (int)sizeof(text) ? (size_t)size : sizeof(text) - 1) < 0)
+        return; /* there is nobody to tell */
 }
