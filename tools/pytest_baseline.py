@@ -39,9 +39,10 @@ GROWTH = {
     "test_code_that_is_made_here": ("range(80)", "range(85)"),
     "test_generators_in_a_row": ("(n * n for n in range(100000))", "[n * n for n in range(100000)]"),
 }
-# Those and one more, in place of the one of which five percent are 24 bytes: so few are no growth (pytest_baseline.SLACK).
 EXACTLY = 5  # percent
-GROWTH_EXACTLY = [test for test in GROWTH if test != "test_generators_in_a_row"] + ["test_set_of_words"]
+# Those and one more, but for the one of which five percent are 24 bytes (so few are no growth: pytest_baseline.SLACK), and the one that
+# compiles, which takes a little more or less from run to run on 3.9.
+GROWTH_EXACTLY = [test for test in GROWTH if test not in ("test_generators_in_a_row", "test_code_that_is_made_here")] + ["test_set_of_words"]
 BYTES_HEAD = sys.getsizeof(b"")
 LEAKS = {
     "test_uuids": ("assert len(", "MEMO.setdefault('leaked', []).append(bytes(20000))\n    assert len("),
