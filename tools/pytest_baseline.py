@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Whether what heapkeeper.pytest_plugin says of baselines and leaks can be relied on: a suite of fifty tests, unchanged, many times,
-and with lines changed: so that ten of them take more and three leak, as a programmer may change them; then so that the peaks of ten
+and with lines changed: so that ten of them take more and three leak, as a programmer may change them; then so that the peaks of nine
 are higher than their baselines by exactly five percent.
 
     tools/pytest_baseline.py [--runs 200] [--each 20] [--jobs 2] [--python PYTHON] [--build DIR]
