@@ -876,6 +876,8 @@ def test_a_baseline_is_made_and_compared_by_the_workers_of_xdist(small, xdist_py
 
 def test_fifty_unchanged_tests_raise_no_alarm_and_nineteen_that_grow_and_three_that_leak_are_found(heapkeeper, python_with_pytest):
     """A short form of what the tool does many times."""
+    if subprocess.run([python_with_pytest, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]).returncode != 0:
+        pytest.skip("on 3.9 what a test takes varies by nearly as much as is looked for: tools/pytest_baseline.py tells")
     tool = os.path.join(TREE, "tools", "pytest_baseline.py")
     done = execute([python_with_pytest, tool, "--runs", "3", "--each", "2", "--build", BUILD], timeout=900)
     text = done.out.decode()
