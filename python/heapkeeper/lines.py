@@ -93,6 +93,13 @@ def _set_unwinding(wanted):
         sys.monitoring.set_events(_tool, unwind | throw if wanted else 0)
 
 
+def _callbacks():
+    events = sys.monitoring.events
+    return {events.LINE: _engine.on_line, events.PY_START: _engine.on_start, events.PY_RESUME: _engine.on_resume,
+            events.PY_THROW: _engine.on_resume, events.PY_RETURN: _engine.on_leave, events.PY_YIELD: _engine.on_leave,
+            events.PY_UNWIND: _engine.on_leave, events.JUMP: _engine.on_jump}
+
+
 def _begin():
     """Before the first code object is enabled."""
     global _tool
@@ -105,12 +112,8 @@ def _begin():
         raise RuntimeError("heapkeeper: " + why_not())
     sys.monitoring.use_tool_id(tool, "heapkeeper")
     _tool = tool
-    events = sys.monitoring.events
-    callbacks = {events.LINE: _engine.on_line, events.PY_START: _engine.on_start, events.PY_RESUME: _engine.on_resume,
-                 events.PY_THROW: _engine.on_resume, events.PY_RETURN: _engine.on_leave, events.PY_YIELD: _engine.on_leave,
-                 events.PY_UNWIND: _engine.on_leave, events.JUMP: _engine.on_jump}
     _engine.set_no_more(sys.monitoring.DISABLE)
-    for event, callback in callbacks.items():
+    for event, callback in _callbacks().items():
         sys.monitoring.register_callback(_tool, event, callback)
     _set_unwinding(True)
 
@@ -123,9 +126,8 @@ def _end():
     if not _has_tool():
         _tool = None
         return
-    events = sys.monitoring.events
     _set_unwinding(False)
-    for event in (events.LINE, events.PY_START, events.PY_RESUME, events.PY_THROW, events.PY_RETURN, events.PY_YIELD, events.PY_UNWIND, events.JUMP):
+    for event in _callbacks():
         sys.monitoring.register_callback(_tool, event, None)
     sys.monitoring.free_tool_id(_tool)
     _tool = None

@@ -350,19 +350,31 @@ void hk_pools_release(hk_heap *heap, struct hk_pool *first, uint32_t count)
         hk_heap_discard(heap, limit / 2);
 }
 
-/* An empty pool that is in memory, where growing may be refused: by a limit, or a full disk. NULL: none. */
-static struct hk_pool *dirty_pool_take(hk_heap *heap)
+/* The first arena with an empty pool that is in memory; NULL: there is none. */
+static struct hk_arena *dirty_arena(const hk_heap *heap)
 {
     struct hk_arena *arena = heap->maybe_empty;
-    if (heap->dirty_pools == 0 || (hk_heap_limit(heap) == 0 && heap->source != HK_SOURCE_FILE))
-        return NULL;
     while (arena != NULL && arena->dirty == 0)
         arena = arena->next;
+    return arena;
+}
+
+/* Such a pool of that arena, claimed. */
+static struct hk_pool *dirty_pool_of(hk_heap *heap, struct hk_arena *arena)
+{
     if (arena == NULL)
         return NULL;
     struct hk_pool *pool = hk_arena_first_pool(arena) + __builtin_ctzll(arena->dirty);
     hk_pools_claim(heap, pool, 1);
     return pool;
+}
+
+/* An empty pool that is in memory, where growing may be refused: by a limit, or a full disk. NULL: none. */
+static struct hk_pool *dirty_pool_take(hk_heap *heap)
+{
+    if (heap->dirty_pools == 0 || (hk_heap_limit(heap) == 0 && heap->source != HK_SOURCE_FILE))
+        return NULL;
+    return dirty_pool_of(heap, dirty_arena(heap));
 }
 
 /* Nothing is in the arena, and it can be anybody's; if it is part of a huge page, nothing is in all of that. */
@@ -505,18 +517,12 @@ static void arena_lend(hk_heap *from, struct hk_arena *arena, hk_heap *to)
 static struct hk_pool *siblings_pool_take(hk_heap *heap)
 {
     hk_heap *sibling = heap->sibling;
-    struct hk_arena *arena = heap->maybe_empty;
     if (sibling == NULL || heap->arena_count > FIRST_HUGE_ARENA || hk_heap_limit(heap) != 0)
         return NULL;
-    while (arena != NULL && arena->dirty == 0)
-        arena = arena->next;
+    struct hk_arena *arena = dirty_arena(heap);
     if (arena == NULL && (arena = arena_to_lend(sibling)) != NULL)
         arena_lend(sibling, arena, heap);
-    if (arena == NULL)
-        return NULL;
-    struct hk_pool *pool = hk_arena_first_pool(arena) + __builtin_ctzll(arena->dirty);
-    hk_pools_claim(heap, pool, 1);
-    return pool;
+    return dirty_pool_of(heap, arena);
 }
 
 /* The first empty pool has pages in memory. */

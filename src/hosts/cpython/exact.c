@@ -565,23 +565,23 @@ static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_h
     return moved;
 }
 
-#define MAIN(name, domain, way)                                       \
+#define FUNCTIONS(name, lane, domain, way)                            \
     static void *name##_malloc(void *heap, size_t size)               \
     {                                                                 \
-        return main_malloc(domain, heap, size, way);                  \
+        return lane##_malloc(domain, heap, size, way);                \
     }                                                                 \
     static void *name##_calloc(void *heap, size_t count, size_t size) \
     {                                                                 \
-        return main_calloc(domain, heap, count, size, way);           \
+        return lane##_calloc(domain, heap, count, size, way);         \
     }                                                                 \
     static void *name##_realloc(void *heap, void *block, size_t size) \
     {                                                                 \
-        return main_realloc(domain, heap, block, size, way);          \
+        return lane##_realloc(domain, heap, block, size, way);        \
     }
 
-#define MAIN_WAYS(way)                                \
-    MAIN(mem_##way, HK_DOMAIN_MEM, HK_WAY_##way)      \
-    MAIN(object_##way, HK_DOMAIN_OBJECT, HK_WAY_##way)
+#define MAIN_WAYS(way)                                           \
+    FUNCTIONS(mem_##way, main, HK_DOMAIN_MEM, HK_WAY_##way)      \
+    FUNCTIONS(object_##way, main, HK_DOMAIN_OBJECT, HK_WAY_##way)
 
 MAIN_WAYS(3_11)
 MAIN_WAYS(3_12)
@@ -655,24 +655,10 @@ static void counted_free(void *heap, void *block)
     main_free(heap, block);
 }
 
-#define COUNTED(name, domain, way)                                    \
-    static void *name##_malloc(void *heap, size_t size)               \
-    {                                                                 \
-        return counted_malloc(domain, heap, size, way);               \
-    }                                                                 \
-    static void *name##_calloc(void *heap, size_t count, size_t size) \
-    {                                                                 \
-        return counted_calloc(domain, heap, count, size, way);        \
-    }                                                                 \
-    static void *name##_realloc(void *heap, void *block, size_t size) \
-    {                                                                 \
-        return counted_realloc(domain, heap, block, size, way);       \
-    }
-
-COUNTED(mem_counted_3_12, HK_DOMAIN_MEM, HK_WAY_3_12)
-COUNTED(mem_counted_3_13, HK_DOMAIN_MEM, HK_WAY_3_13)
-COUNTED(object_counted_3_12, HK_DOMAIN_OBJECT, HK_WAY_3_12)
-COUNTED(object_counted_3_13, HK_DOMAIN_OBJECT, HK_WAY_3_13)
+FUNCTIONS(mem_counted_3_12, counted, HK_DOMAIN_MEM, HK_WAY_3_12)
+FUNCTIONS(mem_counted_3_13, counted, HK_DOMAIN_MEM, HK_WAY_3_13)
+FUNCTIONS(object_counted_3_12, counted, HK_DOMAIN_OBJECT, HK_WAY_3_12)
+FUNCTIONS(object_counted_3_13, counted, HK_DOMAIN_OBJECT, HK_WAY_3_13)
 
 const hk_allocator *hk_cpython_exact_counting(int domain)
 {

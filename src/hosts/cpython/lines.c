@@ -354,7 +354,7 @@ static bool uncover(struct hk_line_thread *thread, uintptr_t frame, int64_t live
 bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line)
 {
     int64_t live = hk_line_live(thread), most = larger(live, thread->peak);
-    if ((thread->depth == 0 || thread->records[thread->depth - 1].frame != frame) && !uncover(thread, frame, live))
+    if (!uncover(thread, frame, live))
         return false;
     thread->peak = live;
     for (struct hk_line_record *record = thread->records + thread->depth; record-- > thread->records && record->frame == frame;) {
@@ -368,7 +368,7 @@ bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line)
 
 void hk_line_again(struct hk_line_thread *thread, uintptr_t frame)
 {
-    if (thread->depth == 0 || (thread->records[thread->depth - 1].frame != frame && !uncover(thread, frame, hk_line_live(thread))))
+    if (!uncover(thread, frame, hk_line_live(thread)))
         return;
     for (struct hk_line_record *record = thread->records + thread->depth; record-- > thread->records && record->frame == frame;)
         if (record->table != NULL)
@@ -378,7 +378,7 @@ void hk_line_again(struct hk_line_thread *thread, uintptr_t frame)
 void hk_line_leave(struct hk_line_thread *thread, uintptr_t frame)
 {
     int64_t live = hk_line_live(thread);
-    if (thread->depth == 0 || (thread->records[thread->depth - 1].frame != frame && !uncover(thread, frame, live)))
+    if (!uncover(thread, frame, live))
         return;
     hand_down(thread, live, larger(live, thread->peak));
     pop_frame(thread, live);

@@ -67,16 +67,12 @@ struct hk_line_code {
     uint32_t quick; /* spans in a row that were short */
 };
 
-struct hk_line_counts {
-    uint64_t allocated, freed, blocks, freed_blocks;
-};
-
 struct hk_line_record { /* of a frame that runs, in a table */
     struct hk_line_table *table; /* NULL: it has ended for us */
     uintptr_t frame;
     struct hk_line *line;
-    struct hk_line_counts since; /* the thread's, when the line began or went on */
-    struct hk_line_more more_since; /* where the table has such */
+    struct hk_counted since;          /* the thread's, when the line began or went on */
+    struct hk_line_more more_since;   /* where the table has such */
     int64_t start, most;         /* live when the line began, and at most since */
     int64_t call_start, call_most;
     struct hk_line_code *code; /* whose span this is; NULL: it has none, or another record of the frame has it */
@@ -89,7 +85,7 @@ struct hk_line_record { /* of a frame that runs, in a table */
 enum { HK_LINE_METHODS = 15 };
 
 struct hk_line_thread {
-    struct hk_line_counts counts; /* written in hooks */
+    struct hk_counted counts;     /* written in hooks */
     struct hk_counted native;     /* the same, where a table wants it */
     int64_t base, peak;           /* what lives: base + allocated - freed */
     const void *newest;           /* block */
@@ -199,7 +195,7 @@ static inline struct hk_line *hk_line_of(const struct hk_line_table *table, int 
 
 static inline __attribute__((always_inline)) void hk_line_charge(struct hk_line_thread *thread, struct hk_line_record *record)
 {
-    const struct hk_line_counts now = thread->counts, since = record->since;
+    const struct hk_counted now = thread->counts, since = record->since;
     struct hk_line *line = record->line;
     line->allocated += now.allocated - since.allocated;
     line->freed += now.freed - since.freed;
