@@ -29,7 +29,8 @@
  * - All numbers are in the writer's byte order, aligned to their size. Bytes are bytes, times are
  *   nanoseconds: `*_ns` since the process's start, except `*_realtime_ns` (since 1970).
  * - Codes, nodes, strings and sites are append-only: an entry is complete before the section's `count`
- *   is raised with a release store. `count` is entries, for strings bytes.
+ *   is raised with a release store. `count` is entries, for strings bytes. What an entry refers to is counted
+ *   before it; a reader of a growing file reads the sections until two readings agree.
  * - A record with a `sequence` is being written while that is odd: a reader retries; of a dead process it
  *   drops the record.
  * - Index 0 of strings, codes, nodes is reserved and means "none". Node 0 is the root: a stack ends there.

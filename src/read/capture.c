@@ -1,7 +1,9 @@
 /* Opens and checks a capture file.
  *
- * Reading a file that is being written: counts are read before what they count (the header comes
- * first in the file), so every entry below a count is complete. Two things are rewritten in place.
+ * Reading a file that is being written: counts are read before what they count, so every entry below
+ * a count is complete, and they are read until two readings agree, so that what an entry refers to is
+ * counted as well (a copy of a page is no instant: it may have the nodes' count from before a stack was
+ * added and the sites' from after it). Two things are rewritten in place.
  * The timeline and the marks are thinned by two now and then: the whole copy is taken again if
  * their numbers have moved. The current point moves all the time: it is read alone, under its
  * sequence number.
@@ -489,12 +491,31 @@ static void mark_torn_maps(int fd, uint8_t *bytes, size_t size)
     }
 }
 
+/* The fixed part, with the counts of one instant. A writer that adds without a pause is not waited for: an entry
+ * whose target is not counted is shown without it. */
+static bool read_fixed(int fd, uint8_t *bytes, size_t size)
+{
+    struct hk_capture_header *header = (struct hk_capture_header *)bytes;
+    struct hk_capture_section again[HK_SECTION_KINDS];
+
+    if (!read_all(fd, bytes, size < STATUS_END ? size : STATUS_END, 0))
+        return false;
+    for (int attempt = 0; size >= STATUS_END && attempt < 1000; attempt++) {
+        if (!read_all(fd, (uint8_t *)again, sizeof again, offsetof(struct hk_capture_header, sections)))
+            return false;
+        if (memcmp(again, header->sections, sizeof again) == 0)
+            break;
+        memcpy(header->sections, again, sizeof again);
+    }
+    return true;
+}
+
 /* Fixed part first, then what the sections use of their room: the rest of the file is holes. */
 static bool read_parts(int fd, uint8_t *bytes, size_t size, enum hk_open_how how)
 {
     const struct hk_capture_header *header = (const struct hk_capture_header *)bytes;
 
-    if (!read_all(fd, bytes, size < STATUS_END ? size : STATUS_END, 0))
+    if (!read_fixed(fd, bytes, size))
         return false;
     if (size < STATUS_END)
         return true;

@@ -190,13 +190,18 @@ static inline struct capture capture_read(const char *path)
     c.size = (uint64_t)st.st_size;
     assert_true(c.size >= HK_CAPTURE_STATUS_OFFSET + sizeof *c.status);
     c.data = malloc(c.size);
-    for (uint64_t at = 0; at < c.size;) {
-        ssize_t got = read(fd, c.data + at, c.size - at);
+    c.header = (const void *)c.data;
+    struct hk_capture_header settled; /* all counts of one instant, and before what they count */
+    do {
+        assert_int_equal(pread(fd, &settled, sizeof settled, 0), sizeof settled);
+        assert_int_equal(pread(fd, c.data, sizeof settled, 0), sizeof settled);
+    } while (memcmp(settled.sections, c.header->sections, sizeof settled.sections) != 0);
+    for (uint64_t at = sizeof settled; at < c.size;) {
+        ssize_t got = pread(fd, c.data + at, c.size - at, (off_t)at);
         assert_true(got > 0);
         at += (uint64_t)got;
     }
     close(fd);
-    c.header = (const void *)c.data;
     c.status = (const void *)(c.data + HK_CAPTURE_STATUS_OFFSET);
     assert_memory_equal(c.header->magic, HK_CAPTURE_MAGIC, 8);
     assert_int_equal(c.header->byte_order, HK_CAPTURE_BYTE_ORDER);
