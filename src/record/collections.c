@@ -67,18 +67,42 @@ static void merge(void)
     __atomic_store_n(&status->timeline_sequence, status->timeline_sequence + 1, __ATOMIC_RELEASE);
 }
 
-static void append(const hk_collection *told)
+/* Who tells late may have been overtaken. */
+static void keep_order(struct hk_capture_collection *entry, const struct hk_capture_collection *last)
+{
+    uint64_t first = key_of(entry) == key_of(last) ? last->last_ns + 1 : last->time_ns;
+
+    if (entry->time_ns < first)
+        entry->time_ns = first;
+    if (entry->last_ns < entry->time_ns)
+        entry->last_ns = entry->time_ns;
+}
+
+static void append(struct hk_capture_collection entry)
 {
     struct hk_rec_section *section = &hk_rec.section[HK_SECTION_COLLECTIONS];
-    uint64_t now = hk_rec_clock(), longest = told->longest_nanoseconds;
 
-    now = now > hk_rec.start_ns ? now - hk_rec.start_ns : 0;
     if (section->count == section->capacity)
         merge();
-    struct hk_capture_collection *entry = hk_rec_append(HK_SECTION_COLLECTIONS, 1);
-    if (!entry)
+    struct hk_capture_collection *place = hk_rec_append(HK_SECTION_COLLECTIONS, 1);
+    if (!place)
         return;
-    *entry = (struct hk_capture_collection){
+    if (section->count != 0)
+        keep_order(&entry, place - 1);
+    *place = entry;
+    hk_rec_publish(HK_SECTION_COLLECTIONS, 1);
+}
+
+static uint64_t since_start(uint64_t ns)
+{
+    return ns > hk_rec.start_ns ? ns - hk_rec.start_ns : 0;
+}
+
+static void append_told(const hk_collection *told)
+{
+    uint64_t now = since_start(hk_rec_clock()), longest = told->longest_nanoseconds;
+
+    append((struct hk_capture_collection){
         .time_ns = now,
         .last_ns = now,
         .duration_ns = told->nanoseconds,
@@ -90,8 +114,7 @@ static void append(const hk_collection *told)
         .count = 1,
         .generation = (uint8_t)(told->generation < HK_CAPTURE_GENERATIONS ? told->generation : HK_CAPTURE_GENERATIONS - 1),
         .cause = (uint8_t)((unsigned)told->cause < HK_CAPTURE_CAUSES ? told->cause : HK_CAUSE_OTHER),
-    };
-    hk_rec_publish(HK_SECTION_COLLECTIONS, 1);
+    });
 }
 
 void hk_record_collection(const hk_collection *collection)
@@ -105,7 +128,28 @@ void hk_record_collection(const hk_collection *collection)
         return;
     }
     if (hk_rec_wake())
-        append(collection);
+        append_told(collection);
     hk_rec_leave();
     errno = error;
+}
+
+bool hk_record_collections(const struct hk_capture_collection *entries, unsigned count)
+{
+    int error = errno;
+
+    if (!hk_record_is_on())
+        return true;
+    if (!hk_rec_enter())
+        return false;
+    bool on = hk_rec.stage == HK_REC_ON;
+    for (unsigned i = 0; on && i < count; i++) {
+        struct hk_capture_collection entry = entries[i];
+        entry.time_ns = since_start(entry.time_ns);
+        entry.last_ns = since_start(entry.last_ns);
+        entry.longest_at_ns = since_start(entry.longest_at_ns);
+        append(entry);
+    }
+    hk_rec_leave();
+    errno = error;
+    return on;
 }

@@ -125,6 +125,9 @@ uint64_t hk_record_point(const char *name);
 
 /* A collection of cycles has ended just now. */
 void hk_record_collection(const hk_collection *collection);
+/* Collections that have ended some time ago, as entries of the section in the order of time_ns; times are the monotonic clock's. False: not
+ * now, all are to be told again later. Does not make a capture for a child. */
+bool hk_record_collections(const struct hk_capture_collection *entries, unsigned count);
 
 /* A span (heapkeeper/record.h): of a name, which is copied, or of a call of a code object of the source's, by whoever may walk its
  * stack. 0: it is not recorded. */

@@ -515,6 +515,8 @@ void hk_plot_json(const struct hk_plot *p, FILE *out)
         hk_json_unsigned(j, "generation", p->collections[i].generation);
         hk_json_unsigned(j, "count", p->collections[i].count);
         hk_json_unsigned(j, "longest_pause_ns", p->collections[i].longest_ns);
+        hk_json_unsigned(j, "freed", p->collections[i].freed);
+        hk_json_unsigned(j, "uncollectable", p->collections[i].uncollectable);
         hk_json_end_object(j);
     }
     hk_json_end_array(j);

@@ -202,11 +202,18 @@ static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
     }
     put_axes(p, top, out);
     for (size_t i = 0; i < p->collection_count; i++) {
-        double x = x_of(p, (double)p->collections[i].longest_at_ns / 1e9);
-        if (hk_plot_marks(&p->collections[i]) && x <= WIDTH - RIGHT)
-            fprintf(out, "<line class=\"gc\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"><title>collection of generation %u, %s</title></line>\n",
-                    x, x, HEIGHT - BOTTOM, HEIGHT - BOTTOM - 8, p->collections[i].generation,
-                    hk_text_duration(label, p->collections[i].longest_ns));
+        const struct hk_capture_collection *e = &p->collections[i];
+        double x = x_of(p, (double)e->longest_at_ns / 1e9);
+        if (!hk_plot_marks(e) || !(x <= WIDTH - RIGHT))
+            continue;
+        fprintf(out, "<line class=\"gc\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"><title>", x, x, HEIGHT - BOTTOM, HEIGHT - BOTTOM - 8);
+        if (e->count == 1)
+            fprintf(out, "collection of generation %u", e->generation);
+        else
+            fprintf(out, "%u collections of generation %u", e->count, e->generation);
+        if (e->longest_ns) /* else it is not known */
+            fprintf(out, ", %s", hk_text_duration(label, e->longest_ns));
+        fprintf(out, ", freed %s object%s</title></line>\n", hk_text_count(label, e->freed), e->freed == 1 ? "" : "s");
     }
     for (size_t i = 0; i < p->note_count; i++) {
         double x = x_of(p, p->notes[i].at);

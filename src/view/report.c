@@ -480,16 +480,21 @@ static void put_gc(const struct page *p)
 {
     struct hk_gc_view v = hk_gc_view(p->report->capture);
     const uint64_t *by = v.by_generation;
-    char count[32], time[32], share[32], longest[32], at[32], examined[32], freed[32], kept[32];
+    char count[32], time[32], share[32], longest[32], at[32], examined[48] = "", freed[32], kept[32], took[256] = "", cause[32] = "";
     if (v.collections == 0)
         return;
     heading(p, "GC", HK_BOLD);
-    say(p, "%s collection%s (%llu young, %llu middle, %llu full)%s%s (%s of the run)%slongest %s, after %s (%s)%sfreed %s of %s objects",
-        hk_text_count(count, v.collections), v.collections == 1 ? "" : "s", (unsigned long long)by[0], (unsigned long long)by[1],
-        (unsigned long long)(by[2] + by[3]), p->dot, hk_text_duration(time, v.duration_ns),
-        hk_text_percent(share, (double)v.duration_ns, (double)p->report->capture->duration_ns), p->dot,
-        hk_text_duration(longest, v.longest_ns), hk_text_duration(at, v.longest_at_ns), hk_cause_word(v.longest_cause), p->dot,
-        hk_text_count(freed, v.freed), hk_text_count(examined, v.examined));
+    if (v.longest_cause != HK_CAUSE_OTHER)
+        snprintf(cause, sizeof cause, " (%s)", hk_cause_word(v.longest_cause));
+    if (v.duration_ns) /* else it is not known */
+        snprintf(took, sizeof took, "%s (%s of the run)%slongest %s, after %s%s%s", hk_text_duration(time, v.duration_ns),
+                 hk_text_percent(share, (double)v.duration_ns, (double)p->report->capture->duration_ns), p->dot,
+                 hk_text_duration(longest, v.longest_ns), hk_text_duration(at, v.longest_at_ns), cause, p->dot);
+    if (v.examined)
+        snprintf(examined, sizeof examined, " of %s", hk_text_count(kept, v.examined));
+    say(p, "%s collection%s (%llu young, %llu middle, %llu full)%s%sfreed %s%s objects", hk_text_count(count, v.collections),
+        v.collections == 1 ? "" : "s", (unsigned long long)by[0], (unsigned long long)by[1], (unsigned long long)(by[2] + by[3]), p->dot,
+        took, hk_text_count(freed, v.freed), examined);
     if (v.uncollectable) {
         margin(p);
         say(p, "%s object%s found unreachable and kept: saved by finalizers, or on request", hk_text_count(kept, v.uncollectable),

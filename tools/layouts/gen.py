@@ -53,6 +53,11 @@ COMMON = {
     "runtime_interpreters": OFFSET % ("_PyRuntimeState", "interpreters.head"),
     "runtime_main": OFFSET % ("_PyRuntimeState", "interpreters.main"),
     "runtime_finalizing": OFFSET % ("_PyRuntimeState", "_finalizing"),
+    "gc_generations": OFFSET % ("PyInterpreterState", "gc.generations"),
+    "gc_counts": OFFSET % ("PyInterpreterState", "gc.generation_stats"),
+    "gc_counts_size": "sizeof(((PyInterpreterState *)0)->gc.generation_stats)",
+    "gc_collecting": OFFSET % ("PyInterpreterState", "gc.collecting"),
+    "gc_garbage": OFFSET % ("PyInterpreterState", "gc.garbage"),
 }
 
 TRACE = {

@@ -234,6 +234,8 @@ void hk_cpython_fork_release(bool child)
     for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
         hk_lock_release_forked(&(*heap)->lock);
     hk_cpython_interpreters_fork_release(child);
+    if (child)
+        hk_cpython_collections_forked();
 }
 
 /* --- installation --- */

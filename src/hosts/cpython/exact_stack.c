@@ -314,6 +314,7 @@ static uint32_t site_of_key(const void *state, uint64_t start, uint64_t key, int
         if (!is_same && (word = find_again(entry, key)) != 0)
             return hk_slot_site(word);
     }
+    hk_cpython_collections_look();
     uint32_t site = site_missed(entry, key, domain, 0);
     if (site != HK_EXACT_NONE)
         add_key(key, hk_slot_word(site, 0));

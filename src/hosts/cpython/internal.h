@@ -86,6 +86,13 @@ void hk_cpython_freeze_if_finalizing(void);
 /* A thread that allocates in this domain and has a thread state: may its stack be walked? Asked until it may. */
 bool hk_cpython_stacks_ready(int domain);
 
+/* collections.c: the collections of cycles that Python makes. `begin` at ticks, with the main lock, until it has found the collector or
+ * given up; `look` on slow paths of any thread; `end` when the program is over; `forked` in the child. */
+void hk_cpython_collections_begin(void);
+void hk_cpython_collections_look(void);
+void hk_cpython_collections_end(void);
+void hk_cpython_collections_forked(void);
+
 /* interpreters.c. */
 hk_heap *hk_cpython_heap_here(hk_heap *context); /* that this thread may use without a lock, or that has one */
 bool hk_cpython_is_within_reach(const hk_heap *heap, const void *block); /* who may use `heap` may free it there */

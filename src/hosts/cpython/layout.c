@@ -44,6 +44,9 @@ struct shape {
     uint8_t code_tag_mask;
     int16_t code_first_traceable; /* bytes, cpython/code.h */
     int16_t thread_executor;      /* bytes, cpython/pystate.h; -1: no JIT to ask about */
+    uint8_t interpreter_gc;
+    uint8_t gc_collecting;  /* 0: at the place that the 3.9 to 3.12 have it */
+    uint8_t gc_counts_size; /* then a pointer to them; 0: they lie before gc_collecting */
 };
 
 /* clang-format off */
@@ -56,7 +59,8 @@ static const struct shape shapes[] = {
      .code_size = 34, .code_adaptive = 43, .object_type = 45, .type_flags = 49,
      .bytes_length = 65, .unicode_state = 68,
      .first_shim_owner = 3, .code_tag_mask = 0, .code_first_traceable = 184,
-     .thread_executor = -1},
+     .thread_executor = -1,
+     .interpreter_gc = 10},
     {.minor = 14, .runtime_interpreters = 5,
      .interpreter_size = 6, .interpreter_id = 7, .interpreter_next = 8,
      .interpreter_gil = 15, .interpreter_own_gil = 16,
@@ -65,7 +69,8 @@ static const struct shape shapes[] = {
      .code_size = 39, .code_adaptive = 48, .object_type = 51, .type_flags = 55,
      .bytes_length = 75, .unicode_state = 78,
      .first_shim_owner = 3, .code_tag_mask = 3, .code_first_traceable = 192,
-     .thread_executor = 272},
+     .thread_executor = 272,
+     .interpreter_gc = 11, .gc_collecting = 82},
     {.minor = 15, .runtime_interpreters = 5,
      .interpreter_size = 6, .interpreter_id = 7, .interpreter_next = 8,
      .interpreter_gil = 15, .interpreter_own_gil = 16,
@@ -74,7 +79,8 @@ static const struct shape shapes[] = {
      .code_size = 47, .code_adaptive = 56, .object_type = 59, .type_flags = 63,
      .bytes_length = 87, .unicode_state = 90,
      .first_shim_owner = 3, .code_tag_mask = 3, .code_first_traceable = 192,
-     .thread_executor = 304},
+     .thread_executor = 304,
+     .interpreter_gc = 11, .gc_collecting = 95, .gc_counts_size = 97},
 };
 /* clang-format on */
 
@@ -123,6 +129,29 @@ static bool is_sane(const hk_py_layout *l, const uint64_t *word, const struct sh
 static int32_t word_at(const uint64_t *word, int index)
 {
     return word[index] < (1u << 24) ? (int32_t)word[index] : -1;
+}
+
+#define GC_HEAD_SIZE   24 /* of a generation: two pointers, two ints */
+#define GC_COUNTS_SIZE 72 /* three numbers for each */
+
+/* Struct _gc_runtime_state, whose first member are the generations, more or less, and one after them is permanent:
+ *
+ *      3.13   heads at 24 or 20, generation0, permanent, counts, collecting (at 200), garbage
+ *      3.14   heads, permanent, counts, collecting, garbage
+ *      3.15   heads at 8, permanent, pointer to the counts, collecting, frame, garbage
+ *
+ * What is found there is looked at before it is believed (collections.c). */
+static void collector_from_debug_offsets(hk_py_layout *l, const uint64_t *word, const struct shape *s)
+{
+    int32_t gc = word_at(word, s->interpreter_gc), collecting = s->gc_collecting ? word_at(word, s->gc_collecting) : 200;
+    const int32_t least = 4 * GC_HEAD_SIZE + GC_COUNTS_SIZE;
+    if (gc <= 0 || collecting > 4096 || (int64_t)l->interpreter_size < gc + 4096 || collecting < (s->gc_counts_size ? 112 : least))
+        return;
+    l->gc_collecting = gc + collecting;
+    l->gc_counts_size = s->gc_counts_size ? word_at(word, s->gc_counts_size) : GC_COUNTS_SIZE;
+    l->gc_counts = s->gc_counts_size ? gc + word_at(word, s->gc_counts_size + 1) : l->gc_collecting - GC_COUNTS_SIZE;
+    l->gc_garbage = l->gc_collecting + (s->gc_counts_size ? 16 : 8);
+    l->gc_generations = s->gc_counts_size ? gc + 8 : s->gc_collecting ? l->gc_counts - 4 * GC_HEAD_SIZE : gc + 24;
 }
 
 static bool from_debug_offsets(hk_py_layout *l, const uint64_t *word, const struct shape *s)
@@ -176,6 +205,7 @@ static bool from_debug_offsets(hk_py_layout *l, const uint64_t *word, const stru
     l->unicode_compact_shift = 5;
     l->unicode_ascii_shift = 6;
     l->unicode_ready_shift = -1;
+    collector_from_debug_offsets(l, word, s);
     return is_sane(l, word, s) ||
            refuse(l, "no Python stacks: the interpreter's table of offsets is not as expected");
 }
@@ -320,6 +350,8 @@ static void break_for_test(hk_py_layout *l)
     int32_t *const offsets[] = {&l->frame_code, &l->frame_previous, &l->frame_instruction, &l->thread_frame};
     if (which && which[0] >= '1' && which[0] <= '4')
         *offsets[which[0] - '1'] += 8;
+    else if (which && which[0] == '6')
+        l->gc_generations += 8;
     else if (which && which[0] == '5')
         refuse(l, "no Python stacks: unknown version of Python");
 }

@@ -65,6 +65,13 @@ typedef struct hk_py_layout {
     int32_t runtime_finalizing;   /* pointer in *runtime: not NULL from the beginning of finalisation on; -1: unknown */
     uint64_t runtime_size;        /* bytes of *runtime as the symbol table says; 0: not known */
 
+    /* The collector of cycles, from the start of its interpreter. */
+    int32_t gc_generations; /* three heads of lists; 0: nothing is known of the collector */
+    int32_t gc_counts;      /* how often each was collected; 3.15 on: a pointer to that (collections.c) */
+    int32_t gc_counts_size; /* bytes */
+    int32_t gc_collecting;  /* int: it is at work */
+    int32_t gc_garbage;     /* pointer to a list */
+
     /* Frames. The instruction of a frame object is an int, in units of instruction_unit bytes (1 on
      * 3.9, 2 on 3.10); that of a frame structure is a pointer. */
     enum hk_py_frame_kind frames;

@@ -198,6 +198,7 @@ HK_HOT void hk_cpython_freeze_if_finalizing(void)
     finalizing = now;
     if (now) {
         watch_in_hook();
+        hk_cpython_collections_end();
         hk_exact_stacks_say();
         hk_record_freeze();
     } else if (lives++ == 1) {
@@ -235,8 +236,21 @@ HK_HOT static void recorder_tick(hk_heap *heap, uint64_t allocated_bytes)
     ticking = heap;
     hk_record_tick(allocated_bytes);
     ticking = NULL;
-    if (hk_python.exact && (heap == hk_python.heaps[HK_DOMAIN_MEM] || heap == hk_python.heaps[HK_DOMAIN_OBJECT]))
+    if (heap != hk_python.heaps[HK_DOMAIN_MEM] && heap != hk_python.heaps[HK_DOMAIN_OBJECT])
+        return;
+    if (hk_python.exact)
         hk_cpython_exact_tick();
+    if (!finalizing) {
+        hk_cpython_collections_begin();
+        hk_cpython_collections_look();
+    }
+}
+
+/* In a free. */
+HK_HOT static void recorder_pool_reopened(void)
+{
+    hk_cpython_freeze_if_finalizing();
+    hk_cpython_collections_look();
 }
 
 /* Every block is recorded: the heap tells only of what others than our tables free. */
@@ -246,7 +260,7 @@ static void attach_exact(void)
         .free = hk_cpython_exact_forget,
         .table_size = hk_record_table_size,
         .came_home = hk_cpython_exact_came_home,
-        .pool_reopened = hk_cpython_freeze_if_finalizing,
+        .pool_reopened = recorder_pool_reopened,
         .foreign = count_foreign,
         .tick = recorder_tick,
         .collection = hk_record_collection,
@@ -284,7 +298,7 @@ void hk_cpython_attach_recorder(bool samples)
         .draw = samples ? hk_record_draw : NULL,
         .allocation = recorder_allocation,
         .free = recorder_free,
-        .pool_reopened = hk_cpython_freeze_if_finalizing,
+        .pool_reopened = recorder_pool_reopened,
         .table_size = hk_record_table_size,
         .foreign = count_foreign,
         .tick = recorder_tick,
