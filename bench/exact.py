@@ -12,7 +12,9 @@ Modes:
     stock          the interpreter as it is
     again          stock once more: how far from 1.00 this is, is the machine's noise
     exact          heapkeeper run --exact: every block, whole stacks, counters in the file
+    exact-native   heapkeeper run --exact --native: malloc's blocks, too
     sample         heapkeeper run --sample: one block in 512 KiB, whole stacks
+    sample-native  heapkeeper run --sample --native
     tracemalloc1   tracemalloc.start(1): every block, the innermost frame
     tracemalloc25  tracemalloc.start(25)
     memray         memray run: every request of the allocators under Python's, whole stacks, a log of events
@@ -36,7 +38,8 @@ import common
 from common import Failed, Ratios, geomean
 from exact_workloads import PROGRAMS, WORKLOADS
 
-MODES = ("stock", "again", "exact", "sample", "tracemalloc1", "tracemalloc25", "memray", "memray-python", "scalene")
+MODES = ("stock", "again", "exact", "exact-native", "sample", "sample-native", "tracemalloc1", "tracemalloc25", "memray", "memray-python", "scalene")
+OURS = ("exact", "exact-native", "sample", "sample-native")
 PEERS = {"memray": "memray", "memray-python": "memray", "scalene": "scalene"}
 SLOW = ("tracemalloc1", "tracemalloc25", "memray-python")
 IDLE = ("fib",)  # hardly allocates: no lead can be had there
@@ -73,8 +76,8 @@ def command(mode, python, name, repeat, directory):
     if os.path.exists(log):
         os.unlink(log)
     words = [name, "--repeat", str(1 if mode in SLOW else repeat)]
-    if mode in ("exact", "sample"):
-        return [common.heapkeeper(), "run", "--" + mode, "-o", os.path.join(directory, "capture"), "--force", "--python", python,
+    if mode in OURS:
+        return [common.heapkeeper(), "run", *("--" + option for option in mode.split("-")), "-o", os.path.join(directory, "capture"), "--force", "--python", python,
                 SCRIPT, *words]
     if mode.startswith("tracemalloc"):
         return [python, SCRIPT, *words, "--tracemalloc", mode[len("tracemalloc"):]]
@@ -92,7 +95,7 @@ def measure(mode, python, name, repeat, seed, directory):
     said = [line for line in output.splitlines() if line.startswith('{"%s"' % name)]
     if len(said) != 1:
         raise Failed("%s, %s: no figures in what it said: %s" % (mode, name, output[-300:]))
-    if mode in ("exact", "sample"):
+    if mode in OURS:
         check_record(mode, os.path.join(directory, "capture"))
     return statistics.median(json.loads(said[0])[name])
 
@@ -102,7 +105,7 @@ def check_record(mode, capture):
     text = subprocess.run([common.heapkeeper(), "report", "--color", "never", capture], stdout=subprocess.PIPE,
                           universal_newlines=True).stdout
     os.unlink(capture)
-    wanted = " events" if mode == "exact" else " samples"
+    wanted = " events" if mode.startswith("exact") else " samples"
     if wanted not in text or "no Python stacks" in text:
         raise Failed("%s: not recorded as it should be:\n%s" % (mode, text[:600]))
 
@@ -120,7 +123,7 @@ def rounds(options, python, modes):
                     try:
                         value = measure(mode, python, name, options.repeat, number, directory)
                     except Failed as failure:
-                        if mode in ("stock", "again", "exact", "sample"):
+                        if mode in ("stock", "again", *OURS):
                             common.refuse(str(failure), 1)
                         failures.setdefault((mode, name), str(failure))
                         value = None
@@ -129,8 +132,8 @@ def rounds(options, python, modes):
     return seconds, failures
 
 
-def ratios_of(seconds, mode, names=WORKLOADS):
-    return Ratios({name: [value and value / stock for value, stock in zip(values, seconds["stock"][name])]
+def ratios_of(seconds, mode, names=WORKLOADS, base="stock"):
+    return Ratios({name: [value and value / stock for value, stock in zip(values, seconds[base][name])]
                    for name, values in seconds[mode].items() if name in names})
 
 
@@ -139,12 +142,20 @@ def print_table(options, seconds, modes):
     print("%-14s" % "" + "".join("%9s" % name for name in names) + "%9s  %s" % ("geomean", "95 %"))
     print("%-14s" % "stock, ms" + "".join("%9.0f" % (1000 * statistics.median(seconds["stock"][name])) for name in names))
     for mode in modes:
-        if mode == "stock":
-            continue
-        ratios, small = ratios_of(seconds, mode, names), ratios_of(seconds, mode)
-        cells = ["%9.2f" % ratios.median(name) if name in ratios.rows else "%9s" % "-" for name in names]
-        mean = "%9.2f  %.2f to %.2f" % ((small.geomean(),) + small.geomean_interval()) if small.rows else ""
-        print("%-14s" % mode + "".join(cells) + mean)
+        if mode != "stock":
+            print_row(mode, seconds, names, mode, "stock", 2)
+    for mode in modes:
+        base = mode.split("-")[0]
+        if mode.endswith("-native") and base in modes:
+            print_row("native: " + base, seconds, names, mode, base, 3)
+
+
+def print_row(title, seconds, names, mode, base, digits):
+    ratios, small = ratios_of(seconds, mode, names, base), ratios_of(seconds, mode, base=base)
+    cells = ["%9.*f" % (digits, ratios.median(name)) if name in ratios.rows else "%9s" % "-" for name in names]
+    mean = "%9.*f  %.*f to %.*f" % (digits, small.geomean(), digits, small.geomean_interval()[0], digits,
+                                    small.geomean_interval()[1]) if small.rows else ""
+    print("%-14s" % title + "".join(cells) + mean)
 
 
 def judge(seconds, version):

@@ -414,8 +414,6 @@ class Keeper:
         if not heapkeeper.active():
             return ("this Python is not on heapkeeper's heap: start it with `pytest --heapkeeper`, or `heapkeeper run -m pytest` "
                     "(--no-heapkeeper: run without checks)")
-        if os.environ.get("HEAPKEEPER_NATIVE"):
-            return "a test's memory is counted block by block, which Python's is, and --native is recorded by samples: start it without --native"
         return self.why_not
 
     @pytest.hookimpl

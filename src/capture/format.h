@@ -235,6 +235,8 @@ struct hk_capture_mark {
     uint64_t allocated_bytes; /* by then */
 };
 
+#define HK_DOMAIN_NATIVE 3 /* behind Python's three */
+
 /* A site: one call path in one domain, with its counters. In sample mode bytes and blocks are unbiased
  * estimates (a sample of n bytes stands for n / (1 - exp(-n / mean)) bytes), `samples` the count behind them.
  *

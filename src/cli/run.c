@@ -30,7 +30,7 @@
 
 struct options {
     struct hk_settings settings;
-    bool sample_given, exact_given, off_given, sampled_for_native, force, quiet;
+    bool sample_given, exact_given, off_given, force, quiet;
     const char *output, *python;
 };
 
@@ -246,9 +246,6 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     if (o->exact_given && (o->sample_given || o->off_given))
         return hk_cli_fail(HK_EXIT_USAGE, "run: %s and %s exclude each other", exact_option(o),
                            o->sample_given ? "--sample" : "--no-record");
-    if (o->exact_given && (o->settings.native || o->settings.native_stacks))
-        return hk_cli_fail(HK_EXIT_USAGE, "run: %s records Python's own allocations; --native and "
-                                          "--native-stacks need --sample", exact_option(o));
     if (o->exact_given && o->settings.debug)
         return hk_cli_fail(HK_EXIT_USAGE, "run: %s and --debug exclude each other", exact_option(o));
     if (o->settings.debug && o->settings.native)
@@ -276,9 +273,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
  * cannot be recorded so is sampled, too; the library finds that out. */
 static void choose_mode(struct options *o)
 {
-    bool chosen = o->sample_given || o->off_given || o->exact_given;
-    o->sampled_for_native = !chosen && (o->settings.native || o->settings.native_stacks);
-    if (!chosen && (o->sampled_for_native || o->settings.debug))
+    if (!o->sample_given && !o->off_given && !o->exact_given && o->settings.debug)
         o->settings.mode = "sample";
 }
 
@@ -309,8 +304,6 @@ static void announce(const struct options *o, const struct hk_target *target,
             hk_cli_fail(0, "%s", doubts[i]);
         free(doubts[i]);
     }
-    if (o->sampled_for_native && hk_target_has_python(target))
-        hk_cli_fail(0, "run: with --native samples are recorded, not every block");
     if (!place->file)
         return;
     bool charged = place->directory && in_container() && is_memory(place->directory);

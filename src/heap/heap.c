@@ -169,13 +169,21 @@ static void free_locked(hk_heap *owner, void *block)
     hk_lock_release(&owner->lock);
 }
 
+/* A block of a thread's member, freed by who is none of these threads, or does not know it: nobody will tell of it later. */
+static void free_of_thread(hk_heap *owner, void *block)
+{
+    if (hk_recorder.came_home != NULL)
+        hk_recorder.came_home(owner, block);
+    hk_threads_free_foreign(NULL, owner, block);
+}
+
 /* A block of a heap whose protection is not held. */
 static void free_from_outside(hk_heap *owner, void *block)
 {
     if (owner->mode == HK_LOCK_OWN || owner->mode == HK_LOCK_THREADS) /* the latter's large blocks */
         free_locked(owner, block);
     else if (owner->mode == HK_LOCK_MEMBER)
-        hk_threads_free_foreign(NULL, owner, block);
+        free_of_thread(owner, block);
     else
         hk_remote_push(owner, block);
 }

@@ -30,6 +30,7 @@ __thread struct hk_local hk_local;
 __thread hk_heap *hk_process_member = &hk_no_member;
 
 static struct hk_thread ended; /* stands for "has none, and gets none any more" */
+static bool slow; /* hk_process_member is nobody's member */
 
 static struct {
     hk_lock lock;
@@ -183,9 +184,15 @@ static struct hk_thread *thread_begin(void)
 static hk_heap *use_now(hk_heap *facade, hk_heap *member)
 {
     hk_local.mine = (struct hk_mine){facade, member};
-    if (facade == hk_process_heap && hk_process_member != &hk_counted_member)
+    if (facade == hk_process_heap && hk_process_member != &hk_counted_member && !slow)
         hk_process_member = member;
     return member;
+}
+
+void hk_threads_go_slow(void)
+{
+    slow = true;
+    hk_process_member = &hk_no_member;
 }
 
 bool hk_threads_count(void)

@@ -99,6 +99,10 @@ struct hk_counted {
 extern struct hk_counted *(*hk_counted_here)(void);
 bool hk_threads_count(void); /* this thread, from now on. False: malloc is not ours. Not in a hook */
 
+/* No thread has a way into the process's facade that is not the slow one, from now on: somebody wants to see every block. While there is one
+ * thread; not in a hook. */
+void hk_threads_go_slow(void);
+
 /* Makes the facade that is the malloc of this process, or returns it; NULL: no memory. In the constructor or at the
  * first malloc, before there are threads. It calls pthread_key_create and pthread_atfork (unless
  * hk_threads_host_forks is set), of which the latter may call malloc where there are many handlers. */

@@ -280,7 +280,12 @@ void hk_exact_meet_thread(void)
 bool hk_exact_is_main(uint32_t site)
 {
     const struct hk_capture_exact_site *at = hk_rec_exact_site(site);
-    return at->domain != 0 && !(at->flags & HK_SITE_APART);
+    return at->domain != 0 && at->domain != HK_DOMAIN_NATIVE && !(at->flags & HK_SITE_APART);
+}
+
+int hk_exact_domain_of(uint32_t site)
+{
+    return hk_rec_exact_site(site)->domain;
 }
 
 uint16_t hk_exact_thread_of(uint32_t site)

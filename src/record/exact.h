@@ -5,8 +5,8 @@
  *
  *      main     blocks of MEM and OBJECT under the main interpreter's lock. Whoever holds that lock counts, with plain
  *               additions
- *      apart    all others: RAW, which needs no lock of Python's, and interpreters with a lock of their own (HK_SITE_APART).
- *               Whoever counts holds hk_exact_apart
+ *      apart    all others: RAW and the C library's malloc, which need no lock of Python's, and interpreters with a lock of their
+ *               own (HK_SITE_APART). Whoever counts holds hk_exact_apart
  *
  * The peak. `headroom` is what is missing to the highest total so far. While the total rises at its peak nothing is
  * saved: the values at the peak are the live ones. The first free after that is a dip: from then on (a new epoch) a site
@@ -51,7 +51,8 @@ extern hk_lock hk_exact_apart;
 
 #define HK_EXACT_NONE UINT32_MAX
 
-/* Raised before the memory of code objects of which stacks were seen may be used again. Any thread. */
+/* Raised before the memory of code objects of which stacks were seen may be used again, and when modules of machine code were unloaded.
+ * Any thread. */
 extern uint32_t hk_exact_codes_died;
 
 static inline uint32_t hk_exact_codes(void)
@@ -83,6 +84,7 @@ uint32_t hk_exact_site(int domain, uint8_t flags);
 
 /* True if the site is of the main lane. */
 bool hk_exact_is_main(uint32_t site);
+int hk_exact_domain_of(uint32_t site);
 uint16_t hk_exact_thread_of(uint32_t site); /* the number of the thread whose stack it is; 0: none is known */
 
 /* Large blocks, which have no word in a pool's table. take: as it was added; false: it is not known. Any thread. age: the host's. */

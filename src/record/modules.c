@@ -14,6 +14,7 @@
 #include <link.h>
 #include <string.h>
 
+#include "record/exact.h"
 #include "record/internal.h"
 
 #define FREE_READS 64u  /* of the map for addresses in no module; beyond, they may take */
@@ -187,6 +188,7 @@ void hk_rec_read_modules(void)
 void hk_record_modules_changed(void)
 {
     __atomic_store_n(&hk_rec.modules_changed, 1, __ATOMIC_RELAXED);
+    hk_exact_codes_forget();
 }
 
 static uint32_t find_module(uintptr_t address)

@@ -143,8 +143,8 @@ struct hk_record_moment hk_record_moment_now(void);
 void hk_record_span_late(struct hk_record_moment begin, const void *code);
 void hk_record_span_left_out(void);
 
-/* A native module was unloaded, or may have been: another may come to lie at its addresses. One
- * store; the map is read again when the next return address is looked up. */
+/* A native module was unloaded, or may have been: another may come to lie at its addresses. Two
+ * stores; the map is read again when the next return address is looked up. */
 void hk_record_modules_changed(void);
 
 void hk_record_event(enum hk_event_kind kind, uint64_t value, const char *text);

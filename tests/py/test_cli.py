@@ -95,7 +95,6 @@ def test_help_and_version_are_on_stdout():
     (["run", "--sample", "64K", "x.py"], "write --sample=64K, in one word"),
     (["run", "--exact", "--sample", "x.py"], "exclude each other"),
     (["run", "--exact", "--no-record", "x.py"], "exclude each other"),
-    (["run", "--exact", "--native", "x.py"], "need --sample"),
     (["run", "--exact", "--debug", "x.py"], "exclude each other"),
     (["report", "--frob"], "unknown option --frob"),
     (["report", "a", "b"], "one capture at a time"),
@@ -258,8 +257,9 @@ def test_environment_tells_the_library_what_it_must_know(place):
     assert re.fullmatch("[0-9a-f]{32}", env["HEAPKEEPER_RUN"])
     assert (env["HEAPKEEPER_MODE"], env["HEAPKEEPER_SAMPLE"]) == ("exact", "0")
     assert shown("--geometry=guide", PYTHON, "-c", SHOW, env=place[1])["env"]["HEAPKEEPER_MODE"] == "exact"
-    for option in ("--sample", "--native", "--native-stacks", "--debug"):
-        assert shown(option, PYTHON, "-c", SHOW, env=place[1])["env"]["HEAPKEEPER_MODE"] == "sample"
+    for options, mode in ((["--sample"], "sample"), (["--debug"], "sample"), (["--native"], "exact"), (["--native-stacks"], "exact"),
+                          (["--sample", "--native"], "sample"), (["--exact", "--native"], "exact")):
+        assert shown(*options, PYTHON, "-c", SHOW, env=place[1])["env"]["HEAPKEEPER_MODE"] == mode
     assert "HEAPKEEPER_OUTPUT" not in env
     for text, value in (("4096", 4096), ("64K", 65536), ("1M", 1 << 20), ("2MiB", 2 << 20), ("1g", 1 << 30)):
         env = shown("--sample=" + text, PYTHON, "-c", SHOW, env=place[1])["env"]

@@ -443,10 +443,11 @@ def test_every_block_is_the_default(heapkeeper, every_python):
     assert not any("samples" in note for note in report["notes"])
 
 
-@pytest.mark.parametrize("options", [("--native",), ("--debug",), ("--native-stacks",)])
-def test_what_goes_with_samples_only_is_sampled_by_default(heapkeeper, options):
+@pytest.mark.parametrize("options, mode", [(("--debug",), "sample"), (("--native",), "exact"), (("--native-stacks",), "exact"),
+                                           (("--native", "--sample"), "sample")])
+def test_what_goes_with_samples_only_is_sampled_by_default(heapkeeper, options, mode):
     assert heapkeeper.good(SOME, options=options).err == b""
-    check_real_path(heapkeeper.report(), mode="sample")
+    check_real_path(heapkeeper.report(), mode=mode)
 
 
 def test_a_program_without_python_is_sampled_by_default_and_nobody_is_told(heapkeeper):

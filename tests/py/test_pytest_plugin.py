@@ -345,11 +345,13 @@ def test_without_an_exact_record_a_marked_test_says_so(suite, heapkeeper):
     assert done.status == 1 and b"limit_memory cannot be checked: allocations are not recorded exactly: start the program with" in done.out
 
 
-def test_under_native_a_marked_test_says_why_it_cannot_be_checked(suite, heapkeeper):
+def test_under_native_a_marked_test_is_checked_where_every_block_is_recorded(suite, heapkeeper):
     suite.write(text=MARKED)
-    done = heapkeeper.run(["-m", "pytest", *PLUGIN, str(suite.directory)], options=("--native",), env=ENVIRONMENT)
-    assert done.status == 1 and b"limit_memory cannot be checked: a test's memory is counted block by block" in done.out
-    assert b"start it without --native" in done.out
+    words = ["-m", "pytest", *PLUGIN, str(suite.directory)]
+    exact = heapkeeper.run(words, options=("--native",), env=ENVIRONMENT)
+    assert exact.out and outcomes(exact.out.decode()) == outcomes(suite.pytest("--heapkeeper").text)
+    sampled = heapkeeper.run(words, options=("--native", "--sample"), env=ENVIRONMENT)
+    assert sampled.status == 1 and b"limit_memory cannot be checked: allocations are not recorded exactly: start the program with" in sampled.out
 
 
 def test_the_output_says_whose_data_are_not_counted(suite):

@@ -16,9 +16,11 @@
  * meanwhile? It carries the bit that code objects carry, so who frees it comes the long way and nobody else pays.
  *
  * Lanes (record/exact.h): MEM and OBJECT under the main GIL take the fast functions; RAW, and interpreters with a GIL of
- * their own, the ones that say `apart`, which hold hk_exact_apart while they count. */
+ * their own, the ones that say `apart`, which hold hk_exact_apart while they count. So do the blocks of the C library's malloc
+ * (hosts/malloc/family.h), with and without the GIL: they lie in pools, too, and have words like all others. */
 #include "hosts/cpython/exact.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/types.h>
 
@@ -768,6 +770,51 @@ bool hk_cpython_exact_forget(const void *block)
     return record.site != HK_EXACT_NONE;
 }
 
+/* --- malloc's blocks: apart, and of no window --- */
+
+void hk_cpython_exact_native_born(const void *block, size_t size)
+{
+    const void *state;
+    if (is_over())
+        hk_cpython_freeze_if_finalizing();
+    if (!hk_exact.births && births_are_off())
+        return;
+    int error = errno;
+    bool main = holds_main(&state);
+    if (state == NULL && !is_over())
+        state = hk_py_own_thread_state(hk_python.layout);
+    if (hk_exact_apart_enter()) {
+        uint32_t site = hk_exact_site_native(state);
+        ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, 0) : -1;
+        if (bytes >= 0)
+            hk_exact_apart_birth(site, (size_t)bytes, main);
+        hk_lock_release(&hk_exact_apart);
+    }
+    errno = error;
+}
+
+void hk_cpython_exact_native_dies(const void *block)
+{
+    int error = errno;
+    hk_cpython_exact_forget(block);
+    errno = error;
+}
+
+void *hk_cpython_exact_native_moves(void *(*reallocate)(void *block, size_t size), void *block, size_t size)
+{
+    struct record had = record_take(block);
+    void *moved = reallocate(block, size);
+    if (moved == NULL) {
+        record_restore(block, &had);
+    } else if (had.site != HK_EXACT_NONE && size < had.bytes) {
+        moved_smaller(&had, moved, size);
+    } else {
+        count_death(&had);
+        hk_cpython_exact_native_born(moved, size);
+    }
+    return moved;
+}
+
 /* A domain whose heap locks itself: RAW; on a version that we do not know, all three. */
 static hk_heap *raw_heap(void *context)
 {
@@ -924,11 +971,9 @@ const char *hk_cpython_exact_prepare(bool with_native)
     const unsigned long has_gc = 1ul << 14; /* Py_TPFLAGS_HAVE_GC, stable ABI */
     if (hk_python.interpreters == NULL)
         return "";
-    if (with_native)
-        return "the C library's malloc is recorded, too";
     if (hk_python.heaps[HK_DOMAIN_OBJECT]->is_debug)
         return "debug mode has records of its own";
-    if (!layout->stacks || !hk_exact_stacks_init(layout))
+    if (!layout->stacks || !hk_exact_stacks_init(layout, with_native))
         return "stacks of this Python cannot be walked";
     if (!hk_slots_begin())
         return "there is no memory for it";

@@ -6,7 +6,7 @@
 
 /* Before the recorder is started, in the constructor: makes what exact recording needs. NULL: done; else why not (static
  * text; "": there is no Python whose allocators are ours), and nothing was changed. with_native: malloc's blocks are
- * recorded in the same file. */
+ * recorded, too. */
 const char *hk_cpython_exact_prepare(bool with_native);
 
 /* True after it: hk_cpython_table gives the tables below. */
@@ -30,6 +30,11 @@ void hk_cpython_exact_reborn(const void *object);
 
 /* A site for the stack of this thread, of RAW; HK_EXACT_NONE: none. Nothing is counted there. Not in a hook. */
 uint32_t hk_cpython_exact_site_here(void);
+
+/* As struct hk_family_recorder of hosts/malloc/family.h has them. */
+void hk_cpython_exact_native_born(const void *block, size_t size);
+void hk_cpython_exact_native_dies(const void *block);
+void *hk_cpython_exact_native_moves(void *(*reallocate)(void *block, size_t size), void *block, size_t size);
 
 /* As hk_heap_recorder has them. */
 void hk_cpython_exact_came_home(hk_heap *owner, void *block);

@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "hosts/native/stack.h"
+
 struct hk_exact_stacks hk_exact_stacks;
 
 #define FAIR 256 /* frames of a walk that is made to see whether marks are right */
@@ -100,12 +102,13 @@ void hk_exact_stacks_found(void)
 
 /* --- sites --- */
 
-bool hk_exact_stacks_init(const hk_py_layout *layout)
+bool hk_exact_stacks_init(const hk_py_layout *layout, bool with_native)
 {
     struct hk_exact_stacks *s = &hk_exact_stacks;
     s->cache = hk_os_map(sizeof *s->cache << HK_KEY_BITS);
     s->apart = hk_os_map(sizeof *s->apart << HK_KEY_APART_BITS);
-    if (s->cache == NULL || s->apart == NULL)
+    s->native = with_native ? hk_os_map(sizeof *s->native << HK_KEY_NATIVE_BITS) : NULL;
+    if (s->cache == NULL || s->apart == NULL || (with_native && s->native == NULL))
         return false;
     hk_exact_sites_forget();
     s->seed = s->apart_seed = 1;
@@ -360,4 +363,24 @@ uint32_t hk_exact_site_apart(int domain, const void *state)
     hk_key_entry *entry = &s->apart[key >> (64 - HK_KEY_APART_BITS)];
     uint32_t word = hk_key_word(*entry, key);
     return word != 0 ? hk_slot_site(word) : site_missed(entry, key, domain, flags_of(domain, true));
+}
+
+/* The thread's own frames stand still while it is in machine code, and their code objects live, whoever has the GIL. What lay at these
+ * addresses before may be known to the cache: so the key begins with how often that has changed. */
+uint32_t hk_exact_site_native(const void *state)
+{
+    static struct hk_frame frames[HK_NATIVE_FRAMES]; /* hk_exact_apart is held */
+    uint8_t flags = 0;
+    meet_thread();
+    if (state != NULL && !hk_cpython_stacks_ready(HK_DOMAIN_NATIVE))
+        state = NULL;
+    uint64_t key = hk_exact_codes() * HK_KEY_DOMAIN + hk_exact_thread * HK_KEY_THREAD + (state != NULL);
+    int count = hk_native_stack(state != NULL, frames, HK_NATIVE_FRAMES, &flags);
+    for (int i = 0; i < count; i++)
+        key = (key + (uintptr_t)frames[i].code) * HK_KEY_BASE;
+    if (state != NULL)
+        key = key_of(state, key);
+    hk_key_entry *entry = &hk_exact_stacks.native[key >> (64 - HK_KEY_NATIVE_BITS)];
+    uint32_t word = hk_key_word(*entry, key);
+    return word != 0 ? hk_slot_site(word) : site_missed(entry, key, HK_DOMAIN_NATIVE, 0);
 }

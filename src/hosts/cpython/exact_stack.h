@@ -26,6 +26,7 @@
 #define HK_KEY_THREAD 0xe7037ed1a0b428dbu
 #define HK_KEY_BITS 15 /* entries of the cache: 2^15 */
 #define HK_KEY_APART_BITS 11
+#define HK_KEY_NATIVE_BITS 14
 
 /* How frames are found. Constants where they are used: a set of allocator functions is compiled for each. The first three
  * know the offsets, the others look them up. */
@@ -78,6 +79,7 @@ static inline __attribute__((always_inline)) uint32_t hk_key_word(hk_key_entry e
 
 struct hk_exact_stacks {
     hk_key_entry *cache, *apart; /* of the main lane; of the other, under hk_exact_apart */
+    hk_key_entry *native;        /* of malloc's blocks, under the same; NULL: they are not recorded */
     uint64_t seed, apart_seed;
     uintptr_t marks;     /* HK_MARKS_NONE: there are none */
     uint64_t generation; /* of marks */
@@ -96,7 +98,7 @@ struct hk_exact_stacks {
 extern struct hk_exact_stacks hk_exact_stacks;
 
 /* False: no memory. */
-bool hk_exact_stacks_init(const hk_py_layout *layout);
+bool hk_exact_stacks_init(const hk_py_layout *layout, bool with_native);
 /* This thread has a thread state: where such are found may be told from now on. */
 void hk_exact_stacks_found(void);
 
@@ -110,6 +112,9 @@ uint32_t hk_exact_site_main(int domain);
 /* The same where stacks may be walked, and the key is known, but the cache does not have it. */
 uint32_t hk_exact_site_missed(int domain, const void *state, uint64_t key);
 uint32_t hk_exact_site_apart(int domain, const void *state);
+/* Of a block of malloc's: its site is where machine code called malloc, and the frames of the thread's state, which need not be the running
+ * one. */
+uint32_t hk_exact_site_native(const void *state);
 
 /* --- exact_chain.c: the key of a long stack where there are no marks; the main lane --- */
 

@@ -192,8 +192,11 @@ bool hk_traces_totals(struct hk_group **groups, size_t *count)
     if (!hk_look(&look) || look.site_count == 0)
         return false;
     struct hk_group *list = hk_os_map(look.site_count * sizeof *list);
-    for (size_t i = 0; list != NULL && i < look.site_count; i++)
+    for (size_t i = 0; list != NULL && i < look.site_count; i++) {
         list[i] = (struct hk_group){look.counters[i].total_bytes, look.counters[i].total_blocks, (uint32_t)i, 0};
+        if (look.sites[i].domain == HK_DOMAIN_NATIVE)
+            list[i] = (struct hk_group){.site = (uint32_t)i};
+    }
     *groups = list;
     *count = look.site_count;
     return list != NULL;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "heap/slots.h"
+#include "capture/format.h"
 #include "record/exact.h"
 
 #define OLDEST 1u /* the age of what was there before a window to which everything belongs */
@@ -27,13 +28,14 @@ static void change_age(uint8_t *age, size_t bytes, struct change *change)
 
 static void change_block(uint32_t *word, size_t bytes, void *change)
 {
-    if (*word >> HK_SLOT_SITE_SHIFT != 0)
+    if (*word >> HK_SLOT_SITE_SHIFT != 0 && hk_exact_domain_of(hk_slot_site(*word)) != HK_DOMAIN_NATIVE)
         change_age(hk_age_of(word), bytes, change);
 }
 
 static void change_large(uint32_t site, size_t bytes, uint8_t *age, void *change)
 {
-    change_age(age, bytes, change);
+    if (hk_exact_domain_of(site) != HK_DOMAIN_NATIVE)
+        change_age(age, bytes, change);
 }
 
 static uint64_t change_ages(struct change *change)

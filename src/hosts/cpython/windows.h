@@ -5,7 +5,8 @@
  * opened before it was allocated. It belongs to a window if its age is at least the window's. When the numbers are
  * used up, those that no open window needs are taken out.
  *
- *      age 0     from before the first window that is open, or allocated by ourselves to answer
+ *      age 0     from before the first window that is open, or allocated by ourselves to answer, or the C library's malloc's, which
+ *                belongs to no window
  *      age 1     from before a window to which everything belongs that was recorded
  *
  * A window may be of one thread: of what that thread allocates, whoever frees it. And it may keep what each site has at its peak,

@@ -72,7 +72,7 @@ void hk_family_free_slow(hk_heap *member, void *block)
         return;
     if (hk_region_has(block) ? hk_process_heap != NULL && is_of_family(block)
                              : hk_process_heap != NULL && !hk_family_is_early(block)) {
-        if (member == &hk_counted_member)
+        if (hk_family_is_counted())
             hk_family_count_free(block);
         else
             hk_member_free_slow(member, block);

@@ -17,9 +17,8 @@
 #ifndef HK_HOSTS_MALLOC_FAMILY_H
 #define HK_HOSTS_MALLOC_FAMILY_H
 
+#include "capture/format.h"
 #include "heap/threads.h"
-
-#define HK_DOMAIN_NATIVE 3 /* as the recorder numbers it, behind Python's three */
 
 /* few.c and family_start.c, one of them in each product. */
 hk_heap *hk_family_heap(void); /* NULL: malloc is not ours */
@@ -46,7 +45,17 @@ void hk_family_free_slow(hk_heap *member, void *block);
 /* alignment: a power of two. errno is set. */
 void *hk_family_aligned(size_t alignment, size_t size);
 
-/* family_count.c: the same for a thread that is counted. NULL: no memory; errno is as it was. */
+/* Who wants to be told of every block of the family; .born NULL: nobody. `born` is called when it has been allocated, `dies` before it is freed
+ * (not of a block that is none of the region's: hk_heap_recorder.free), and `moves` is to call what it is given. In a hook, no lock is held. */
+struct hk_family_recorder {
+    void (*born)(const void *block, size_t size);
+    void (*dies)(const void *block);
+    void *(*moves)(void *(*reallocate)(void *block, size_t size), void *block, size_t size);
+};
+extern struct hk_family_recorder hk_family_recorder;
+void hk_family_record(struct hk_family_recorder recorder); /* from now on. While there is one thread */
+
+/* family_count.c: the same for a thread that is counted, or where every block is recorded. NULL: no memory; errno is as it was. */
 void *hk_family_count_malloc(size_t size);
 void *hk_family_count_calloc(size_t count, size_t size);
 void *hk_family_count_aligned(size_t alignment, size_t size);
@@ -55,7 +64,7 @@ void hk_family_count_free(void *block);                  /* of the family, or a 
 
 static inline bool hk_family_is_counted(void)
 {
-    return __builtin_expect(hk_process_member == &hk_counted_member, 0);
+    return __builtin_expect(hk_process_member == &hk_counted_member || hk_family_recorder.born != NULL, 0);
 }
 
 static inline __attribute__((always_inline)) void *hk_family_malloc_fast(size_t size)

@@ -29,6 +29,7 @@ enum { UNDECIDED, DECIDING, PASSIVE, ACTIVE };
 static int stage;
 hk_heap *hk_family_watched;
 bool hk_family_probed;
+struct hk_family_recorder hk_family_recorder;
 
 /* --- the buffer of the start --- */
 
@@ -167,6 +168,14 @@ void hk_family_attach_recorder(bool samples)
     hk_family_watched = watched;
     hk_process_heap->watched = watched;
     hk_threads_inherit(hk_process_heap);
+}
+
+void hk_family_record(struct hk_family_recorder recorder)
+{
+    if (hk_process_heap == NULL)
+        return;
+    hk_family_recorder = recorder;
+    hk_threads_go_slow();
 }
 
 void hk_family_fork_prepare(void)

@@ -48,6 +48,10 @@ void hk_family_attach_recorder(bool samples)
 {
 }
 
+void hk_family_record(struct hk_family_recorder recorder)
+{
+}
+
 void hk_family_fork_prepare(void)
 {
 }

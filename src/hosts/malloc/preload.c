@@ -180,6 +180,8 @@ static void attach(bool samples)
         hk_record_event(HK_EVENT_NOTE, 0, why);
     hk_cpython_attach_recorder(samples);
     hk_family_attach_recorder(samples);
+    if (hk_cpython_is_exact())
+        hk_family_record((struct hk_family_recorder){hk_cpython_exact_native_born, hk_cpython_exact_native_dies, hk_cpython_exact_native_moves});
 }
 
 static void note_sampled(const char *why)
