@@ -69,9 +69,9 @@ PLAIN = [
     lambda s: s.add("@; %s = bytearray(%d)" % (variable(), draw.choice((50, 600, 3000, 90000)))),
     lambda s: s.add("@; %s = None" % variable()),
     lambda s: s.add("@; w = bytearray(%d); w += bytes(%d); %s = w; w = None" % (draw.randrange(2000), draw.randrange(30000), variable())),
-    lambda s: s.add("@; w = bytearray(%d); del w[%d:]; %s = w" % (draw.randrange(9000, 200000), draw.randrange(1, 9000), variable())),
     lambda s: s.add("@; %s = bytes(%d) + bytes(%d)" % (variable(), draw.randrange(1, 600), draw.randrange(1, 60000))),
 ]
+SLICE = lambda s: s.add("@; w = bytearray(%d); del w[%d:]; %s = w" % (draw.randrange(9000, 200000), draw.randrange(1, 9000), variable()))
 OBJECTS = [
     lambda s: s.add("@; %s = [None] * %d" % (variable(), draw.randrange(1, 3000))),
     lambda s: s.add("@; %s = [bytes(%d) for q in R]" % (variable(), draw.randrange(1, 3000))),
@@ -143,6 +143,11 @@ def function(number, first, callable_, simple):
         (cost + len(s.lines)) * (4 if kind == "recursive" else 1)
 
 
+def fill_list_of_tuples():
+    made = [tuple([None] * size) for size in (1, 2, 3) for _ in range(500)]
+    del made
+
+
 # --- truth ---
 
 Figures = collections.namedtuple("Figures", "net allocated freed blocks")
@@ -200,12 +205,13 @@ def differences(title, true, seen, times=1):
 
 
 def main():
-    names, lines, found, compared = {}, 1, [], 0
+    names, lines, found, compared, in_threads = {}, 1, [], 0, 0
     text, numbers, callable_, plain = "", {}, [], []
+    alone = PLAIN + [SLICE] * (sys.version_info >= (3, 11))  # before, threads share one slice, which is in use or not
     for number in range(how_many):
         is_plain = number % 5 == 0
         some = [known for known in callable_ if known[2] < MOST_LINES][-12:]
-        name, source, how, cost = function(number, lines, None if is_plain else some, PLAIN if is_plain else PLAIN + OBJECTS)
+        name, source, how, cost = function(number, lines, None if is_plain else some, alone if is_plain else PLAIN + [SLICE] + OBJECTS)
         if is_plain:
             plain.append(name)
         callable_.append((name, how, cost))
@@ -241,7 +247,9 @@ def main():
         compared += sum(len(of) for of in true.values())
 
     # The same in threads, with one that is not profiled and allocates all the time. Only what has no free lists, which threads share.
-    for name in plain if sys.version_info >= (3, 11) else ():  # before, arguments are packed into tuples that threads share
+    if sys.version_info < (3, 11):  # arguments are packed into tuples, of which there is a list: it is not to be empty, nor full
+        fill_list_of_tuples()
+    for name in plain:
         code, stop = how_to(name), threading.Event()
         run(code, 2)
         oracle.begin()
@@ -267,8 +275,8 @@ def main():
         stop.set()
         other.join()
         found += differences("threads", true, seen, 15)
-        compared += sum(len(of) for of in true.values())
-    print(json.dumps({"differences": found, "compared": compared}))
+        in_threads += sum(len(of) for of in true.values())
+    print(json.dumps({"differences": found, "compared": compared, "compared_in_threads": in_threads}))
 
 
 main()

@@ -17,4 +17,4 @@ def test_two_hundred_generated_functions_have_the_oracles_figures_on_each_line(h
     assert done.status == 0, done.err.decode(errors="replace")[-3000:]
     found = json.loads(done.out)
     assert found["differences"] == []
-    assert found["compared"] > 1000
+    assert found["compared"] > 1000 and found["compared_in_threads"] > 200
