@@ -38,8 +38,9 @@ pythons_of() {
     esac
 }
 
-# What CPython's own tests look for (service names, time zones, certificates), and readelf for ours.
-common_packages="ca-certificates netbase tzdata media-types binutils"
+# What CPython's own tests look for (service names, time zones, certificates), and for ours readelf and a C compiler, whose programs
+# are then made for that Debian's C library and with its Python's headers.
+common_packages="ca-certificates netbase tzdata media-types binutils gcc libc6-dev"
 
 packages_of_python() { echo "python$1 python$1-venv python$1-dev libpython$1-testsuite"; }
 
