@@ -36,7 +36,7 @@ __all__ = ["FunctionLines", "Line", "LineProfile", "profile", "why_not"]
 
 _ROW = struct.Struct("QQQQQqqqq")  # struct hk_line
 _MORE = struct.Struct("QQQQq")  # struct hk_line_more
-_NATIVE, _RSS = 1, 2  # HK_LINE_NATIVE, HK_LINE_RSS
+_NATIVE, _RSS, _ENTRIES = 1, 2, 4  # HK_LINE_NATIVE, HK_LINE_RSS, HK_LINE_ENTRIES
 _CODE_HAS_LINES = hasattr(types.CodeType, "co_lines")
 _began = time.time()
 
@@ -66,7 +66,8 @@ def why_not():
 
 # --- how the library is told: sys.monitoring, or the gate ---
 
-_enabled = {}  # code object: by how many profiles
+# Code objects by their identity: those of two definitions may be equal.
+_enabled = {}  # by how many profiles
 _turning = set()  # those of which the turns of loops are counted; see LineProfile
 _tool = None
 
@@ -136,23 +137,23 @@ def _end():
 def _watch(code, turns):
     if not _enabled:
         _begin()
-    _enabled[code] = _enabled.get(code, 0) + 1
+    _enabled[id(code)] = _enabled.get(id(code), 0) + 1
     if turns:
-        _turning.add(code)
-    elif _enabled[code] > 1:
+        _turning.add(id(code))
+    elif _enabled[id(code)] > 1:
         return
     if _tool is not None:
         events = sys.monitoring.events
         sys.monitoring.set_local_events(_tool, code, events.LINE | events.PY_START | events.PY_RESUME | events.PY_RETURN | events.PY_YIELD
-                                        | (events.JUMP if code in _turning else 0))
+                                        | (events.JUMP if id(code) in _turning else 0))
 
 
 def _unwatch(code):
-    _enabled[code] -= 1
-    if _enabled[code]:
+    _enabled[id(code)] -= 1
+    if _enabled[id(code)]:
         return
-    del _enabled[code]
-    _turning.discard(code)
+    del _enabled[id(code)]
+    _turning.discard(id(code))
     if _has_tool():
         sys.monitoring.set_local_events(_tool, code, 0)
     if not _enabled:
@@ -214,6 +215,11 @@ def _can_be_profiled(thing):
         return False
 
 
+def _is_cell(filename):
+    """Of a notebook, or IPython's."""
+    return "ipykernel" in filename or filename.startswith("<ipython")
+
+
 class _Entry:
     """A function in a profile."""
 
@@ -228,9 +234,15 @@ class _Entry:
         self.numbers = sorted(set().union(*(_lines_of(c) for c in self.codes if c.co_filename == code.co_filename)) | {code.co_firstlineno})
         self.first, self.last = code.co_firstlineno, max(self.numbers[-1], code.co_firstlineno)
         self.native, self.rss = _find_engine().has_native(), rss
-        self.table = _engine.table(self.first, self.last, (_NATIVE if self.native else 0) | (_RSS if rss else 0))
+        self.table = _engine.table(self.first, self.last, (_NATIVE if self.native else 0) | (_RSS if rss else 0) | (_ENTRIES if turns else 0))
         for each in self.codes:
             _engine.add(self.table, each, each is code)
+
+    def replaces(self, other):
+        """It is another definition of the same: executed again, or in another cell of a notebook."""
+        file, others = self.code.co_filename, other.code.co_filename
+        is_another = self.code == other.code if file == others else _is_cell(file) and _is_cell(others)
+        return is_another and self.code is not other.code and (self.module, self.qualname) == (other.module, other.qualname)
 
     def enable(self):
         for code in self.codes:
@@ -321,11 +333,11 @@ class FunctionLines:
 class LineProfile:
     """A profile of some functions, line by line, while it is enabled. There may be many at a time, also of the same function.
     rss: with what the process's resident size changes by, which is read at each line, some microseconds.
-    turns: from Python 3.12 on hits are with each turn of a loop that is on one line, as they are always before; at each, an int may be
-    charged to the line as allocated and freed."""
+    turns: hits are what memory_profiler's occurrences are: with each turn of a loop that is on one line, as always before Python 3.12 (an int may
+    be charged to the line as allocated and freed at each), and each time that a generator or coroutine goes on in it."""
 
     def __init__(self, *functions, rss=False, turns=False):
-        self._entries = {}
+        self._entries = {}  # by the identity of their code objects
         self._rss, self._turns = bool(rss), bool(turns)
         self._depth = 0
         for function in functions:
@@ -335,19 +347,23 @@ class LineProfile:
         """Also a method, property, class (all its functions), partial, code object. Returns it. TypeError: there is no Python code."""
         _need()
         for found in _functions_of(function):
-            code = found if isinstance(found, types.CodeType) else found.__code__
-            if code not in self._entries:
-                self._add(code, _Entry(found, rss=self._rss, turns=self._turns))
+            self._add(found)
         return function
 
-    def _add_code(self, code, name):
-        if code not in self._entries:
-            self._add(code, _Entry(code, name, self._rss, self._turns))
-
-    def _add(self, code, entry):
-        self._entries[code] = entry
+    def _add(self, function, name=None):
+        """The entry of a function or code object, if it is a new one."""
+        code = function if isinstance(function, types.CodeType) else function.__code__
+        if id(code) in self._entries:
+            return None
+        entry = self._entries[id(code)] = _Entry(function, name, self._rss, self._turns)
         if self._depth:
             entry.enable()
+        return entry
+
+    def _remove(self, entry):
+        del self._entries[id(entry.code)]
+        if self._depth:
+            entry.disable()
 
     @property
     def enabled(self):
@@ -423,7 +439,7 @@ class _Profile:
         def store(path): ...
 
     The figures are the sums of all calls. profile.show() shows them earlier, profile.results() has them as objects, profile.reset()
-    begins anew. Without heapkeeper in the process one line on standard error says so, and the program runs as it is.
+    begins anew. A function that is defined again, as by a notebook's cell, takes the place of the one before. Without heapkeeper in the process one line on standard error says so, and the program runs as it is.
 
     precision and backend are taken, and change nothing: memory_profiler has them.
     """
@@ -438,11 +454,18 @@ class _Profile:
             return functools.partial(self, stream=stream, rss=rss)
         why = why_not()
         if why is None:
-            self._of(stream, bool(rss)).add_function(func)
+            self._add(self._of(stream, bool(rss)), func)
         elif not self._warned:
             self._warned = True
             print("heapkeeper: @profile measures nothing: %s" % why, file=sys.stderr)
         return func
+
+    def _add(self, profile_, function):
+        for found in _functions_of(function):
+            new = profile_._add(found)
+            for _, _, lines in self._profiles if new is not None else ():
+                for old in [old for old in lines._entries.values() if new.replaces(old)]:
+                    lines._remove(old)
 
     def _of(self, stream, rss):
         for known, with_rss, lines in self._profiles:
@@ -459,6 +482,11 @@ class _Profile:
     def _at_exit(self):
         if os.getpid() == self._pid:  # not in a child of a fork
             self.show()
+
+    def shown_at_exit(self, rss):
+        """The identities of the code objects of which a table was shown, or will be, on standard error; with the resident size, if that is wanted."""
+        return {code for own, with_rss, lines in self._profiles if own is None and with_rss >= rss and os.getpid() == self._pid
+                for code in lines._entries}
 
     def show(self, stream=None, color=None):
         """Every decorated function, to stream, or each to its own (default: standard error)."""

@@ -88,7 +88,7 @@ class Chooser:
     def __init__(self, patterns, rss, beside):
         self.beside = beside
         self.shown = None  # the process that has shown it
-        self.profile = lines.LineProfile(rss=rss)
+        self.rss, self.profile = rss, lines.LineProfile(rss=rss)
         self.patterns = [Pattern(text) for text in patterns]
         self.names = {}  # and in which file
         self.main = None
@@ -107,13 +107,13 @@ class Chooser:
         elif is_main:
             found = self.add(functions_in(code), lambda name: not name.endswith(_LAMBDA))
             if not found and not self.beside:  # all of it is at the top
-                self.profile._add_code(code, "<module>")
+                self.profile._add(code, "<module>")
 
     def choose(self, code):
         wanted = self.is_wanted(code.co_filename)
         self.add(functions_in(code), wanted)
         if any("<module>" in pattern.text for pattern in self.patterns) and wanted("<module>"):
-            self.profile._add_code(code, "<module>")
+            self.profile._add(code, "<module>")
 
     def is_wanted(self, filename):
         def wanted(name):
@@ -144,7 +144,7 @@ class Chooser:
         count, inside = 0, "\0"
         for name, code in functions:
             if not name.startswith(inside) and wanted(name):
-                self.profile._add_code(code, name)
+                self.profile._add(code, name)
                 inside = name + ".<locals>."
                 count += 1
         return count
@@ -224,6 +224,9 @@ def _show(chooser, pid, output):
         _say("--lines: the program is no script of Python's; --lines=PATTERN names functions")
     if not chooser.patterns and functions and not called:
         _say("--lines: no function of the main script was called")
+    if output is None:
+        shown = lines.profile.shown_at_exit(chooser.rss)
+        called = [f for f in called if id(f.code) not in shown]
     if called or output is not None:
         _write(called, output)
 

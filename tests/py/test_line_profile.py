@@ -173,6 +173,107 @@ def test_generators_coroutines_and_exceptions_are_followed(run, every_python):
     assert found["use"]["7"][1:5] == [9000 + head, 9000 + head, 0, 1]
 
 
+def test_what_is_thrown_into_a_generator_is_no_call_of_it(run, every_python):
+    found = run("""
+    def gen(n):
+        for i in range(n):
+            try:
+                yield i
+            except ValueError:
+                x = bytes(1000)
+    with heapkeeper.LineProfile(gen) as lines:
+        g = gen(3)
+        next(g), g.throw(ValueError), g.close()
+        for _ in range(2):
+            g = gen(3)
+            next(g)
+            del g
+        g = gen(3)
+        g.close()
+    show(calls=lines.functions()[0].calls, lines=figures(lines))
+    """, every_python)
+    assert found["calls"] == 3 and found["lines"]["5"][0] == 1, found
+
+
+def test_a_profile_that_is_enabled_in_the_function_itself_has_it_from_the_next_line_on(run, every_python):
+    found = run("""
+    def toggles():
+        a = bytes(1000)
+        lines.enable()
+        b = bytes(2000)
+        c = helper(3000)
+        lines.disable()
+        d = bytes(4000)
+    def helper(n):
+        return bytes(n)
+    def enters():
+        a = bytes(1000)
+        with lines:
+            b = bytes(2000)
+            c = None  # on 3.9 the end of `with` is here
+        d = bytes(4000)
+    def by_another(n):
+        a = bytes(1000)
+        begin()
+        b = bytes(2000)
+        if n:
+            by_another(n - 1)
+        lines.disable()
+    def begin():
+        lines.enable()
+    def yields():
+        lines.enable()
+        yield bytes(2000)
+        a = bytes(3000)
+        lines.disable()
+    def raises():
+        lines.enable()
+        try:
+            b = bytes(2000) + None
+        except TypeError:
+            c = bytes(3000)
+        raise KeyError
+    def outer():
+        inner()
+        b = bytes(2000)
+        lines.disable()
+    def inner():
+        lines.enable()
+        b = bytes(3000)
+    def off():
+        while lines.enabled:
+            lines.disable()
+    helper(100)  # before 3.11 frames are objects, which are kept
+    shown = {}
+    for function, also in (toggles, ()), (enters, ()), (yields, ()), (raises, ()), (outer, (inner,)):
+        lines = heapkeeper.LineProfile(function, *also)
+        for turn in range(3):
+            try:
+                for _ in function() or (): pass
+            except KeyError:
+                pass
+            off()
+            helper(100)
+        shown[function.__name__] = figures(lines)
+        if also:
+            shown["inner"] = figures(lines, 1)
+    lines = heapkeeper.LineProfile(by_another)
+    by_another(1)
+    off()
+    shown["by_another"] = figures(lines)
+    show(trace=sys.gettrace() is None, **{name: {line: [row[0], row[2], row[4]] for line, row in lines.items()} for name, lines in shown.items()})
+    """, every_python)
+    assert found.pop("trace") is True
+    size = [n * 1000 + 33 for n in range(5)]
+    for name, lines in {"toggles": {"3": 2, "4": 3}, "enters": {"3": 2}, "yields": {"2": 2, "3": 3}, "raises": {"5": 3}, "outer": {"2": 2},
+                        "inner": {"2": 3}}.items():
+        for line, k in lines.items():
+            assert found[name][line] == [3, 3 * size[k], 3], (name, line, found[name])
+        assert not {"1", "6"} & set(found[name]) or name in ("raises",), (name, found[name])
+    assert found["raises"]["2"][0] == found["raises"]["3"][0] == found["raises"]["6"][0] == 3
+    assert found["by_another"]["3"] == [2, 2 * size[2], 2] and found["by_another"]["4"][0] == 2
+
+
 def test_another_thread_that_allocates_meanwhile_changes_nothing(run, every_python):
     found = run(SIMPLE + """
     def noise():
@@ -382,6 +483,30 @@ def test_decorated_functions_are_shown_beside_their_source_at_the_end(run, every
     assert [line for line in lines if line.endswith("return None")][0].split() == ["9", "return", "None"]
     assert [line for line in lines if line.endswith("# a comment")][0].split() == ["6", "#", "a", "comment"]
     assert "\x1b" not in text
+
+
+def test_a_function_that_is_defined_again_takes_the_place_of_the_one_before(run, every_python):
+    found = run("""
+    from heapkeeper import profile
+    source = "@profile\\ndef f(n):\\n    return bytes(n)\\n"
+    for file in "/tmp/ipykernel_1/1.py", "/tmp/ipykernel_1/1.py", "/tmp/ipykernel_1/2.py", "module.py", "module.py", "other.py":
+        exec(compile(source, file, "exec"))
+        f(1000)
+    @profile
+    class Two:
+        @property
+        def size(self): return bytes(2000)
+        @size.setter
+        def size(self, n): pass
+    Two().size
+    results = profile.results()
+    profile.reset()
+    f(1000)
+    show(names=[[f.filename.rpartition("/")[2], f.qualname, f.calls] for f in results], last=[f.calls for f in profile.results()])
+    profile._profiles.clear()
+    """, every_python)
+    assert found["names"] == [["2.py", "f", 1], ["module.py", "f", 1], ["other.py", "f", 1], ["program.py", "Two.size", 1], ["program.py", "Two.size", 0]]
+    assert found["last"] == [0, 0, 1, 0, 0]
 
 
 def test_without_heapkeeper_one_line_says_so_and_the_program_runs(heapkeeper, tmp_path, every_python):

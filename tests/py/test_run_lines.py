@@ -261,6 +261,7 @@ def test_a_program_that_frees_all_tools_or_profiles_the_same_function_ends_in_pe
     (tmp_path / "twice.py").write_text("from heapkeeper import profile\n@profile\ndef f():\n    return bytes(5000)\nf()\n")
     done = run("--lines=f", program=("twice.py",), python=every_python)
     assert b"ignored" not in done.err and b"Traceback" not in done.err and list(table_of(done)[0]) == ["f"], done.err
+    assert done.err.count(b"1 call, net") == 1  # @profile's table; that of --lines would be the same
 
 
 def test_what_cannot_be_is_said_before_the_program_begins(run):

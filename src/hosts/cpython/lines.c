@@ -123,9 +123,9 @@ struct hk_line_table *hk_line_table_new(int first, int last, int wants)
     table->first_live = -1;
     table->wants = wants;
     table->lines = hk_libc.calloc(rows(table), sizeof(*table->lines));
-    if (wants != 0)
+    if (wants & HK_LINE_MORE)
         table->more = hk_libc.calloc(rows(table), sizeof(*table->more));
-    if (table->lines != NULL && (wants == 0 || table->more != NULL))
+    if (table->lines != NULL && (!(wants & HK_LINE_MORE) || table->more != NULL))
         return table;
     table_release(table);
     return NULL;
@@ -285,6 +285,8 @@ static void push(struct hk_line_thread *thread, const struct hk_line_link *link,
         .outer = outer,
         .is_shared = thread->depth > 0 && thread->records[thread->depth - 1].frame == frame,
     };
+    if (table->wants & HK_LINE_ENTRIES && !(is_call && link->is_outermost) && record->line->hits++ == 0)
+        record->line->first_live = live;
     if (table->wants & HK_LINE_NATIVE)
         hk_threads_count();
     count_from_here(thread, record);
@@ -324,6 +326,14 @@ static void record_ends(struct hk_line_thread *thread, struct hk_line_record *re
         count_from_here(thread, &thread->records[record->outer]);
 }
 
+/* The top record is one that has not ended for us. */
+static void drop_ended(struct hk_line_thread *thread)
+{
+    while (thread->depth > 0 && thread->records[thread->depth - 1].table == NULL)
+        thread->depth--;
+    see_top(thread);
+}
+
 static void pop_frame(struct hk_line_thread *thread, int64_t live)
 {
     uintptr_t frame = thread->records[thread->depth - 1].frame;
@@ -334,7 +344,7 @@ static void pop_frame(struct hk_line_thread *thread, int64_t live)
         most = larger(most, record->call_most);
         thread->depth--;
     }
-    see_top(thread);
+    drop_ended(thread);
     hand_down(thread, live, most);
 }
 
@@ -348,7 +358,7 @@ static bool uncover(struct hk_line_thread *thread, uintptr_t frame, int64_t live
         return false;
     while (thread->depth > depth)
         pop_frame(thread, live);
-    return true;
+    return thread->depth == depth;
 }
 
 bool hk_line_step_slow(struct hk_line_thread *thread, uintptr_t frame, int line)
@@ -398,7 +408,7 @@ static void for_each_record(struct hk_line_table *table, void (*visitor)(struct 
 static void end_now(struct hk_line_thread *thread, struct hk_line_record *record)
 {
     record_ends(thread, record, hk_line_live(thread));
-    see_top(thread);
+    drop_ended(thread);
 }
 
 static void begin_anew(struct hk_line_thread *thread, struct hk_line_record *record)

@@ -41,13 +41,16 @@ struct hk_line_more {
     struct hk_counted native; /* malloc's memory, of the thread */
     int64_t rss;              /* bytes that the process's resident size rose by */
 };
-enum { HK_LINE_NATIVE = 1, HK_LINE_RSS = 2 };
+enum { HK_LINE_NATIVE = 1, HK_LINE_RSS = 2, HK_LINE_MORE = HK_LINE_NATIVE | HK_LINE_RSS };
+/* Hits as memory_profiler counts occurrences: a line is also come to where a frame goes on at it, and by the call of code inside of the
+ * function (the function's own calls are known apart). */
+enum { HK_LINE_ENTRIES = 4 };
 
 struct hk_line_table {
     struct hk_line *lines; /* `count`, and one for lines elsewhere */
     struct hk_line_more *more; /* as many; NULL: not asked for */
     int32_t first, count;
-    int wants; /* HK_LINE_NATIVE, HK_LINE_RSS */
+    int wants; /* HK_LINE_NATIVE, HK_LINE_RSS, HK_LINE_ENTRIES */
     uint32_t enabled; /* by so many */
     uint32_t running; /* records of it on all stacks */
     uint64_t calls;
@@ -100,6 +103,8 @@ struct hk_line_thread {
     uintptr_t plain_frame;        /* 0: it is not so */
     uintptr_t frame;              /* lines_gate.c: the innermost profiled one, and */
     void *theirs;                 /* the trace function of another tool */
+    uintptr_t adopted, outer;     /* the frame, if it did not come through the gate; what was there in its place */
+    bool is_thrown;               /* an exception is thrown into the frame that begins */
     bool is_used;
 };
 
@@ -166,7 +171,7 @@ static inline void hk_line_moved(struct hk_line_thread *thread, const void *bloc
 
 /* --- lines.c --- */
 
-/* For lines [first, last] of a file. wants: HK_LINE_NATIVE, if hk_line_has_native(), and HK_LINE_RSS. NULL: no memory. */
+/* For lines [first, last] of a file. wants: HK_LINE_NATIVE, if hk_line_has_native(), HK_LINE_RSS, HK_LINE_ENTRIES. NULL: no memory. */
 struct hk_line_table *hk_line_table_new(int first, int last, int wants);
 bool hk_line_has_native(void); /* malloc's memory is ours in this process */
 void hk_line_table_free(struct hk_line_table *table);
@@ -244,6 +249,7 @@ static inline __attribute__((always_inline)) bool hk_line_step(struct hk_line_th
 
 bool hk_line_gate_open(void); /* false: not in this Python */
 void hk_line_gate_close(void);
+void hk_line_gate_adopt(void); /* a frame of known code that runs in this thread; after open, or else nothing */
 void hk_line_gate_mark(const void *code);
 #define HK_LINE_METHOD_BYTES 72 /* of a built-in method's object and its header */
 /* A block of that size was allocated while a profiled frame is known to the gate; nothing is in it yet. In a hook. */

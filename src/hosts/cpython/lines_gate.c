@@ -4,6 +4,9 @@
  * trace function around frames of profiled functions, and takes it away around all others, so that those run as fast
  * as without. (On 3.11 calls are no longer made within the evaluation function meanwhile, but through the gate.)
  *
+ * A frame that runs already when its function is to be profiled did not come through the gate: it is adopted. The trace function is set
+ * where it stands, and taken away when the frame ends or pauses; the next one up the stack may be adopted then.
+ *
  * Other tools' trace functions go on: `theirs` is the one that stood there, ours calls it with every event, and what was set meanwhile
  * (sys.settrace, a debugger) takes its place. The thread's trace object, which sys.gettrace() shows, stays theirs.
  *
@@ -212,10 +215,13 @@ bool hk_line_gate_is_method(const void *block)
 
 /* --- events --- */
 
-/* A generator that goes on does not begin. */
-static bool is_call(const void *frame)
+/* A generator that goes on does not begin; nor does one that an exception is thrown into, as close() does. */
+static bool is_call(const struct hk_line_thread *thread)
 {
+    const void *frame = (const void *)thread->frame;
     const hk_py_layout *layout = hk_python.layout;
+    if (thread->is_thrown)
+        return false;
     if (layout->frames == HK_PY_FRAME_OBJECTS) {
         int32_t last;
         memcpy(&last, (const char *)frame + layout->frame_instruction, sizeof last);
@@ -233,30 +239,65 @@ static void begins(struct hk_line_thread *thread, object *frame, bool is_call_)
         hk_line_begin(thread, known, thread->frame, gate.line_of(frame), is_call_);
 }
 
+/* The first frame from here on, up to those that came through the gate, whose code is known. */
+static void adopt(struct hk_line_thread *thread, void *state, uintptr_t frame)
+{
+    const hk_py_layout *layout = hk_python.layout;
+    while (frame != 0 && frame != thread->frame && hk_line_code_find((const void *)hk_word_at((const void *)frame, layout->frame_code)) == NULL)
+        frame = hk_word_at((const void *)frame, layout->frame_previous);
+    if (frame == 0 || frame == thread->frame || *trace_of(state) == trace)
+        return;
+    thread->outer = thread->frame;
+    thread->adopted = thread->frame = frame;
+    thread->theirs = (void *)*trace_of(state);
+    *trace_of(state) = trace;
+    set_use(state, true);
+    count_tracing(state, 1);
+}
+
+/* The adopted frame, which is the innermost, ends or pauses. */
+static void let_go(struct hk_line_thread *thread, void *state)
+{
+    const uintptr_t frame = thread->adopted;
+    *trace_of(state) = (trace_function *)thread->theirs;
+    set_use(state, thread->theirs != NULL);
+    count_tracing(state, -1);
+    thread->theirs = NULL;
+    thread->frame = thread->outer;
+    thread->adopted = 0;
+    adopt(thread, state, hk_word_at((const void *)frame, hk_python.layout->frame_previous));
+}
+
 static int trace(object *self, object *frame, int what, object *argument)
 {
+    void *state = hk_python.layout->thread_state();
     struct hk_line_thread *thread = hk_line_here();
     if (thread == NULL)
         return 0;
+    trace_function *theirs = (trace_function *)thread->theirs;
     hk_line_count_settle(thread);
-    if (what == LINE) {
+    if (hk_line_innermost(state) != thread->frame) { /* of what the adopted one calls, or is called by */
+    } else if (what == LINE) {
         int line = gate.line_of(frame);
         if (!hk_line_step(thread, thread->frame, line) && !hk_line_step_slow(thread, thread->frame, line)) {
+            if (hk_python.layout->minor == 11)
+                made_now(thread, frame);
             begins(thread, frame, false);
             hk_line_step_slow(thread, thread->frame, line);
         }
     } else if (what == CALL) {
         if (hk_python.layout->minor == 11)
             made_now(thread, frame);
-        begins(thread, frame, is_call((const void *)thread->frame));
+        begins(thread, frame, is_call(thread));
     } else if (what == EXCEPTION && hk_python.layout->minor == 11) {
         needed_now(thread, frame);
     } else if (what == RETURN) {
         hk_line_leave(thread, thread->frame);
         if (hk_python.layout->minor == 11)
             ends_soon(thread, frame);
+        if (thread->frame == thread->adopted)
+            let_go(thread, state);
     }
-    trace_function *theirs = (trace_function *)thread->theirs;
     return theirs != NULL ? theirs(self, frame, what, argument) : 0;
 }
 
@@ -285,6 +326,9 @@ static __attribute__((noinline)) object *run_traced(void *state, void *frame, in
     if (!nested)
         thread->theirs = (void *)*trace_of(state);
     thread->frame = (uintptr_t)frame;
+    thread->is_thrown = throwing != 0;
+    if (thread->adopted == thread->frame) /* another frame was there, whose end was told to another trace function */
+        thread->adopted = 0;
     *trace_of(state) = trace;
     set_use(state, true);
     count_tracing(state, 1);
@@ -338,6 +382,14 @@ bool hk_line_gate_open(void)
     }
     gate.open = true;
     return true;
+}
+
+void hk_line_gate_adopt(void)
+{
+    void *state = hk_python.layout->thread_state();
+    struct hk_line_thread *thread = gate.open ? hk_line_thread_here() : NULL;
+    if (thread != NULL && !is_tracing(state))
+        adopt(thread, state, hk_line_innermost(state));
 }
 
 /* Frames that run in it leave through it. */

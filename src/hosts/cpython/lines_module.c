@@ -76,7 +76,13 @@ static object *table_add(object *self, object *arguments)
         return hk_capi_none();                                  \
     }
 
-ON_TABLE(table_enable, hk_line_table_enable)
+static void enable_table(struct hk_line_table *table)
+{
+    hk_line_table_enable(table);
+    hk_line_gate_adopt();
+}
+
+ON_TABLE(table_enable, enable_table)
 ON_TABLE(table_disable, hk_line_table_disable)
 ON_TABLE(table_reset, hk_line_table_reset)
 
