@@ -12,16 +12,20 @@ import ast
 import base64
 import builtins
 import html
+import inspect
 import io
 import json
 import linecache
 import os
 import platform
 import struct
+import sys
 import time
 import tracemalloc
+from contextlib import contextmanager
 
 from IPython.core.error import UsageError
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from . import command, memory_profiler, tracker
@@ -384,45 +388,87 @@ class HeapkeeperMagics(Magics):
             watch = _ByTracker()
         except RuntimeError:
             watch = _ByTracemalloc()
-        body, last, name = self._compile(code)
-        try:
-            began = time.perf_counter()
-            try:
-                with watch:
-                    value = self._execute(body, last)
-            finally:
-                found.seconds = time.perf_counter() - began
-            if value is not None and not code.rstrip().endswith(";"):
-                self.shell.displayhook(value)
-        finally:
-            self._show(watch, found, options.get("o"), name)
+        cell_ = _Cell(self.shell, code, watch, found, options.get("o"))
+        if cell_.awaits and cell is None:
+            raise UsageError("%heapkeeper: await needs a cell of its own: %%heapkeeper")
+        return cell_.run_async() if cell_.awaits else cell_.run()
 
-    def _compile(self, code):
-        """The cell's code, and that of an expression at its end, whose value a cell shows."""
-        text = self.shell.transform_cell(code)
-        name = self.shell.compile.cache(text)
-        tree = self.shell.compile.ast_parse(text, name)
+
+class _Cell:
+    """A cell that is run and looked at. `awaits`: it has an await outside of functions."""
+
+    def __init__(self, shell, code, watch, found, file):
+        self.shell, self.watch, self.found, self.file = shell, watch, found, file
+        self.is_silent = code.rstrip().endswith(";")
+        text = shell.transform_cell(code)
+        self.name = shell.compile.cache(text)
+        tree = shell.compile.ast_parse(text, self.name)
+        # That of an expression at its end is a cell's value.
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        return compile(tree, name, "exec"), last and compile(ast.Expression(last.value), name, "eval"), name
+        trees = [(tree, "exec")] + ([(ast.Expression(last.value), "eval")] if last else [])
+        self.parts = [compile(tree, self.name, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT) for tree, mode in trees]
+        self.awaits = any(part.co_flags & inspect.CO_COROUTINE for part in self.parts)
 
-    def _execute(self, body, last):
-        namespace = self.shell.user_ns
-        exec(body, namespace)
-        return eval(last, namespace) if last else None
+    def run(self):
+        with self._shown():
+            with self.watch:
+                for part in self.parts:
+                    value = eval(part, self.shell.user_ns)
+            self._value(value)
 
-    def _show(self, watch, found, file, name):
+    async def run_async(self):
+        with self._shown():
+            with self.watch:
+                for part in self.parts:
+                    value = eval(part, self.shell.user_ns)
+                    if part.co_flags & inspect.CO_COROUTINE:
+                        value = await value
+            self._value(value)
+
+    def _value(self, value):
+        self.found.seconds = time.perf_counter() - self.began
+        if value is not None and not self.is_silent:
+            self.shell.displayhook(value)
+
+    @contextmanager
+    def _shown(self):
+        self.began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.found.seconds = self.found.seconds or time.perf_counter() - self.began
+            self._show()
+
+    def _show(self):
         from IPython.display import display
 
-        watch.figures(found)
+        self.watch.figures(self.found)
         cells = dict(getattr(self.shell.compile, "_filename_map", {}))
-        cells[name] = max(cells.values(), default=0) or self.shell.execution_count  # the cell that began last: this one
-        graph = FlameGraph(found, "In[%s]" % cells[name], {cell: "In[%s]" % number for cell, number in cells.items()})
-        if file:
-            graph.save(file)
-            print("The flame graph is in %s." % file)
+        cells[self.name] = max(cells.values(), default=0) or self.shell.execution_count  # the cell that began last: this one
+        graph = FlameGraph(self.found, "In[%s]" % cells[self.name], {cell: "In[%s]" % number for cell, number in cells.items()})
+        if self.file:
+            try:
+                graph.save(self.file)
+                print("The flame graph is in %s." % self.file)
+            except OSError as error:
+                print("heapkeeper: -o %s: %s; the flame graph is only shown here" % (self.file, error.strerror or error), file=sys.stderr)
         display(graph)
+
+
+def _await_the_cell(lines):
+    """As IPython transforms what is typed: a cell of %%heapkeeper that awaits is awaited itself."""
+    if len(lines) != 1 or not lines[0].startswith("get_ipython().run_cell_magic('heapkeeper', "):
+        return lines
+    try:
+        cell = ast.literal_eval(ast.parse(lines[0].strip()).body[0].value.args[2])
+        code = compile(TransformerManager().transform_cell(cell), "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError, IndexError, AttributeError):
+        return lines  # who runs it will say so
+    return ["await " + lines[0]] if code.co_flags & inspect.CO_COROUTINE else lines
 
 
 def load_ipython_extension(ip):
     MemoryProfilerMagics.register_magics(ip)
     ip.register_magics(HeapkeeperMagics)
+    if _await_the_cell not in ip.input_transformers_post:
+        ip.input_transformers_post.append(_await_the_cell)

@@ -182,6 +182,33 @@ def test_an_error_in_a_cell_is_the_cells(notebook):
     assert text_of(outputs[3]) == "(5000, 3000000)"
 
 
+def test_a_cell_may_await_and_a_page_that_cannot_be_written_is_shown(notebook):
+    outputs = notebook("%load_ext heapkeeper", """
+        %%heapkeeper
+        import asyncio
+        async def work(n):
+            await asyncio.sleep(0)
+            return bytes(n)
+        kept = await work(3_000_000)
+        len(await asyncio.gather(work(10), work(20)))
+    """, "len(kept)", "%%heapkeeper -o /nonexistent/page.html\nkept = bytes(5_000_000)", "%heapkeeper await work(5)", "%%heapkeeper\nawait work(7) +")
+    assert text_of(outputs[1]).startswith("2"), outputs[1]
+    assert re.search("2.9 MiB at most, 2.9 MiB left", text_of(outputs[1]))
+    _, _, nodes, _ = frame_of(outputs[1][-1])
+    assert ("work", "In[2]") in [frame[:2] for _, frame in nodes] and not any("run_async" in frame[0] for _, frame in nodes)
+    assert text_of(outputs[2]) == "3000000"
+    assert [output["output_type"] for output in outputs[3]] == ["stream", "display_data"]
+    assert outputs[3][0]["text"] == "heapkeeper: -o /nonexistent/page.html: No such file or directory; the flame graph is only shown here\n"
+    assert "await needs a cell of its own" in json.dumps(outputs[4])
+    assert outputs[5][-1]["ename"] == "SyntaxError"
+
+
+def test_a_cell_that_is_run_again_has_one_table_of_its_function(notebook):
+    cell = "from heapkeeper import profile\n@profile\ndef f(n):\n    return bytes(n)\nf(1000)"
+    outputs = notebook(cell, cell, cell.replace("bytes(n)", "bytes(2 * n)"), "import sys; profile.show(sys.stdout)\nlen(profile.results())")
+    assert text_of(outputs[3]).count(": f  1 call, net") == 1 and "bytes(2 * n)" in text_of(outputs[3])
+
+
 def test_without_heapkeeper_in_the_kernel_tracemalloc_is_asked_and_that_is_said(notebook):
     outputs = notebook("%load_ext heapkeeper", TABLE, "%%heapkeeper\nrows, text = table(30000)", "%mprun -f table kept = table(2000)",
                        "%memit 1", options=None)
