@@ -196,6 +196,23 @@ static void draw_flame(const struct hk_plot *p, struct picture *pic)
         text(pic, LEFT, HEIGHT + p->row_count * (double)ROW + 4, label, GREY);
 }
 
+/* On the axis of time; at its end it says what the marks are. */
+static void draw_collections(const struct hk_plot *p, struct picture *pic)
+{
+    bool any = false;
+    for (size_t i = 0; i < p->collection_count; i++) {
+        double x = x_of(p, (double)p->collections[i].longest_at_ns / 1e9);
+        if (!hk_plot_marks(&p->collections[i]) || !(x <= WIDTH - RIGHT))
+            continue;
+        any = true;
+        rectangle(pic, x, HEIGHT - BOTTOM - 8, 2, 8, FIRST_LINE + 3);
+    }
+    if (any) {
+        rectangle(pic, WIDTH - RIGHT + 42, HEIGHT - BOTTOM + 17, 2, 8, FIRST_LINE + 3);
+        text(pic, WIDTH - RIGHT + 50, HEIGHT - BOTTOM + 14, "collections", GREY);
+    }
+}
+
 /* The average of SMOOTH by SMOOTH dots. */
 static void put_pixel(const struct picture *pic, unsigned x, unsigned y, uint8_t rgb[3])
 {
@@ -247,11 +264,7 @@ void hk_plot_png(const struct hk_plot *p, FILE *out)
     pic.dots = hk_must_calloc((size_t)WIDTH * SMOOTH, (size_t)pic.height * SMOOTH);
     text(&pic, LEFT, 18, p->title, INK);
     draw_axes(p, &pic, top);
-    for (size_t i = 0; i < p->collection_count; i++) {
-        double x = x_of(p, (double)p->collections[i].longest_at_ns / 1e9);
-        if (hk_plot_marks(&p->collections[i]) && x <= WIDTH - RIGHT)
-            rectangle(&pic, x, HEIGHT - BOTTOM - 8, 2, 8, FIRST_LINE + 3);
-    }
+    draw_collections(p, &pic);
     for (size_t i = 0; i < p->note_count; i++) {
         rectangle(&pic, x_of(p, p->notes[i].at), TOP, 1, HEIGHT - TOP - BOTTOM, FIRST_LINE + 5);
         text(&pic, x_of(p, p->notes[i].at) + 4, TOP + 18.0 * (double)(i % 4), p->notes[i].name, GREY);

@@ -185,6 +185,31 @@ static int height_of(const struct hk_plot *p)
     return HEIGHT + (p->row_count ? ROW * (int)p->row_count + (p->spans_left_out ? 24 : 8) : 0);
 }
 
+/* On the axis of time; at its end it says what the marks are. */
+static void put_collections(const struct hk_plot *p, FILE *out)
+{
+    char label[32];
+    bool any = false;
+    for (size_t i = 0; i < p->collection_count; i++) {
+        const struct hk_capture_collection *e = &p->collections[i];
+        double x = x_of(p, (double)e->longest_at_ns / 1e9);
+        if (!hk_plot_marks(e) || !(x <= WIDTH - RIGHT))
+            continue;
+        any = true;
+        fprintf(out, "<line class=\"gc\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"><title>", x, x, HEIGHT - BOTTOM, HEIGHT - BOTTOM - 8);
+        if (e->count == 1)
+            fprintf(out, "collection of generation %u", e->generation);
+        else
+            fprintf(out, "%u collections of generation %u", e->count, e->generation);
+        if (e->longest_ns) /* else it is not known */
+            fprintf(out, ", %s", hk_text_duration(label, e->longest_ns));
+        fprintf(out, ", freed %s object%s</title></line>\n", hk_text_count(label, e->freed), e->freed == 1 ? "" : "s");
+    }
+    if (any)
+        fprintf(out, "<line class=\"gc\" x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\"/><text class=\"tick\" x=\"%d\" y=\"%d\">collections</text>\n",
+                WIDTH - RIGHT + 36, WIDTH - RIGHT + 36, HEIGHT - BOTTOM + 19, HEIGHT - BOTTOM + 11, WIDTH - RIGHT + 42, HEIGHT - BOTTOM + 19);
+}
+
 /* As a file of its own, or without title and style sheet in a page that has one for the class "plot". */
 static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
 {
@@ -201,20 +226,7 @@ static void put_svg(const struct hk_plot *p, FILE *out, bool in_page)
         fputs("</text>\n", out);
     }
     put_axes(p, top, out);
-    for (size_t i = 0; i < p->collection_count; i++) {
-        const struct hk_capture_collection *e = &p->collections[i];
-        double x = x_of(p, (double)e->longest_at_ns / 1e9);
-        if (!hk_plot_marks(e) || !(x <= WIDTH - RIGHT))
-            continue;
-        fprintf(out, "<line class=\"gc\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"><title>", x, x, HEIGHT - BOTTOM, HEIGHT - BOTTOM - 8);
-        if (e->count == 1)
-            fprintf(out, "collection of generation %u", e->generation);
-        else
-            fprintf(out, "%u collections of generation %u", e->count, e->generation);
-        if (e->longest_ns) /* else it is not known */
-            fprintf(out, ", %s", hk_text_duration(label, e->longest_ns));
-        fprintf(out, ", freed %s object%s</title></line>\n", hk_text_count(label, e->freed), e->freed == 1 ? "" : "s");
-    }
+    put_collections(p, out);
     for (size_t i = 0; i < p->note_count; i++) {
         double x = x_of(p, p->notes[i].at);
         fprintf(out, "<g><line class=\"note\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text class=\"tick\" x=\"%.1f\" y=\"%zu\">", x, x,

@@ -46,6 +46,11 @@ static inline void world_debug_offsets(int minor, uint64_t word[128])
     int bytes = minor == 13 ? 64 : minor == 14 ? 74 : 86;
     word[bytes] = 33, word[bytes + 1] = 16, word[bytes + 2] = 32;
     word[bytes + 3] = 64, word[bytes + 4] = 32, word[bytes + 5] = 16, word[bytes + 6] = 40;
+    word[minor == 13 ? 10 : 11] = 7400;
+    if (minor == 14)
+        word[82] = 192;
+    if (minor == 15)
+        word[95] = 112, word[97] = 1120, word[98] = 104;
 }
 
 struct world {

@@ -55,6 +55,26 @@ static void test_offsets_are_read_from_the_running_interpreter(void **state)
     assert_int_equal(hk_py_interpreter_size(&layout), 225864);
 }
 
+static void test_the_collector_is_where_each_version_has_it(void **state)
+{
+    static const int versions[] = WORLD_VERSIONS;
+    for (size_t i = 0; i < sizeof versions / sizeof *versions; i++) {
+        uint64_t word[128];
+        int minor = versions[i];
+        world_debug_offsets(minor, word);
+        hk_py_layout l = from(world_version(minor), minor < 13 ? NULL : word);
+        assert_true(l.gc_generations > 0);
+        assert_int_equal(l.gc_garbage - l.gc_collecting, minor < 15 ? 8 : 16);
+        assert_int_equal(l.gc_counts_size, minor < 15 ? 72 : 1120);
+        assert_int_equal(l.gc_collecting - l.gc_counts, minor < 15 ? 72 : 8);
+        assert_int_equal(l.gc_counts - l.gc_generations, minor < 14 ? 104 : 96); /* 3.14 has no pointer between */
+        if (minor < 13)
+            continue;
+        word[minor == 13 ? 10 : 11] = word[6] - 100; /* beyond the interpreter's state */
+        assert_int_equal(from(world_version(minor), word).gc_generations, 0);
+    }
+}
+
 static void test_unknown_versions_and_prereleases_have_no_stacks_and_a_reason(void **state)
 {
     uint64_t word[128];
@@ -141,6 +161,7 @@ int main(void)
         cmocka_unit_test(test_a_process_without_python_has_no_layout),
         cmocka_unit_test(test_every_version_from_3_9_to_3_15_has_stacks),
         cmocka_unit_test(test_offsets_are_read_from_the_running_interpreter),
+        cmocka_unit_test(test_the_collector_is_where_each_version_has_it),
         cmocka_unit_test(test_unknown_versions_and_prereleases_have_no_stacks_and_a_reason),
         cmocka_unit_test(test_a_missing_table_of_offsets_means_no_stacks),
         cmocka_unit_test(test_a_free_threaded_interpreter_is_recognised_and_refused),
