@@ -184,7 +184,7 @@ static int check_exact(void)
         return broken;
     RULE(57, !exact_strange);
     RULE(58, live == hk_exact.peak - (uint64_t)hk_exact.headroom + (uint64_t)hk_exact.apart);
-    RULE(59, hk_exact.apart != 0 || peak == hk_exact.peak);
+    RULE(59, hk_exact.apart != 0 || peak == hk_exact_peak());
     return 0;
 }
 

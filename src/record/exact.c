@@ -72,7 +72,25 @@ void hk_exact_bring_up(struct hk_capture_counters *counters)
 
 static void next_epoch(void)
 {
-    __atomic_store_n(&hk_exact.epoch, hk_exact.epoch + 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&hk_exact.epoch, 1, __ATOMIC_RELEASE);
+}
+
+/* Both lanes end and begin dips; where they do so at once, what sites had at the peak may be from shortly before or after. */
+static void end_dip(void)
+{
+    if (HK_LIKELY(!hk_exact.dipped))
+        return;
+    hk_exact.dipped = 0;
+    hk_exact.serial++;
+    __atomic_store_n(&hk_rec_status()->peak_serial, hk_exact.serial, __ATOMIC_RELEASE);
+}
+
+static void begin_dip(void)
+{
+    if (hk_exact.dipped)
+        return;
+    hk_exact.dipped = 1;
+    next_epoch();
 }
 
 HK_HOT void hk_exact_marked(void)
@@ -83,36 +101,47 @@ HK_HOT void hk_exact_marked(void)
     next_epoch();
 }
 
-/* What the apart lane counted without the main lock. */
+static bool apart_waits(void)
+{
+    return __atomic_load_n(&hk_exact.apart, __ATOMIC_RELAXED) != 0 || __atomic_load_n(&hk_exact.apart_high, __ATOMIC_RELAXED) != 0;
+}
+
+/* What the apart lane counted without the main lock; hk_exact_apart is held. It has ended and begun dips. */
 static void take_apart(void)
 {
-    if (__atomic_load_n(&hk_exact.apart, __ATOMIC_RELAXED) != 0)
-        hk_exact.headroom -= __atomic_exchange_n(&hk_exact.apart, 0, __ATOMIC_RELAXED);
+    int64_t high = hk_exact.apart_high, beyond = high - hk_exact.headroom;
+    if (beyond > 0) {
+        hk_exact.peak += (uint64_t)beyond;
+        hk_exact.headroom = high;
+    }
+    hk_exact.headroom -= hk_exact.apart;
+    __atomic_store_n(&hk_exact.apart, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&hk_exact.apart_high, 0, __ATOMIC_RELAXED);
+}
+
+void hk_exact_take_over(void)
+{
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (HK_LIKELY(!apart_waits()))
+        return;
+    bool mine = hk_lock_is_mine(&hk_exact_apart);
+    if (!mine)
+        hk_lock_take(&hk_exact_apart);
+    take_apart();
+    if (!mine)
+        hk_lock_release(&hk_exact_apart);
 }
 
 void hk_exact_rise(void)
 {
-    take_apart();
-    if (hk_exact.headroom >= 0)
-        return;
     hk_exact.peak += (uint64_t)-hk_exact.headroom;
     hk_exact.headroom = 0;
-    if (HK_LIKELY(!hk_exact.dipped))
-        return;
-    hk_exact.dipped = 0;
-    hk_exact.serial++;
-    __atomic_store_n(&hk_rec_status()->peak_serial, hk_exact.serial, __ATOMIC_RELEASE);
+    end_dip();
 }
 
 void hk_exact_dip(void)
 {
-    take_apart();
-    if (hk_exact.headroom < 0)
-        hk_exact_rise();
-    if (hk_exact.headroom > 0 || hk_exact.dipped)
-        return;
-    hk_exact.dipped = 1;
-    next_epoch();
+    begin_dip();
 }
 
 /* --- main lane --- */
@@ -125,6 +154,7 @@ static void change_total(int64_t bytes)
 
 void hk_exact_move(struct hk_capture_counters *from, size_t had, struct hk_capture_counters *to, size_t bytes)
 {
+    hk_exact_take_over();
     if (bytes < had && hk_exact.headroom == 0)
         hk_exact_dip();
     hk_exact_bring_up_if_due(from);
@@ -136,6 +166,7 @@ void hk_exact_move(struct hk_capture_counters *from, size_t had, struct hk_captu
 
 void hk_exact_shrink(struct hk_capture_counters *counters, size_t bytes)
 {
+    hk_exact_take_over();
     if (hk_exact.headroom == 0)
         hk_exact_dip();
     hk_exact_bring_up_if_due(counters);
@@ -177,9 +208,7 @@ void hk_exact_tick(void)
         return;
     if (__atomic_load_n(&hk_exact.orphans, __ATOMIC_RELAXED) != 0)
         adopt_orphans();
-    take_apart();
-    if (hk_exact.headroom < 0)
-        hk_exact_rise();
+    hk_exact_take_over();
 }
 
 /* --- apart lane --- */
@@ -194,29 +223,50 @@ bool hk_exact_apart_enter(void)
     return true;
 }
 
-static void apart_total(int64_t bytes, bool main)
+/* The sum is the main lane's total and this; it is as high as never before, while that one stands still. */
+static bool apart_is_on_top(void)
 {
-    if (main)
-        change_total(bytes);
-    else
-        __atomic_add_fetch(&hk_exact.apart, bytes, __ATOMIC_RELAXED);
+    return hk_exact.apart >= hk_exact.apart_high && hk_exact.apart >= __atomic_load_n(&hk_exact.headroom, __ATOMIC_RELAXED);
+}
+
+static void apart_change(int64_t bytes)
+{
+    bool waited = apart_waits();
+    __atomic_store_n(&hk_exact.apart, hk_exact.apart + bytes, __ATOMIC_RELAXED);
+    if (hk_exact.apart > hk_exact.apart_high) {
+        __atomic_store_n(&hk_exact.apart_high, hk_exact.apart, __ATOMIC_RELAXED);
+        if (hk_exact.apart > __atomic_load_n(&hk_exact.headroom, __ATOMIC_RELAXED))
+            end_dip();
+    }
+    if (!waited && bytes != 0)
+        next_epoch(); /* whoever has the main lock is to look */
 }
 
 static void apart_free(uint32_t site, size_t bytes, uint32_t blocks, bool main)
 {
     struct hk_capture_counters *counters = &hk_exact.counters[site];
-    if (main && hk_exact.headroom == 0)
-        hk_exact_dip();
+    if (main)
+        hk_exact_take_over();
+    if (main ? hk_exact.headroom == 0 : apart_is_on_top())
+        begin_dip();
     hk_exact_bring_up_if_due(counters);
     counters->freed_bytes += bytes;
     counters->freed_blocks += blocks;
-    apart_total(-(int64_t)bytes, main);
+    if (main)
+        change_total(-(int64_t)bytes);
+    else
+        apart_change(-(int64_t)bytes);
 }
 
 void hk_exact_apart_birth(uint32_t site, size_t bytes, bool main)
 {
+    if (main)
+        hk_exact_take_over();
     hk_exact_count_birth(&hk_exact.counters[site], bytes);
-    apart_total((int64_t)bytes, main);
+    if (main)
+        change_total((int64_t)bytes);
+    else
+        apart_change((int64_t)bytes);
 }
 
 void hk_exact_apart_death(uint32_t site, size_t bytes, bool main)
@@ -408,7 +458,7 @@ void hk_exact_begin(void)
     hk_exact.serial = 1;
     hk_exact.dipped = 0;
     hk_exact.peak = 0;
-    hk_exact.apart = 0;
+    hk_exact.apart = hk_exact.apart_high = 0;
     hk_exact.orphans = 0;
     hk_exact.mark = hk_rec.mark | (hk_rec.generation & 0xffff) << 16;
 }
@@ -430,7 +480,13 @@ bool hk_exact_wake(void)
     return hk_exact.deaths;
 }
 
-/* Sums for the status: of what the main lane knows, and at the end of all sites. */
+uint64_t hk_exact_peak(void)
+{
+    int64_t beyond = __atomic_load_n(&hk_exact.apart_high, __ATOMIC_RELAXED) - hk_exact.headroom;
+    return hk_exact.peak + (uint64_t)(beyond > 0 ? beyond : 0);
+}
+
+/* Sums for the status, and at the end of all sites. */
 HK_HOT void hk_exact_publish(uint64_t now_ns, bool final)
 {
     static uint32_t last;
@@ -439,8 +495,8 @@ HK_HOT void hk_exact_publish(uint64_t now_ns, bool final)
 
     if (!hk_rec.exact)
         return;
-    status->peak_bytes = hk_exact.peak;
-    status->recorded_live_bytes = hk_exact.peak - (uint64_t)hk_exact.headroom;
+    status->peak_bytes = hk_exact_peak();
+    status->recorded_live_bytes = (uint64_t)hk_exact_live();
     if (last != hk_exact.serial || !hk_exact.dipped)
         status->peak_ns = now_ns;
     last = hk_exact.serial;

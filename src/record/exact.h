@@ -13,8 +13,10 @@
  * that changes saves first what it had. The first allocation beyond the peak ends the dip, and makes what was saved
  * worthless, by a new serial. So neither growing nor what happens below the peak costs more than a comparison.
  *
- * The total is the main lane's. What the apart lane counts without the main lock is kept in a sum of its own until the main lane
- * dips, rises, or ticks; the peak is exact but for these bytes in flight.
+ * The total is the main lane's. What the apart lane counts without the main lock is kept in a sum of its own, with the highest that it
+ * was, until the main lane's next event, which a new epoch makes look. Meanwhile the apart lane compares its sum with the headroom, and
+ * ends and begins dips itself. So the peak is exact as long as threads take turns; of what they do at the very same moment it may be off by
+ * the bytes in flight.
  *
  * This structure lies on a page that the kernel wipes in the child of a fork: there births and deaths are off until the
  * child has made a record of its own. */
@@ -36,7 +38,8 @@ struct hk_exact {
     uint32_t dipped; /* since the peak of this serial something was freed */
     uint32_t mark;   /* the newest, and its generation << 16 */
     uint64_t peak;   /* bytes */
-    int64_t apart;   /* live bytes that the apart lane has not handed over yet; atomic */
+    int64_t apart;   /* live bytes that the apart lane has not handed over yet, */
+    int64_t apart_high; /* and the most that they were, at least 0; written under hk_exact_apart */
     uint32_t orphans; /* see hk_exact_orphan */
     uint32_t names;   /* 1: hk_exact_name is due */
 };
@@ -98,6 +101,7 @@ void hk_exact_large_mark_code(const void *block); /* in a function of hk_stack_s
 /* --- main lane: the main interpreter's lock is held --- */
 
 void hk_exact_bring_up(struct hk_capture_counters *counters);
+void hk_exact_take_over(void); /* there is a new epoch: perhaps because others have counted */
 void hk_exact_rise(void); /* headroom is below 0 */
 void hk_exact_dip(void);  /* headroom is 0 and something is about to be freed */
 void hk_exact_tick(void); /* now and then: takes over what others have counted */
@@ -111,6 +115,12 @@ static inline __attribute__((always_inline)) void hk_exact_bring_up_if_due(struc
         hk_exact_bring_up(counters);
 }
 
+static inline __attribute__((always_inline)) void hk_exact_take_over_if_due(const struct hk_capture_counters *counters)
+{
+    if (__builtin_expect(counters->epoch != __atomic_load_n(&hk_exact.epoch, __ATOMIC_RELAXED), 0))
+        hk_exact_take_over();
+}
+
 static inline __attribute__((always_inline)) void hk_exact_count_birth(struct hk_capture_counters *counters, size_t bytes)
 {
     hk_exact_bring_up_if_due(counters);
@@ -122,6 +132,7 @@ static inline __attribute__((always_inline)) void hk_exact_count_birth(struct hk
 
 static inline __attribute__((always_inline)) void hk_exact_birth(struct hk_capture_counters *counters, size_t bytes)
 {
+    hk_exact_take_over_if_due(counters);
     hk_exact_count_birth(counters, bytes);
     if (__builtin_expect((hk_exact.headroom -= (int64_t)bytes) < 0, 0))
         hk_exact_rise();
@@ -129,6 +140,7 @@ static inline __attribute__((always_inline)) void hk_exact_birth(struct hk_captu
 
 static inline __attribute__((always_inline)) void hk_exact_death(struct hk_capture_counters *counters, size_t bytes)
 {
+    hk_exact_take_over_if_due(counters);
     if (__builtin_expect(hk_exact.headroom == 0, 0))
         hk_exact_dip();
     hk_exact_bring_up_if_due(counters);

@@ -282,6 +282,7 @@ void hk_exact_refresh(void); /* births and deaths are as they should be */
 void hk_exact_marked(void);
 void hk_exact_publish(uint64_t now_ns, bool final);
 int64_t hk_exact_live(void); /* bytes; any thread */
+uint64_t hk_exact_peak(void); /* the same */
 bool hk_exact_adopt(const struct hk_rec_section *parent); /* a child's sites */
 void hk_exact_inherit(void);                             /* and what they inherit */
 

@@ -41,12 +41,12 @@ static void visit(void (*visitor)(uint32_t, size_t))
             visitor(model.number[model.block[i].site - 1], model.block[i].bytes);
 }
 
-/* Sites of the first half are of the main lane, OBJECT; the others are RAW's. */
+/* Sites of the first half are of the main lane, OBJECT; the others are RAW's and malloc's. */
 static uint32_t ask_for_site(int i)
 {
     fake_depth = 0;
     helper_push(&codes[i], 2);
-    return hk_exact_site(i < SITES / 2 ? 2 : 0, 0);
+    return hk_exact_site(i < SITES / 2 ? 2 : i % 2 == 0 ? 0 : HK_DOMAIN_NATIVE, 0);
 }
 
 static void begin(void)
@@ -75,6 +75,23 @@ static void begin(void)
 static struct hk_capture_counters *counters(int i)
 {
     return &hk_exact.counters[model.number[i]];
+}
+
+static uint64_t random_state;
+
+static uint32_t draw(uint32_t below)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 33) % below;
+}
+
+/* Whether the main lock is held while the apart lane counts: mostly as the last time. */
+static bool has_main_lock(void)
+{
+    static bool has;
+    if (draw(3) == 0)
+        has = draw(2) == 0;
+    return has;
 }
 
 static void model_change(int64_t bytes)
@@ -108,7 +125,7 @@ static void birth(int block, int i, size_t bytes)
         hk_exact_birth(counters(i), bytes);
     } else {
         hk_lock_take(&hk_exact_apart);
-        hk_exact_apart_birth(model.number[i], bytes, true);
+        hk_exact_apart_birth(model.number[i], bytes, has_main_lock());
         hk_lock_release(&hk_exact_apart);
     }
 }
@@ -126,12 +143,12 @@ static void death(int block)
         hk_exact_death(counters(i), bytes);
     } else {
         hk_lock_take(&hk_exact_apart);
-        hk_exact_apart_death(model.number[i], bytes, true);
+        hk_exact_apart_death(model.number[i], bytes, has_main_lock());
         hk_lock_release(&hk_exact_apart);
     }
 }
 
-/* A block grows, charged to another site; or loses bytes. Of the main lane both. */
+/* A block of the main lane grows, charged to another site; or one loses bytes. */
 static void move(int block, int to, size_t bytes)
 {
     int from = (int)model.block[block].site - 1;
@@ -141,7 +158,13 @@ static void move(int block, int to, size_t bytes)
         model.fell = true;
         model.site[from].live -= had - bytes;
         model.live -= had - bytes;
-        hk_exact_shrink(counters(from), had - bytes);
+        if (model.is_main[from]) {
+            hk_exact_shrink(counters(from), had - bytes);
+            return;
+        }
+        hk_lock_take(&hk_exact_apart);
+        hk_exact_apart_shrink(model.number[from], had - bytes, has_main_lock());
+        hk_lock_release(&hk_exact_apart);
         return;
     }
     model.block[block].site = (uint32_t)to + 1;
@@ -152,14 +175,6 @@ static void move(int block, int to, size_t bytes)
     hk_exact_move(counters(from), had, counters(to), bytes);
 }
 
-static uint64_t random_state;
-
-static uint32_t draw(uint32_t below)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(random_state >> 33) % below;
-}
-
 static void step(void)
 {
     int block = (int)draw(BLOCKS);
@@ -168,6 +183,8 @@ static void step(void)
         birth(block, (int)draw(SITES), draw(10) == 0 ? 0 : draw(1000));
     else if (draw(4) == 0 && model.is_main[site - 1])
         move(block, (int)draw(SITES / 2), draw(1200));
+    else if (draw(4) == 0 && model.block[block].bytes > 0)
+        move(block, 0, draw((uint32_t)model.block[block].bytes));
     else
         death(block);
 }

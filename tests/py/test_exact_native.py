@@ -118,6 +118,7 @@ CHURN = r"""
 
     void *grab(size_t size) { return memset(malloc(size), 1, size); }
     void drop(void *block) { free(block); }
+    void spike(size_t size) { free(grab(size)); }
 
     /* In a thread that never sees Python. */
     static void *in_thread(void *argument) { churn(*(int *)argument, 7, 5000); return NULL; }
@@ -343,21 +344,26 @@ def test_a_forked_child_has_what_it_inherits_and_what_it_does(native, heapkeeper
     assert inherited >= found["parent"][0]
 
 
-def test_the_peak_of_each_site_is_what_it_had_then(native, python):
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", ["ctypes.PyDLL", "ctypes.CDLL"])
+def test_the_peak_of_each_site_is_what_it_had_then_with_the_gil_and_without(native, every_python, kind, apart):
     report = native("""
         def before(): churn(0, 1, 20000)
-        under_lock = ctypes.PyDLL(sys.argv[1])
-        under_lock.grab.restype, under_lock.grab.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-        def at_peak(): return under_lock.grab(100000000)
+        at = %s(sys.argv[1])
+        at.grab.restype, at.grab.argtypes, at.drop.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+        def at_peak():
+            if %s: at.drop(at.grab(100000000))
+            else: at.spike(100000000)
         def after(): churn(1, 2, 20000)
         before()
         slots = truth(1)
-        library.drop(at_peak())
+        at_peak()
         after()
         show(slots=slots)
-    """)
+    """ % (kind, apart), every_python)
     peaks = {name: sum(site["peak_bytes"] for site in asked_by_truth(report) if site["function"] == name) for name in ("before", "at_peak", "after")}
     assert peaks == {"before": report["shown"]["slots"][0][0], "at_peak": 100000000, "after": 0}
+    assert report["peak_bytes"] == sum(site["peak_bytes"] for site in report["sites"])
 
 
 def test_handlers_of_signals_do_no_harm(native, python):
