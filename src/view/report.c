@@ -532,7 +532,8 @@ static void put_recorder(const struct page *p)
                  hk_text_bytes(mean, (double)c->header.sample_bytes));
     hk_text_count(samples, c->now.samples);
     if (c->header.mode == HK_MODE_EXACT) { /* what each event took is nowhere measured */
-        say(p, "%s of memory%s%s events: every block of Python's", bytes, p->dot, samples);
+        say(p, "%s of memory%s%s events: every block of Python's%s", bytes, p->dot, samples,
+            c->now.domain_allocated_bytes[HK_DOMAIN_NATIVE] ? " and the C library's" : "");
         return;
     }
     say(p, "%s of memory%s%s samples%s%sabout %s (%s of the run)", bytes, p->dot, samples, distance, p->dot,
