@@ -298,6 +298,7 @@ def test_an_earlier_preload_is_kept_and_still_called(heapkeeper, compile_c, tmp_
 def test_in_a_child_without_python_the_names_are_libcs(heapkeeper, compile_c, tmp_path):
     """Inactive: no reservation, no file, no thread; and each wrapper calls the next definition."""
     program = compile_c(r"""
+        #define _GNU_SOURCE
         #include <malloc.h>
         #include <stdio.h>
         #include <stdlib.h>
