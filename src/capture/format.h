@@ -46,7 +46,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 6
+#define HK_CAPTURE_MINOR 7
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
@@ -153,7 +153,9 @@ struct hk_capture_header {
     uint32_t arena_bytes, pool_bytes; /* 0: not known (an older writer) */
     uint32_t block_step, block_max;   /* small classes are so far apart; larger blocks are the C allocator's */
     uint32_t alignment;               /* of mem's and object's blocks */
-    uint64_t reserved[17];
+    uint32_t is_first;  /* 1: the process that the command became, before or after an exec */
+    uint32_t reserved_half;
+    uint64_t reserved[16];
     struct hk_capture_section sections[HK_SECTION_KINDS];
 };
 

@@ -129,6 +129,7 @@ static void add_process(struct hk_family *f, const struct hk_capture *c)
         .exec_count = c->header.exec_count,
         .start_ticks = c->header.start_ticks,
         .forked = c->header.forked != 0,
+        .is_first = c->header.is_first != 0,
         .life = c->life,
         .start_realtime_ns = c->header.start_realtime_ns,
         .duration_ns = c->duration_ns,
@@ -379,11 +380,12 @@ void hk_family_free(struct hk_family *f)
     free(f);
 }
 
+/* A shell that starts the program by exec records nothing itself; what it ran before has the earlier start. */
 size_t hk_family_main(const struct hk_family *f)
 {
     size_t first = 0, heaviest = 0;
     for (size_t i = 1; i < f->count; i++) {
-        if (became(&f->processes[first], &f->processes[i]))
+        if ((f->processes[i].is_first && !f->processes[first].is_first) || became(&f->processes[first], &f->processes[i]))
             first = i;
         if (f->processes[i].peak_bytes > f->processes[heaviest].peak_bytes)
             heaviest = i;

@@ -20,7 +20,7 @@ struct hk_process {
     char *path;
     uint32_t pid, parent_pid, exec_count;
     uint64_t start_ticks; /* of the process, the same across exec; 0: not known */
-    bool forked;
+    bool forked, is_first; /* is_first: the process that the command became; false of an older heapkeeper's, too */
     char program[256];
     enum hk_life life;
     uint64_t start_realtime_ns, duration_ns;

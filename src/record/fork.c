@@ -207,6 +207,7 @@ bool hk_rec_adopt(void)
 
     memcpy(parent, hk_rec.section, sizeof parent);
     hk_rec.options.forked = 1;
+    hk_rec.options.is_first = 0;
     hk_rec.map = NULL;
     good = open_child_file();
     if (good) {

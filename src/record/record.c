@@ -203,6 +203,7 @@ bool hk_rec_begin(void)
     memcpy(header->run_id, options->run_id, sizeof header->run_id);
     header->exec_count = options->exec_count;
     header->forked = options->forked;
+    header->is_first = options->is_first;
     header->python_version = options->python_version;
     header->python_flags = options->python_flags;
     header->watch = hk_rec.watch;

@@ -68,6 +68,7 @@ struct hk_record_options {
     uint8_t run_id[16];
     uint32_t exec_count;
     uint32_t forked;
+    uint32_t is_first; /* the process that `heapkeeper run` became */
     uint32_t python_version, python_flags;
     uint32_t alignment; /* of mem's and object's blocks, bytes */
     /* Makes the path for a forked child's capture, into buffer; false: the child records into

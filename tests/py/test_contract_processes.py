@@ -60,6 +60,15 @@ def test_a_small_program_that_execs_itself_is_shown_as_what_it_became(heapkeeper
     assert [process["state"] for process in processes] == ["execed", "ended"], processes
 
 
+def test_a_run_is_of_the_program_that_a_shell_became_and_not_of_what_it_called_before(heapkeeper, tmp_path):
+    places = {"HEAPKEEPER_DIR": str(tmp_path / "captures")}
+    script = "readlink /proc/self/exe >/dev/null; exec '%s' -c 'import os; kept = bytearray(3 << 20); print(os.getpid())'" % sys.executable
+    done = execute([COMMAND, "run", "--native", "sh", "-c", script], env=places)
+    report = json.loads(execute([COMMAND, "report", "--json"], env=places).out)
+    assert done.status == 0 and report["pid"] == int(done.out)
+    assert {process["program"] for process in report["processes"]} == {"readlink", "-c"}, "then this would show nothing"
+
+
 STARTS = {
     "subprocess": "p = subprocess.Popen(child); p.wait(); print(p.pid)",
     "posix_spawn": "pid = os.posix_spawn(child[0], child, os.environ); os.waitpid(pid, 0); print(pid)",

@@ -219,7 +219,9 @@ static bool record_start(void)
     read_naming();
     parse_run_id(secure_getenv("HEAPKEEPER_RUN"), options.run_id);
     options.python_version = hk_cpython_version(&options.python_flags);
-    bool started = take_handed_file(&options) && hk_record_start(&options, &why);
+    bool handed = take_handed_file(&options);
+    options.is_first = naming.first;
+    bool started = handed && hk_record_start(&options, &why);
     for (uint32_t attempt = 0; !started && attempt < 16 && child_path(path, sizeof(path), attempt); attempt++) {
         options.path = path;
         options.path_is_new = true;
