@@ -378,7 +378,8 @@ struct hk_capture_event {
 
 /* A collection of cycles that has ended; or, when the section has been full, several of one generation and cause that followed each
  * other, as a sum. So sums over all entries are exact, however many there were, and so is the longest pause with its time. Entries
- * are in the order of `time_ns`; those of one generation and cause do not overlap. */
+ * are in the order of `time_ns`; those of one generation and cause do not overlap. Of a collector that does not say when (CPython, up to
+ * 3.14) time_ns and last_ns are the times between which they ended, and longest_at_ns is the best guess; durations are 0. */
 enum hk_capture_cause {
     HK_CAUSE_OTHER = 0,
     HK_CAUSE_YOUNG = 1,    /* as many objects more were made than died as the threshold says */

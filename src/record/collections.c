@@ -76,6 +76,8 @@ static void keep_order(struct hk_capture_collection *entry, const struct hk_capt
         entry->time_ns = first;
     if (entry->last_ns < entry->time_ns)
         entry->last_ns = entry->time_ns;
+    if (entry->longest_at_ns < entry->time_ns)
+        entry->longest_at_ns = entry->time_ns;
 }
 
 static void append(struct hk_capture_collection entry)

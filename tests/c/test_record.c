@@ -444,6 +444,29 @@ static void test_collections_are_merged_when_there_are_many_and_their_sums_stay_
     capture_free(&c);
 }
 
+static void test_collections_that_are_told_late_are_put_in_order(void **state)
+{
+    helper_start(HK_MODE_SAMPLE, 4096, 0);
+    uint64_t before = hk_os_clock_ns();
+    hk_note_collection(&(hk_collection){sizeof(hk_collection), 1, HK_COLLECTION_GROWTH, 5, 0, 0, 0, 0});
+    struct hk_capture_collection late[2] = {
+        {.time_ns = before, .last_ns = before + 1, .longest_at_ns = before, .freed = 3, .count = 2},
+        {.time_ns = before + 1, .last_ns = before + 3600000000000, .longest_at_ns = before + 2, .freed = 4, .count = 5, .generation = 2},
+    };
+    assert_true(hk_record_collections(late, 2));
+    assert_true(hk_record_collections(late, 2));
+    struct capture c = capture_read(helper_path);
+    assert_int_equal(c.count[HK_SECTION_COLLECTIONS], 5);
+    assert_int_equal(told_of(&c, 0, HK_CAUSE_OTHER), 4);
+    assert_int_equal(told_of(&c, 2, HK_CAUSE_OTHER), 10);
+    for (unsigned i = 1; i < 5; i++) {
+        const struct hk_capture_collection *e = &c.collections[i];
+        assert_true(e->time_ns >= c.collections[i - 1].time_ns);
+        assert_true(e->last_ns >= e->time_ns && e->longest_at_ns >= e->time_ns && e->longest_at_ns <= e->last_ns);
+    }
+    capture_free(&c);
+}
+
 static void test_collections_of_every_generation_and_cause_fit_the_smallest_capture(void **state)
 {
     uint64_t told = 0;
@@ -642,6 +665,7 @@ int main(void)
         cmocka_unit_test(test_a_full_timeline_is_thinned_and_keeps_named_points),
         cmocka_unit_test(test_collections_are_merged_when_there_are_many_and_their_sums_stay_exact),
         cmocka_unit_test(test_collections_of_every_generation_and_cause_fit_the_smallest_capture),
+        cmocka_unit_test(test_collections_that_are_told_late_are_put_in_order),
         cmocka_unit_test(test_requests_are_done_at_the_next_tick),
         cmocka_unit_test(test_exit_cuts_the_file_and_says_so),
         cmocka_unit_test(test_a_handed_over_file_is_taken_only_if_it_is_that_file),

@@ -51,9 +51,9 @@ static const struct ring {
 static struct {
     bool decided;
     bool has_rings;
-    const char *interpreter; /* the main one; NULL: there is nothing to look at (yet) */
+    const char *interpreter; /* the main one; NULL: there is nothing to look at (yet). Atomic */
     const char *counts;      /* struct counts of each generation, or rings */
-    uint64_t total;          /* collections that were seen */
+    uint64_t total;          /* collections that were seen. Atomic */
     struct record seen[GENERATIONS]; /* without rings, counts only */
     uint64_t told_ns[GENERATIONS];   /* end of the last entry */
     uint64_t looked_ns;  /* atomic: the last look */
@@ -204,7 +204,7 @@ static void begin(void)
         return;
     collector.has_rings = layout->minor >= 15;
     collector.counts = (const char *)counts;
-    collector.interpreter = (const char *)interpreter;
+    __atomic_store_n(&collector.interpreter, (const char *)interpreter, __ATOMIC_RELEASE);
 }
 
 void hk_cpython_collections_begin(void)
@@ -286,11 +286,12 @@ static void tell(uint64_t now)
         put_generation(i, now, entries, &count, &last[i]);
     if (!hk_record_collections(entries, count))
         return; /* with the next look */
-    collector.total = 0;
+    uint64_t total = 0;
     for (unsigned i = 0; i < GENERATIONS; i++) {
         collector.seen[i] = last[i];
-        collector.total += last[i].counts.collections;
+        total += last[i].counts.collections;
     }
+    __atomic_store_n(&collector.total, total, __ATOMIC_RELAXED);
     for (unsigned i = 0; i < count; i++)
         collector.told_ns[entries[i].generation] = entries[i].last_ns;
     collector.at_work_ns = 0;
@@ -304,10 +305,11 @@ static bool holds_main_lock(void)
 
 HK_HOT void hk_cpython_collections_look(void)
 {
-    if (collector.interpreter == NULL)
+    const char *interpreter = __atomic_load_n(&collector.interpreter, __ATOMIC_ACQUIRE);
+    if (interpreter == NULL)
         return;
-    bool is_at_work = (int32_t)hk_word_at(collector.interpreter, hk_python.layout->gc_collecting) != 0;
-    bool is_new = total_now() != collector.total;
+    bool is_at_work = (int32_t)hk_word_at(interpreter, hk_python.layout->gc_collecting) != 0;
+    bool is_new = total_now() != __atomic_load_n(&collector.total, __ATOMIC_RELAXED);
     uint64_t now = hk_os_clock_ns();
     if (is_at_work || is_new) {
         if (!holds_main_lock())
@@ -323,7 +325,7 @@ HK_HOT void hk_cpython_collections_look(void)
 void hk_cpython_collections_end(void)
 {
     hk_cpython_collections_look();
-    collector.interpreter = NULL;
+    __atomic_store_n(&collector.interpreter, NULL, __ATOMIC_RELAXED);
     collector.decided = true;
 }
 
