@@ -1,6 +1,7 @@
 /* The platform layer for Linux and glibc. See os.h for the contract. */
 #include "base/os.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <link.h>
 #include <fcntl.h>
@@ -98,13 +99,18 @@ struct code {
     uintptr_t shift; /* from where they were linked to where they are */
 };
 
-static struct code own_code(void)
+static struct code code_of(const ElfW(Ehdr) *header)
 {
-    const char *base = (const char *)&__ehdr_start;
-    const ElfW(Phdr) *segments = (const ElfW(Phdr) *)(base + __ehdr_start.e_phoff), *first = segments;
+    const char *base = (const char *)header;
+    const ElfW(Phdr) *segments = (const ElfW(Phdr) *)(base + header->e_phoff), *first = segments;
     while (first->p_type != PT_LOAD)
         first++;
     return (struct code){segments, (uintptr_t)base - first->p_vaddr};
+}
+
+static struct code own_code(void)
+{
+    return code_of(&__ehdr_start);
 }
 
 void hk_os_rest_code(void)
@@ -118,6 +124,28 @@ void hk_os_rest_code(void)
             continue;
         uintptr_t start = code.shift + segment->p_vaddr, end = start + segment->p_filesz;
         madvise((void *)(start & ~(page - 1)), end - (start & ~(page - 1)), MADV_DONTNEED);
+    }
+    errno = saved;
+}
+
+void hk_os_rest_code_around(const void *function)
+{
+    enum { AROUND = 64 << 10 }; /* what the kernel maps where a page of code is missed */
+    int saved = errno;
+    Dl_info info;
+    uintptr_t page = hk_os_page_size(), window = (uintptr_t)function & ~(uintptr_t)(AROUND - 1);
+    if (dladdr(function, &info) != 0 && memcmp(info.dli_fbase, ELFMAG, SELFMAG) == 0) {
+        const ElfW(Ehdr) *header = info.dli_fbase;
+        struct code code = code_of(header);
+        for (int i = 0; i < header->e_phnum; i++) {
+            const ElfW(Phdr) *segment = &code.segments[i];
+            uintptr_t start = (code.shift + segment->p_vaddr) & ~(page - 1), end = code.shift + segment->p_vaddr + segment->p_filesz;
+            if (segment->p_type != PT_LOAD || (segment->p_flags & PF_W) != 0 || (uintptr_t)function - start >= end - start)
+                continue;
+            start = window > start ? window : start;
+            end = window + AROUND < end ? window + AROUND : end;
+            madvise((void *)start, end - start, MADV_DONTNEED);
+        }
     }
     errno = saved;
 }

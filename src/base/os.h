@@ -25,6 +25,8 @@ void hk_os_unmap(void *start, size_t size);   /* gives address space back; of a 
 void *hk_os_map(size_t size);                 /* reserve and commit in one */
 bool hk_os_discard(void *start, size_t size); /* gives pages back; they read as zero again */
 void hk_os_rest_code(void); /* our own code and constants leave memory; what runs again is mapped again */
+/* The same for the 64 KiB of code, anybody's, around a function that runs only once. Takes the loader's lock. */
+void hk_os_rest_code_around(const void *function);
 /* Our code from this function on gets a mapping of its own: where a page of code is missed, the kernel maps 64 KiB around it and
  * more, but nothing of another mapping. */
 void hk_os_part_code(void (*seldom)(void));

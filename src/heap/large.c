@@ -58,7 +58,7 @@ static void large_add(hk_heap *heap, int64_t bytes, int64_t blocks)
         __atomic_store_n(&heap->large_bytes, heap->large_bytes + bytes, __ATOMIC_RELAXED);
         __atomic_store_n(&heap->large_blocks, heap->large_blocks + blocks, __ATOMIC_RELAXED);
         if (bytes >= NOTED && heap->sibling != NULL)
-            hk_heap_large_grew(heap);
+            hk_siblings_large_grew(heap);
     } else {
         __atomic_add_fetch(&heap->large_bytes, bytes, __ATOMIC_RELAXED);
         __atomic_add_fetch(&heap->large_blocks, blocks, __ATOMIC_RELAXED);
@@ -94,8 +94,11 @@ void hk_large_free(hk_heap *heap, void *block)
     } else {
         hk_large_forget(block);
         hk_large_count(heap, usable, -1);
-        if (usable >= GIVEN_BACK && size_is_new(usable))
+        if (usable >= GIVEN_BACK && size_is_new(usable)) {
             give_pages_back(block, usable);
+            if (heap->sibling != NULL)
+                hk_siblings_large_left(heap, usable);
+        }
     }
     hk_libc.free(block);
 }

@@ -150,10 +150,13 @@ struct hk_heap {
     uint32_t arena_count;
     uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory that could be given back */
     uint32_t staying_pools;           /* empty with pages that cannot */
-    /* Of both siblings, in the one at the lower address (region.c). */
-    uint32_t most_in_memory; /* pools that they may have in memory: as many as they had */
-    uint32_t trimmed_at;     /* as many had they when the C heap was trimmed last */
-    int64_t most_large;      /* bytes in large blocks, the most since then */
+    /* Of both siblings, in the one at the lower address; bytes. See siblings.c. */
+    int64_t in_memory_most;  /* pools and C heap, as far as they had to be */
+    int64_t c_heap;          /* what it has in memory */
+    int64_t trimmed_at;      /* what they needed at most when it was trimmed */
+    int64_t give_back_most;  /* that may be given back yet */
+    uint32_t most_pools;     /* in memory, as far as they had to be */
+    uint32_t idle_looked_at; /* pools in memory when no idle one was found, and a few */
 
     uint8_t source;   /* hk_source */
     bool is_closed;   /* every block is of its own pools: nothing is asked of the C allocator */
@@ -183,6 +186,8 @@ struct hk_heap {
     uint16_t number;           /* of a member, in its facade */
     uint8_t state;             /* of a member: enum hk_member_state; atomic */
 };
+
+#define HK_SMALL_ARENAS (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE) /* so many a heap has without huge pages */
 
 extern struct hk_region hk_region;
 extern struct hk_pool hk_no_pool;                  /* stands for "no current pool"; never written */
@@ -285,12 +290,16 @@ void hk_arenas_give_up(hk_heap *heap); /* all of them, with all that is allocate
 void hk_arenas_give_empty(hk_heap *heap); /* those without a block, with their pages */
 struct hk_pool *hk_pool_take_empty(hk_heap *heap); /* EMPTY no more, otherwise as it was; NULL: no memory */
 void hk_pool_put_empty(struct hk_pool *pool);
-void hk_heap_large_grew(hk_heap *heap); /* of a heap with a sibling: it has a large block more, or a larger one */
 bool hk_arenas_take(hk_heap *heap, uint32_t wanted); /* neighbours; false: no memory */
 void hk_arenas_init(hk_heap *heap, struct hk_arena *arenas, uint32_t count);
 void hk_pools_claim(hk_heap *heap, struct hk_pool *first, uint32_t count); /* empty ones become used, by bits and counts */
 void hk_pools_release(hk_heap *heap, struct hk_pool *first, uint32_t count); /* the reverse */
 size_t hk_heap_discard(hk_heap *heap, uint32_t keep_dirty);
+
+/* siblings.c. Of a small heap with a sibling, whose lock is held. */
+bool hk_siblings_make_room(hk_heap *heap); /* for one more pool in memory; true: the heap has an empty one that is */
+void hk_siblings_large_grew(hk_heap *heap); /* it has a large block more, or a larger one */
+void hk_siblings_large_left(hk_heap *heap, size_t bytes); /* of the C heap, which gave these pages back */
 
 /* heap.c: the slow paths. `*_unlocked`: whoever calls holds what protects the heap. */
 void *hk_malloc_slow(hk_heap *heap, size_t size);    /* not charged to the budget yet */
@@ -314,6 +323,7 @@ void hk_free_into(hk_heap *heap, void *block); /* a block of this heap, whose pr
 /* `count` blocks of the pool at once: bit i of the map is the one that begins 16 * i bytes from the pool's start. Of a heap that is
  * under its host's lock. */
 void hk_pool_free_many(struct hk_pool *pool, const uint64_t *map, uint32_t count);
+uint32_t hk_heap_retire_idle(hk_heap *heap); /* current pools whose blocks were all freed; returns how many */
 bool hk_heap_reclaim(hk_heap *heap); /* pools that are free and do not look so; true: there were some */
 /* Frees in the heap's current pools, or in this one, become allocations of their class: each means one more than what is allocated
  * has grown by. */

@@ -279,6 +279,29 @@ struct hk_pool *hk_pool_with_free(hk_heap *heap, uint8_t size_class)
     return pool;
 }
 
+/* All blocks that were ever handed out of the current pool are free. Most that are not are told by their counts. */
+static bool is_idle(const hk_heap *heap, struct hk_pool *pool)
+{
+    uint32_t freed = HK_CURRENT - pool->used;
+    if (freed == 0 || freed < pool->used_before)
+        return false;
+    uint32_t touched = pool->carved / pool->block_size, count = 0;
+    for (const void *block = *hk_pool_list(heap, pool); block != NULL; block = *(void *const *)block)
+        count++;
+    return count == touched;
+}
+
+uint32_t hk_heap_retire_idle(hk_heap *heap)
+{
+    uint32_t before = heap->used_pools;
+    for (unsigned i = 1; i < HK_CLASSES; i++) {
+        struct hk_pool *pool = heap->current[i];
+        if (pool != &hk_no_pool && pool->size_class == i && is_idle(heap, pool))
+            current_retire(heap, pool);
+    }
+    return before - heap->used_pools;
+}
+
 /* What is free and does not look so: current pools stay current when their last block is freed, and blocks that were
  * freed from outside wait. True: there was something. */
 bool hk_heap_reclaim(hk_heap *heap)

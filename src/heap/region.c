@@ -11,10 +11,8 @@
  * of what this heap wins.
  *
  * Siblings are heaps under the same host's lock (CPython's MEM and OBJECT). While they are small, one that needs a pool takes any that
- * is in memory before one that is not: its own, or an empty one of the other's, with its arena if that is empty. One that takes a pool
- * without pages, so that both together would have more in memory than ever, gives some of the other's empty ones back; and as many go
- * back when the end of the C allocator's heap moves up for a large block: together they have at most what one heap would have.
- * And where they need more than ever after large blocks were freed, the C allocator's heap is trimmed.
+ * is in memory before one that is not: its own, or an empty one of the other's, with its arena if that is empty. What both may have
+ * in memory is in siblings.c.
  *
  * Huge pages: a heap's first 48 MiB are marked against them (a system may have them on for all, and a small program
  * would pay 15 MB; a page of them more is 4 % of such a heap), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
@@ -25,19 +23,13 @@
 #include "heap/slots.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #define MINIMUM_SPAN ((size_t)64 << 20)
 #define DEFAULT_SPAN ((size_t)64 << 30)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define HUGE_ARENAS (uint32_t)(HUGE_PAGE / HK_ARENA_SIZE) /* arenas to a huge page */
-#define FIRST_HUGE_ARENA (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE)
 #define KEPT_DIRTY_POOLS (uint32_t)(((size_t)32 << 20) / HK_POOL_SIZE)
-#define GIVEN_POOLS 4u
 #define LENT_POOLS 32u
-#define GROWN_POOLS (uint32_t)(((size_t)1 << 20) / HK_POOL_SIZE)
-#define FREED_LARGE (1 << 20)
-#define C_HEAP_PAD (256 << 10)
 
 struct hk_region hk_region;
 static hk_lock init_lock;
@@ -281,7 +273,7 @@ bool hk_arenas_take(hk_heap *heap, uint32_t wanted)
     if (heap->own_region != NULL)
         return false; /* a buffer has all that it will have */
     bool huge = heap->source == HK_SOURCE_HUGE_PAGES ||
-                (heap->source == HK_SOURCE_SYSTEM && heap->arena_count >= FIRST_HUGE_ARENA && !heap->is_watched);
+                (heap->source == HK_SOURCE_SYSTEM && heap->arena_count >= HK_SMALL_ARENAS && !heap->is_watched);
     uint32_t count = huge ? (wanted + HUGE_ARENAS - 1) / HUGE_ARENAS * HUGE_ARENAS : wanted;
     if (!hk_limit_allows(heap, count * hk_arena_metadata(heap)))
         return false;
@@ -419,75 +411,11 @@ void hk_arenas_give_empty(hk_heap *heap)
     hk_lock_release(&hk_region.lock);
 }
 
-/* Gives back at most so many dirty pools of a small heap. Returns how many. */
-static uint32_t give(hk_heap *heap, uint32_t pools)
-{
-    uint32_t dirty = heap->dirty_pools;
-    if (dirty == 0 || heap->arena_count > FIRST_HUGE_ARENA)
-        return 0;
-    return (uint32_t)(hk_heap_discard(heap, dirty > pools ? dirty - pools : 0) / HK_POOL_SIZE);
-}
-
-static uint32_t in_memory(const hk_heap *heap)
-{
-    return heap->used_pools + heap->dirty_pools + heap->staying_pools;
-}
-
-/* Of two siblings, the one that keeps what both share. */
-static hk_heap *first_sibling(hk_heap *heap)
-{
-    return heap < heap->sibling ? heap : heap->sibling;
-}
-
-static int64_t large_bytes(const hk_heap *heap)
-{
-    return __atomic_load_n(&heap->large_bytes, __ATOMIC_RELAXED) + __atomic_load_n(&heap->sibling->large_bytes, __ATOMIC_RELAXED);
-}
-
-/* The pools are more than ever. What large blocks left in the C heap, below its end, has its pages still. */
-static void trim_c_heap(hk_heap *first, uint32_t pools)
-{
-    int64_t large = large_bytes(first);
-    if (first->most_large - large < FREED_LARGE || pools < first->trimmed_at + GROWN_POOLS ||
-        first->arena_count + first->sibling->arena_count > FIRST_HUGE_ARENA)
-        return;
-    first->trimmed_at = pools;
-    first->most_large = large;
-    hk_libc.trim(C_HEAP_PAD);
-}
-
-/* For one more pool without pages. */
-static void make_room(hk_heap *heap)
-{
-    hk_heap *first = first_sibling(heap);
-    uint32_t pools = in_memory(heap) + in_memory(heap->sibling) + 1;
-    if (pools <= first->most_in_memory || give(heap->sibling, GIVEN_POOLS) != 0)
-        return;
-    first->most_in_memory = pools;
-    trim_c_heap(first, pools);
-}
-
-void hk_heap_large_grew(hk_heap *heap)
-{
-    static uintptr_t seen; /* under the siblings' lock */
-    hk_heap *first = first_sibling(heap);
-    int64_t large = large_bytes(heap);
-    first->most_large = large > first->most_large ? large : first->most_large;
-    uintptr_t end = (uintptr_t)sbrk(0);
-    uint32_t pools = end > seen && seen != 0 ? (uint32_t)((end - seen) / HK_POOL_SIZE) : 0;
-    seen = end;
-    first->most_in_memory -= pools < first->most_in_memory ? pools : first->most_in_memory; /* the C heap has it now */
-    if (pools > 0)
-        pools -= give(heap->sibling, pools);
-    if (pools > 0)
-        give(heap, pools);
-}
-
 /* The highest empty arena most of whose pools are in memory; NULL: there is none. */
 static struct hk_arena *arena_to_lend(const hk_heap *heap)
 {
     struct hk_arena *found = NULL;
-    if (heap->dirty_pools < LENT_POOLS || heap->arena_count > FIRST_HUGE_ARENA)
+    if (heap->dirty_pools < LENT_POOLS || heap->arena_count > HK_SMALL_ARENAS)
         return NULL;
     for (struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next)
         if (arena->empty == UINT64_MAX && !arena->huge && arena->pages == HK_PAGES_ANONYMOUS && hk_bit_count(arena->dirty) >= LENT_POOLS)
@@ -513,15 +441,17 @@ static void arena_lend(hk_heap *from, struct hk_arena *arena, hk_heap *to)
     arenas_number(to);
 }
 
-/* Of two small siblings: a pool that is in memory. NULL: none. */
+/* Of two small siblings: a pool that is in memory. NULL: none, and there may be one more. */
 static struct hk_pool *siblings_pool_take(hk_heap *heap)
 {
     hk_heap *sibling = heap->sibling;
-    if (sibling == NULL || heap->arena_count > FIRST_HUGE_ARENA || hk_heap_limit(heap) != 0)
+    if (sibling == NULL || heap->arena_count > HK_SMALL_ARENAS || hk_heap_limit(heap) != 0)
         return NULL;
     struct hk_arena *arena = dirty_arena(heap);
     if (arena == NULL && (arena = arena_to_lend(sibling)) != NULL)
         arena_lend(sibling, arena, heap);
+    if (arena == NULL && hk_siblings_make_room(heap))
+        arena = dirty_arena(heap);
     return dirty_pool_of(heap, arena);
 }
 
@@ -551,8 +481,6 @@ struct hk_pool *hk_pool_take_empty(hk_heap *heap)
     pool = hk_arena_first_pool(arena) + __builtin_ctzll(arena->empty);
     if (!first_is_dirty(arena) && (!hk_limit_allows(heap, HK_POOL_SIZE) || !hk_source_back(heap, hk_pool_start(pool), HK_POOL_SIZE)))
         return NULL;
-    if (!first_is_dirty(arena) && heap->sibling != NULL)
-        make_room(heap);
     hk_pools_claim(heap, pool, 1);
     return pool;
 }

@@ -334,8 +334,10 @@ enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why)
         hk_cpython_debug_begin();
     for (int i = 0; i < HK_DOMAINS; i++)
         set_table(i);
-    if (hk_python.layout->minor >= 11 && hk_python.set_arena_allocator != NULL)
+    if (hk_python.layout->minor >= 11 && hk_python.set_arena_allocator != NULL) {
         hk_python.set_arena_allocator(&(struct hk_arena_allocator){NULL, chunk_alloc, chunk_free});
+        hk_os_rest_code_around((const void *)hk_python.set_arena_allocator); /* of CPython's cold code */
+    }
     if (hk_python.layout->minor >= 13)
         interpreter_size = hk_py_interpreter_size(hk_python.layout);
     bool audited = hk_python.add_audit_hook != NULL && gil_can_be_known() && !is_debug &&
