@@ -37,8 +37,9 @@ OWN_FILE = __file__
 EXECED = "HEAPKEEPER_PYTEST"  # in the environment between our exec and what comes of it: the process that did it
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 MOST_ALLOCATIONS = 10
-# Modules whose data do not come from Python's allocators, so that they are not counted.
+# Modules whose data do not come from Python's allocators, so that they are not counted; nor from malloc.
 PAST_PYTHON = ("numpy", "pyarrow", "polars", "torch", "tensorflow", "jax", "cv2")
+PAST_MALLOC = ("pyarrow", "polars")
 
 MARKS = {
     "limit_memory": "limit_memory(limit, *, current_thread_only=False): fail the test if it has more memory allocated at once; "
@@ -236,7 +237,7 @@ class Run:
         self.tracing, self.collects = tracing, plan.collects
         self.keep = keep  # the windows, frozen: what was left may be looked at later
         self.limits, self.with_stacks = plan.limits, with_stacks
-        self.windows = {}  # by the mark that has one of its own, for one thread; "": of all threads
+        self.windows = {}  # by the mark that has one of its own, for one thread or with malloc's memory; "": of Python's, of all threads
         self.figures, self.peaks, self.groups_at_peak, self.groups_left = None, {}, {}, None
 
     def _window_of(self, name):
@@ -246,10 +247,11 @@ class Run:
         self.figures, self.groups_left = None, None
         if self.collects:
             gc.collect()
-        apart = [name for name, limit in self.limits.items() if limit.this_thread]
+        native = self.tracing._has_native()
+        apart = [name for name, limit in self.limits.items() if limit.this_thread or native]
         stacks = self.with_stacks or ("limit_memory" in self.limits and "limit_memory" not in apart)
         for name in apart:
-            self.windows[name] = self.tracing._open(False, name == "limit_memory", True, False)
+            self.windows[name] = self.tracing._open(False, name == "limit_memory", self.limits[name].this_thread, False, native)
         self.windows[""] = self.tracing._open(False, stacks, False, False)
 
     def end(self):
@@ -580,6 +582,14 @@ class Keeper:
         if self.baseline is not None:
             self.baseline.collected.update((getattr(node, "workeroutput", None) or {}).get("heapkeeper_collected", ()))
 
+    def _uncounted_line(self, modules):
+        if self.tracing is None or not self.tracing._has_native():
+            return ("Not counted are the data of %s: they do not come from Python's allocators. (Marks count what comes from malloc under "
+                    "`heapkeeper run --native -m pytest`.)" % _and(modules))
+        past = [name for name in modules if name in PAST_MALLOC]
+        return "The data of %s are in limits as far as malloc gives them%s; in the table and the baseline they are not." % (
+            _and(modules), ", which of %s it does not" % _and(past) if past else "")
+
     def pytest_terminal_summary(self, terminalreporter):
         if self.is_worker:
             return
@@ -595,7 +605,7 @@ class Keeper:
             for line in self.baseline.summary_lines(self.results):
                 terminalreporter.write_line(line)
         if uncounted:
-            terminalreporter.write_line("Not counted are the data of %s: they do not come from Python's allocators." % _and(uncounted))
+            terminalreporter.write_line(self._uncounted_line(uncounted))
 
 
 def _and(words):

@@ -26,10 +26,10 @@ class Suite:
         for name, text in {name: texts.pop("text")}.items() if "text" in texts else {}.items():
             (self.directory / name).write_text(textwrap.dedent(text))
 
-    def pytest(self, *words, under=True, plugin=True, python=None, env=None):
+    def pytest(self, *words, under=True, plugin=True, python=None, env=None, options=("--exact",)):
         words = [python or self.python, "-m", "pytest", "-p", "no:cacheprovider"] + (PLUGIN if plugin else []) + list(words)
         if under:
-            words = [COMMAND, "run", "--exact", "-o", "/dev/null"] + words
+            words = [COMMAND, "run", *options, "-o", "/dev/null"] + words
         done = execute(words, env=dict(ENVIRONMENT, HEAPKEEPER_DIR=str(self.captures), **(env or {})), cwd=str(self.directory), timeout=300)
         done.text = done.out.decode(errors="replace")
         return done
@@ -354,6 +354,50 @@ def test_under_native_a_marked_test_is_checked_where_every_block_is_recorded(sui
     assert sampled.status == 1 and b"limit_memory cannot be checked: allocations are not recorded exactly: start the program with" in sampled.out
 
 
+def test_under_native_marks_count_what_malloc_gives_and_the_baseline_does_not(suite):
+    suite.write(text="""
+        import ctypes, threading, pytest
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.free.restype = ctypes.c_void_p, None
+        libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+        def take(size):
+            return libc.malloc(size)
+        def give(block):
+            libc.free(block)
+        def take_and_give(size):
+            give(take(size))
+        @pytest.mark.limit_memory("3 MB")
+        def test_one_after_the_other():
+            for _ in range(5):
+                take_and_give(2_000_000)
+        @pytest.mark.limit_memory("3 MB")
+        def test_both_at_once():
+            blocks = [take(1_000_000), take(1_000_000), bytearray(2_000_000)]
+            give(blocks[0]), give(blocks[1])
+        @pytest.mark.limit_memory("3 MB", current_thread_only=True)
+        def test_another_thread():
+            thread = threading.Thread(target=take_and_give, args=(4_000_000,))
+            thread.start()
+            thread.join()
+        @pytest.mark.limit_leaks("1 MB")
+        def test_leak():
+            take(1_500_000)
+        @pytest.mark.limit_leaks("1 MB")
+        def test_no_leak():
+            blocks = [take(100) for _ in range(20_000)]
+            for block in blocks:
+                give(block)
+    """)
+    made = suite.pytest("--heapkeeper-baseline=memory.json", "--heapkeeper-update")
+    assert made.status == 0, made.text
+    done = suite.pytest("--heapkeeper", "--heapkeeper-baseline=memory.json", options=("--native",))
+    assert outcomes(done.text) == {"passed": 3, "failed": 2}, done.text
+    assert "Test was limited to 3.0MiB but allocated 3.8MiB" in done.text and "at least one location leaked more" in done.text
+    assert re.search(r"- 1.9MiB allocated here:\n +take:\S+test_it.py:7\n", done.text) and re.search(r"- 1.9MiB allocated here:\n +test_both", done.text), done.text
+    leaks = done.text[done.text.index("List of leaked"):]
+    assert re.search(r"- 1.4MiB allocated here:\n +take:\S+test_it.py:7\n +test_leak:\S+test_it.py:\d+\n", leaks), leaks
+
+
 def test_the_output_says_whose_data_are_not_counted(suite):
     suite.write(text=MARKED)
     assert "Not counted" not in suite.pytest("--heapkeeper").text
@@ -366,6 +410,7 @@ def test_the_output_says_whose_data_are_not_counted(suite):
         assert said % "numpy" in suite.pytest(*words).text
     suite.write(text="import torch, numpy\n" + textwrap.dedent(MARKED))
     assert said % "numpy and torch" in suite.pytest().text
+    assert "The data of numpy and torch are in limits as far as malloc gives them; in the table and" in suite.pytest(options=("--native",)).text
     assert "Not counted" not in suite.pytest("--no-heapkeeper").text
 
 

@@ -701,6 +701,16 @@ void hk_cpython_exact_reborn(const void *taken)
 
 /* --- apart lane --- */
 
+static void apart_put(const void *block, size_t size, uint32_t site, bool main)
+{
+    ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, hk_window_age()) : -1;
+    if (bytes < 0)
+        return;
+    hk_exact_apart_birth(site, (size_t)bytes, main);
+    if (hk_windows_are_open())
+        hk_window_birth(site, (size_t)bytes, main);
+}
+
 static void apart_born(int domain, const void *block, size_t size)
 {
     const void *state;
@@ -709,12 +719,7 @@ static void apart_born(int domain, const void *block, size_t size)
     bool main = holds_main(&state);
     if (!hk_exact_apart_enter())
         return;
-    uint32_t site = hk_exact_site_apart(domain, state);
-    ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, hk_window_age()) : -1;
-    if (bytes >= 0)
-        hk_exact_apart_birth(site, (size_t)bytes, main);
-    if (bytes >= 0 && hk_windows_are_open())
-        hk_window_birth(site, (size_t)bytes, main);
+    apart_put(block, size, hk_exact_site_apart(domain, state), main);
     hk_lock_release(&hk_exact_apart);
 }
 
@@ -770,7 +775,7 @@ bool hk_cpython_exact_forget(const void *block)
     return record.site != HK_EXACT_NONE;
 }
 
-/* --- malloc's blocks: apart, and of no window --- */
+/* --- malloc's blocks: apart --- */
 
 void hk_cpython_exact_native_born(const void *block, size_t size)
 {
@@ -784,10 +789,7 @@ void hk_cpython_exact_native_born(const void *block, size_t size)
     if (state == NULL && !is_over())
         state = hk_py_own_thread_state(hk_python.layout);
     if (hk_exact_apart_enter()) {
-        uint32_t site = hk_exact_site_native(state);
-        ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, 0) : -1;
-        if (bytes >= 0)
-            hk_exact_apart_birth(site, (size_t)bytes, main);
+        apart_put(block, size, hk_exact_site_native(state), main);
         hk_lock_release(&hk_exact_apart);
     }
     errno = error;

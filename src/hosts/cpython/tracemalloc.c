@@ -2,7 +2,7 @@
  *
  *      CPython's _tracemalloc     start stop is_tracing clear_traces get_traced_memory reset_peak get_traceback_limit
  *                                 get_tracemalloc_memory _get_traces _get_object_traceback
- *      our own                    _why_not; windows: _open _freeze _close _restart _figures _reset_peak _sums _at_peak; what lives:
+ *      our own                    _why_not _has_native; windows: _open _freeze _close _restart _figures _reset_peak _sums _at_peak; what lives:
  *                                 _collect, _collect_traced, _look (bytes objects: struct hk_group); and what is made of these: _group, _traces
  *
  * CPython's own module begins empty at start(): here that is a window (windows.h). Whatever is allocated to make an
@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "heap/slots.h"
+#include "heap/threads.h"
 #include "hosts/cpython/capi.h"
 #include "hosts/cpython/exact.h"
 #include "hosts/cpython/tracked.h"
@@ -316,13 +317,18 @@ static object *groups_object(bool good, struct hk_group *groups, size_t count)
     return resume(bytes);
 }
 
+static object *has_native(object *self, object *unused)
+{
+    return hk_capi.PyBool_FromLong(hk_process_heap != NULL);
+}
+
 static object *open_window(object *self, object *arguments)
 {
-    int everything = 0, at_peak = 0, this_thread = 0, totals = 1;
-    if (!hk_capi.PyArg_ParseTuple(arguments, "|pppp:_open", &everything, &at_peak, &this_thread, &totals) || !may_work())
+    int everything = 0, at_peak = 0, this_thread = 0, totals = 1, native = 0;
+    if (!hk_capi.PyArg_ParseTuple(arguments, "|ppppp:_open", &everything, &at_peak, &this_thread, &totals, &native) || !may_work())
         return NULL;
     struct totals before = {NULL, 0};
-    struct hk_window_options options = {everything, at_peak, this_thread};
+    struct hk_window_options options = {everything, at_peak, this_thread, native};
     int window = !totals || hk_traces_totals(&before.groups, &before.count) ? hk_window_open(options) : -1;
     if (window >= 0)
         opened[window] = before;
@@ -688,6 +694,7 @@ static struct method methods[] = {
     {"reset_peak", reset_peak, NO_ARGUMENTS,
      "reset_peak($module, /)\n--\n\nSet the peak size of memory blocks traced by tracemalloc to the current size."},
     {"_why_not", why_not_object, NO_ARGUMENTS, NULL},
+    {"_has_native", has_native, NO_ARGUMENTS, NULL},
     {"_open", open_window, VARIABLE, NULL},
     {"_freeze", freeze_window, VARIABLE, NULL},
     {"_close", close_window, VARIABLE, NULL},

@@ -113,7 +113,7 @@ struct collection {
 
 static void collect(struct collection *c, uint32_t site, size_t bytes)
 {
-    if (c->window != NULL && c->window->thread != 0 && hk_exact_thread_of(site) != c->window->thread)
+    if (c->window != NULL ? !hk_window_takes(c->window, site) : hk_exact_domain_of(site) == HK_DOMAIN_NATIVE)
         return;
     uint64_t key = (uint64_t)site << 40 ^ bytes; /* 20 bits of site; blocks of 2^40 bytes and more do not exist */
     if (key != c->last_key || c->last == NULL) {
@@ -323,7 +323,7 @@ static uint32_t frame_of(struct resolving *r, const struct hk_capture_node *node
 static bool is_hidden(const struct resolving *r, const struct hk_capture_node *node)
 {
     const struct hk_capture_code *code = &r->look.codes[node->code];
-    return (code->flags & HK_CODE_TRAMPOLINE) || (code->line_table_size == 0 && code->file == code->name && code->file != 0);
+    return (code->flags & (HK_CODE_TRAMPOLINE | HK_CODE_NATIVE)) || (code->line_table_size == 0 && code->file == code->name && code->file != 0);
 }
 
 /* The frame makes its cells, or is a generator's that is being made: CPython says that it is incomplete. These instructions have

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "heap/slots.h"
+#include "heap/threads.h"
 #include "capture/format.h"
 #include "record/exact.h"
 
@@ -16,26 +17,30 @@ struct hk_windows hk_windows;
 
 struct change {
     uint8_t to[NEWEST + 1];
-    uint64_t live; /* bytes that have an age afterwards */
+    uint64_t live; /* bytes that have an age afterwards, but for malloc's */
 };
 
-static void change_age(uint8_t *age, size_t bytes, struct change *change)
+static bool is_native(uint32_t site)
+{
+    return hk_process_heap != NULL && hk_exact_domain_of(site) == HK_DOMAIN_NATIVE;
+}
+
+static void change_age(uint8_t *age, uint32_t site, size_t bytes, struct change *change)
 {
     *age = change->to[*age];
-    if (*age != 0)
+    if (*age != 0 && !is_native(site))
         change->live += bytes;
 }
 
 static void change_block(uint32_t *word, size_t bytes, void *change)
 {
-    if (*word >> HK_SLOT_SITE_SHIFT != 0 && hk_exact_domain_of(hk_slot_site(*word)) != HK_DOMAIN_NATIVE)
-        change_age(hk_age_of(word), bytes, change);
+    if (*word >> HK_SLOT_SITE_SHIFT != 0)
+        change_age(hk_age_of(word), hk_slot_site(*word), bytes, change);
 }
 
 static void change_large(uint32_t site, size_t bytes, uint8_t *age, void *change)
 {
-    if (hk_exact_domain_of(site) != HK_DOMAIN_NATIVE)
-        change_age(age, bytes, change);
+    change_age(age, site, bytes, change);
 }
 
 static uint64_t change_ages(struct change *change)
@@ -139,6 +144,7 @@ int hk_window_open(struct hk_window_options options)
     }
     begin(&hk_windows.at[free], everything ? OLDEST : hk_windows.age, live);
     hk_windows.at[free].sites = sites;
+    hk_windows.at[free].native = options.native;
     if (options.this_thread) {
         if (hk_exact_thread == 0)
             hk_exact_meet_thread();
@@ -180,14 +186,22 @@ void hk_window_close(int window)
 
 /* --- figures --- */
 
+static void see_peak(struct hk_window *window, int64_t live)
+{
+    if (live > window->peak) {
+        window->peak = live;
+        __atomic_store_n(&window->serial, window->serial + 1, __ATOMIC_RELAXED);
+    }
+}
+
 static void take_apart(struct hk_window *window)
 {
-    if (__builtin_expect(__atomic_load_n(&window->apart, __ATOMIC_RELAXED) != 0, 0))
-        window->live += __atomic_exchange_n(&window->apart, 0, __ATOMIC_RELAXED);
-    if (window->live > window->peak) {
-        window->peak = window->live;
-        window->serial++;
+    if (__builtin_expect(__atomic_load_n(&window->apart, __ATOMIC_RELAXED) != 0 || __atomic_load_n(&window->apart_high, __ATOMIC_RELAXED) != 0, 0)) {
+        int64_t apart = __atomic_exchange_n(&window->apart, 0, __ATOMIC_RELAXED);
+        see_peak(window, window->live + __atomic_exchange_n(&window->apart_high, 0, __ATOMIC_RELAXED));
+        window->live += apart;
     }
+    see_peak(window, window->live);
 }
 
 void hk_window_figures(int window, uint64_t *live, uint64_t *peak)
@@ -216,22 +230,26 @@ uint64_t hk_window_at_peak(int window, uint32_t site)
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
-static void change_site(struct hk_window *window, uint32_t site, int64_t bytes, bool main)
+/* Deaths come without a lock, too: of two that save at once one is from shortly before the other. */
+static void change_site(struct hk_window *window, uint32_t site, int64_t bytes)
 {
-    struct hk_window_site *sites = window->sites;
-    if (sites == NULL || site >= HK_SLOT_SITES)
+    if (window->sites == NULL || site >= HK_SLOT_SITES)
         return;
-    if (main && sites[site].serial != window->serial) {
-        sites[site].at_peak = __atomic_load_n(&sites[site].live, __ATOMIC_RELAXED);
-        sites[site].serial = window->serial;
+    struct hk_window_site *at = &window->sites[site];
+    const uint32_t serial = __atomic_load_n(&window->serial, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&at->serial, __ATOMIC_RELAXED) != serial) {
+        __atomic_store_n(&at->at_peak, __atomic_load_n(&at->live, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+        __atomic_store_n(&at->serial, serial, __ATOMIC_RELAXED);
     }
-    __atomic_add_fetch(&sites[site].live, bytes, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&at->live, bytes, __ATOMIC_RELAXED);
 }
 
 static void change_live(struct hk_window *window, int64_t bytes, bool main)
 {
-    if (!main) {
-        __atomic_add_fetch(&window->apart, bytes, __ATOMIC_RELAXED);
+    if (!main) { /* of births hk_exact_apart is held, and only they raise it */
+        int64_t apart = __atomic_add_fetch(&window->apart, bytes, __ATOMIC_RELAXED);
+        if (apart > __atomic_load_n(&window->apart_high, __ATOMIC_RELAXED))
+            __atomic_store_n(&window->apart_high, apart, __ATOMIC_RELAXED);
         return;
     }
     window->live += bytes;
@@ -243,9 +261,9 @@ void hk_window_add(int window, int64_t bytes)
     change_live(&hk_windows.at[window], bytes, true);
 }
 
-static bool has(const struct hk_window *window, uint32_t site)
+bool hk_window_takes(const struct hk_window *window, uint32_t site)
 {
-    return window->first != 0 && (window->thread == 0 || hk_exact_thread_of(site) == window->thread);
+    return window->first != 0 && (window->thread == 0 || hk_exact_thread_of(site) == window->thread) && (window->native || !is_native(site));
 }
 
 void hk_window_birth(uint32_t site, size_t bytes, bool main)
@@ -254,11 +272,11 @@ void hk_window_birth(uint32_t site, size_t bytes, bool main)
         return;
     for (uint32_t i = 0; i < hk_windows.end; i++) {
         struct hk_window *window = &hk_windows.at[i];
-        if (window->end != 0 || !has(window, site))
+        if (window->end != 0 || !hk_window_takes(window, site))
             continue;
         __atomic_add_fetch(&window->born_bytes, bytes, __ATOMIC_RELAXED);
         __atomic_add_fetch(&window->born_blocks, 1, __ATOMIC_RELAXED);
-        change_site(window, site, (int64_t)bytes, main);
+        change_site(window, site, (int64_t)bytes);
         change_live(window, (int64_t)bytes, main);
     }
 }
@@ -267,9 +285,9 @@ void hk_window_death(uint32_t site, uint8_t age, size_t bytes, bool main)
 {
     for (uint32_t i = 0; i < hk_windows.end && age != 0; i++) {
         struct hk_window *window = &hk_windows.at[i];
-        if (!has(window, site) || !hk_window_has_age(window, age))
+        if (!hk_window_takes(window, site) || !hk_window_has_age(window, age))
             continue;
-        change_site(window, site, -(int64_t)bytes, main);
+        change_site(window, site, -(int64_t)bytes);
         change_live(window, -(int64_t)bytes, main);
     }
 }
@@ -280,11 +298,11 @@ void hk_window_move(uint32_t from, uint32_t to, uint8_t age, size_t bytes)
         struct hk_window *window = &hk_windows.at[i];
         if (window->first == 0 || !hk_window_has_age(window, age))
             continue;
-        bool had = has(window, from), takes = has(window, to);
+        bool had = hk_window_takes(window, from), takes = hk_window_takes(window, to);
         if (had)
-            change_site(window, from, -(int64_t)bytes, true);
+            change_site(window, from, -(int64_t)bytes);
         if (takes)
-            change_site(window, to, (int64_t)bytes, true);
+            change_site(window, to, (int64_t)bytes);
         if (had != takes)
             change_live(window, takes ? (int64_t)bytes : -(int64_t)bytes, true);
     }
