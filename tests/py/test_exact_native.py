@@ -344,6 +344,34 @@ def test_a_forked_child_has_what_it_inherits_and_what_it_does(native, heapkeeper
     assert inherited >= found["parent"][0]
 
 
+def test_what_is_allocated_while_recording_is_stopped_is_not_counted_and_what_is_freed_then_is(native, python):
+    report = native("""
+        import mmap, struct
+        start, stop, asked = 3, 4, 0
+        with open(os.environ["HEAPKEEPER_CAPTURE"], "r+b") as file:
+            box = memoryview(mmap.mmap(file.fileno(), 4096, offset=4096))
+        def request(kind):
+            global asked
+            asked += 1
+            struct.pack_into("=I", box, 8, kind)
+            struct.pack_into("=I", box, 0, asked)
+            while struct.unpack_from("=I", box, 4)[0] != asked:
+                [bytearray(100000) for _ in range(10)]
+        def zero(): churn(0, 1, 20000)
+        def one(): churn(1, 2, 20000)
+        def two(): churn(2, 3, 20000)
+        zero()
+        request(stop)
+        one()
+        library.empty()
+        request(start)
+        two()
+        show(slots=truth(3))
+    """)
+    found, wanted = by_function(report), report["shown"]["slots"]
+    assert found == {"zero": wanted[0], "two": wanted[2]} and wanted[0][:2] == [0, 0] and wanted[2][1] > 0
+
+
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("kind", ["ctypes.PyDLL", "ctypes.CDLL"])
 def test_the_peak_of_each_site_is_what_it_had_then_with_the_gil_and_without(native, every_python, kind, apart):
