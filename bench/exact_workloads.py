@@ -8,6 +8,7 @@ that depends on nothing but the code, which is compared with the first call's.
 
 `stdlib` is no eleventh of them but a program as they are: imports most of the standard library, parses it, keeps the trees
 and writes them out again. It takes some seconds, is called once, and has hundreds of thousands of different stacks.
+`native` is another whose memory is mostly the C library's (sqlite, zlib, expat): for what --native costs.
 
 Standard library only, CPython 3.9 and later.
 """
@@ -189,7 +190,26 @@ def program_stdlib():
     return size
 
 
-PROGRAMS = {"stdlib": program_stdlib}
+def program_native():
+    """Most of its memory is asked for by C code: a database, many small compressions, XML."""
+    import sqlite3
+    import xml.etree.ElementTree
+    import zlib
+    base, size = sqlite3.connect(":memory:"), 0
+    base.execute("create table t(id integer primary key, name text, value real)")
+    base.executemany("insert into t(name, value) values(?, ?)", (("name %d" % (i * 7919 % 200000), i * 0.5) for i in range(200000)))
+    base.execute("create index by_name on t(name)")
+    for i in range(10000):
+        size += len(base.execute("select * from t where name between ? and ? order by value", ("name %d" % i, "name %d0" % i)).fetchall())
+    for i in range(10000):
+        size += len(zlib.decompress(zlib.compress(b"text %d " % i * 20)))
+    text = "<a>" + "<b c='1'>text<d/></b>" * 500 + "</a>"
+    for _ in range(120):
+        size += sum(1 for _ in xml.etree.ElementTree.fromstring(text).iter())
+    return size
+
+
+PROGRAMS = {"stdlib": program_stdlib, "native": program_native}
 
 
 def main():
