@@ -425,6 +425,31 @@ def test_whole_stacks_of_machine_code_are_told_apart(native, python):
     assert left[-1] == right[-1] and left[-2] != right[-2]
 
 
+@pytest.mark.parametrize("allocator", ["malloc", "pymalloc"])
+def test_where_pythons_allocator_is_another_lines_are_told_apart_all_the_same(heapkeeper, every_python, allocator):
+    """Code objects die without our knowing, and others come to lie at their addresses."""
+    done = heapkeeper.run("""
+        kept, addresses = [], set()
+        template = "def work(n):\\n" + "    pass\\n" * 3 + "    return bytes(n)\\n"
+        for number in range(600):
+            names = {}
+            exec(compile(template, "made-%d" % number, "exec"), names)
+            addresses.add(id(names["work"].__code__))
+            kept.append(names["work"](1000 + number))
+            del names
+        print(len(addresses))
+    """, python=every_python, options=NATIVE, env={"PYTHONMALLOC": allocator})
+    assert (done.status, done.err) == (0, b"") and int(done.out) < 590
+    report = heapkeeper.report()
+    assert (report["mode"], report["watch"]) == ("exact", "replaced")
+    found = {}
+    for site in report["sites"]:
+        python = [frame for frame in site["stack"] if not frame.get("module")]
+        if python and python[-1]["file"].startswith("made-") and python[-1]["function"] == "work" and site["live_blocks"]:
+            found[python[-1]["file"]] = found.get(python[-1]["file"], 0) + site["live_bytes"]
+    assert {name: size for name, size in found.items() if size > 1000} == {"made-%d" % i: 1000 + i + 33 for i in range(600)}
+
+
 def test_the_three_domains_are_what_they_are_without_native(heapkeeper, every_python):
     code = """
         def objects(): return [bytes(1000 + i) for i in range(2000)]

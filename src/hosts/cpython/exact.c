@@ -788,6 +788,8 @@ void hk_cpython_exact_native_born(const void *block, size_t size)
     bool main = holds_main(&state);
     if (state == NULL && !is_over())
         state = hk_py_own_thread_state(hk_python.layout);
+    if (__builtin_expect(hk_cpython_is_covered(), 0))
+        hk_exact_codes_forget(); /* code objects may die unseen: no stack is known again by its addresses */
     if (hk_exact_apart_enter()) {
         apart_put(block, size, hk_exact_site_native(state), main);
         hk_lock_release(&hk_exact_apart);

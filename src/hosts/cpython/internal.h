@@ -83,6 +83,8 @@ void hk_cpython_set_tables(void); /* anew, after hk_cpython_exact_prepare */
 
 /* recording.c */
 void hk_cpython_freeze_if_finalizing(void);
+/* Another allocator, or a hook, was last seen to stand where ours did: of Python's blocks perhaps none comes to us, and none dies here. */
+bool hk_cpython_is_covered(void);
 /* A thread that allocates in this domain and has a thread state: may its stack be walked? Asked until it may. */
 bool hk_cpython_stacks_ready(int domain);
 

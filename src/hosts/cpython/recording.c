@@ -110,6 +110,11 @@ HK_HOT static void watch_in_hook(void)
     hk_record_set_watch(under ? HK_WATCH_OURS_UNDER_HOOK : HK_WATCH_OURS, NULL);
 }
 
+bool hk_cpython_is_covered(void)
+{
+    return seen_under_hook;
+}
+
 void hk_cpython_watch_at_exit(void)
 {
     if (hk_python.layout == NULL || hk_python.get_allocator == NULL || lives > 1)
