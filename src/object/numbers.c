@@ -1,8 +1,8 @@
 /* None, bool, int, float; equality and hashes across types.
  *
- * The immortal ones are static: 262 small integers, two bools and none, shared by all runtimes. Their types get their numbers
- * before main, so that the static heads are right from the start. A number's hash is its value's, whatever its type, as in
- * Python. */
+ * The immortal ones are static: 262 small integers, two bools and none, shared by all runtimes. They are made, and their types get
+ * their numbers, when the first runtime is, or when somebody asks for one: a program without a runtime has no pages of them in
+ * memory. A number's hash is its value's, whatever its type, as in Python. */
 #include <math.h>
 #include <string.h>
 
@@ -39,9 +39,17 @@ static void immortal(struct number *number, const hk_type *type, int64_t value)
     number->integer = value;
 }
 
-__attribute__((constructor)) static void immortals_make(void)
+static bool immortals_made; /* atomic */
+
+static __attribute__((noinline)) void immortals_make(void)
 {
+    static hk_lock lock;
     hk_type *const types[] = {&hk_none_type, &hk_bool_type, &hk_int_type, &hk_float_type};
+    hk_lock_take(&lock);
+    if (immortals_made) {
+        hk_lock_release(&lock);
+        return;
+    }
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++)
         hk_type_ready(types[i]);
     immortal(&none, &hk_none_type, 0);
@@ -49,15 +57,25 @@ __attribute__((constructor)) static void immortals_make(void)
         immortal(&bools[i], &hk_bool_type, i);
     for (int i = SMALL_FIRST; i <= SMALL_LAST; i++)
         immortal(&small[i - SMALL_FIRST], &hk_int_type, i);
+    __atomic_store_n(&immortals_made, true, __ATOMIC_RELEASE);
+    hk_lock_release(&lock);
+}
+
+void hk_immortals_begin(void)
+{
+    if (__builtin_expect(!__atomic_load_n(&immortals_made, __ATOMIC_ACQUIRE), 0))
+        immortals_make();
 }
 
 hk_object *hk_none(void)
 {
+    hk_immortals_begin();
     return &none.head;
 }
 
 hk_object *hk_bool(bool value)
 {
+    hk_immortals_begin();
     return &bools[value].head;
 }
 

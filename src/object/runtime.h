@@ -129,6 +129,8 @@ struct hk_runtime {
 HK_API extern struct hk_gc_shape hk_shapes[1 << 16];
 enum { HK_NOT_PLAIN, HK_PLAIN, HK_PLAIN_ACYCLIC };
 
+void hk_immortals_begin(void); /* numbers.c: they are made, if they were not. Any thread */
+
 /* True: the request is to fail. A test's (test_runtime_faults.c), which has this room compiled once more for itself. */
 #ifdef HK_FAULTS
 bool hk_fault(void);

@@ -18,7 +18,7 @@
 #define KEYS (HK_CAPTURE_GENERATIONS * HK_CAPTURE_CAUSES)
 #define NONE UINT64_MAX
 
-static unsigned key_of(const struct hk_capture_collection *entry)
+HK_HOT static unsigned key_of(const struct hk_capture_collection *entry)
 {
     return entry->generation * HK_CAPTURE_CAUSES + entry->cause;
 }
@@ -68,7 +68,7 @@ static void merge(void)
 }
 
 /* Who tells late may have been overtaken. */
-static void keep_order(struct hk_capture_collection *entry, const struct hk_capture_collection *last)
+HK_HOT static void keep_order(struct hk_capture_collection *entry, const struct hk_capture_collection *last)
 {
     uint64_t first = key_of(entry) == key_of(last) ? last->last_ns + 1 : last->time_ns;
 
@@ -80,7 +80,7 @@ static void keep_order(struct hk_capture_collection *entry, const struct hk_capt
         entry->longest_at_ns = entry->time_ns;
 }
 
-static void append(struct hk_capture_collection entry)
+HK_HOT static void append(struct hk_capture_collection entry)
 {
     struct hk_rec_section *section = &hk_rec.section[HK_SECTION_COLLECTIONS];
 
@@ -95,7 +95,7 @@ static void append(struct hk_capture_collection entry)
     hk_rec_publish(HK_SECTION_COLLECTIONS, 1);
 }
 
-static uint64_t since_start(uint64_t ns)
+HK_HOT static uint64_t since_start(uint64_t ns)
 {
     return ns > hk_rec.start_ns ? ns - hk_rec.start_ns : 0;
 }
@@ -135,7 +135,7 @@ void hk_record_collection(const hk_collection *collection)
     errno = error;
 }
 
-bool hk_record_collections(const struct hk_capture_collection *entries, unsigned count)
+HK_HOT bool hk_record_collections(const struct hk_capture_collection *entries, unsigned count)
 {
     int error = errno;
 

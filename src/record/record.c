@@ -307,7 +307,7 @@ bool hk_record_start(const struct hk_record_options *options, const char **why)
     return good;
 }
 
-bool hk_record_is_on(void)
+HK_HOT bool hk_record_is_on(void)
 {
     return alive() && __atomic_load_n(&hk_rec.recording, __ATOMIC_RELAXED) &&
            !__atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED);

@@ -41,7 +41,7 @@ struct record {
 
 #define YOUNG_RECORDS 11
 #define OLD_RECORDS 3
-static const struct ring {
+HK_HOT_TABLE static const struct ring {
     uint16_t offset, records; /* then a byte: the index of the newest */
 } rings[GENERATIONS] = {{0, YOUNG_RECORDS},
                         {(YOUNG_RECORDS * sizeof(struct record)) + 8, OLD_RECORDS},
@@ -62,20 +62,20 @@ static struct {
 
 /* --- what the collector has --- */
 
-static unsigned newest(const char *counts, unsigned generation)
+HK_HOT static unsigned newest(const char *counts, unsigned generation)
 {
     return (unsigned char)counts[rings[generation].offset + rings[generation].records * sizeof(struct record)] %
            rings[generation].records;
 }
 
-static struct record record_at(const char *counts, unsigned generation, unsigned index)
+HK_HOT static struct record record_at(const char *counts, unsigned generation, unsigned index)
 {
     struct record record;
     memcpy(&record, counts + rings[generation].offset + index * sizeof record, sizeof record);
     return record;
 }
 
-static struct record record_now(const char *counts, unsigned generation, bool has_rings)
+HK_HOT static struct record record_now(const char *counts, unsigned generation, bool has_rings)
 {
     struct record record = {0};
     if (has_rings)
@@ -84,7 +84,7 @@ static struct record record_now(const char *counts, unsigned generation, bool ha
     return record;
 }
 
-static uint64_t total_now(void)
+HK_HOT static uint64_t total_now(void)
 {
     uint64_t total = 0, collections;
     for (unsigned i = 0; i < GENERATIONS; i++) {
@@ -180,7 +180,7 @@ static void decide(bool good)
         hk_record_event(HK_EVENT_NOTE, 0, "collections of cycles by Python are not recorded: its collector is not one that is known");
 }
 
-static void begin(void)
+static __attribute__((noinline)) void begin(void)
 {
     const hk_py_layout *layout = hk_python.layout;
     if (!layout->stacks || layout->gc_generations == 0) {
@@ -207,19 +207,21 @@ static void begin(void)
     __atomic_store_n(&collector.interpreter, (const char *)interpreter, __ATOMIC_RELEASE);
 }
 
-void hk_cpython_collections_begin(void)
+HK_HOT void hk_cpython_collections_begin(void)
 {
     if (collector.decided)
         return;
     int error = errno;
     begin();
+    if (collector.decided)
+        hk_os_rest_code();
     errno = error;
 }
 
 /* --- looks --- */
 
 /* Those of a generation after `from`, up to the one that ended with `to`. */
-static struct hk_capture_collection entry_of(unsigned generation, const struct record *from, const struct record *to, uint64_t now)
+HK_HOT static struct hk_capture_collection entry_of(unsigned generation, const struct record *from, const struct record *to, uint64_t now)
 {
     uint64_t count = to->counts.collections - from->counts.collections, after = __atomic_load_n(&collector.looked_ns, __ATOMIC_RELAXED);
     if (after <= collector.told_ns[generation])
@@ -250,7 +252,7 @@ static struct hk_capture_collection entry_of(unsigned generation, const struct r
 }
 
 /* In the order of time. */
-static void put(struct hk_capture_collection *entries, unsigned *count, struct hk_capture_collection entry)
+HK_HOT static void put(struct hk_capture_collection *entries, unsigned *count, struct hk_capture_collection entry)
 {
     unsigned at = (*count)++;
     for (; at > 0 && entries[at - 1].time_ns > entry.time_ns; at--)
@@ -258,7 +260,7 @@ static void put(struct hk_capture_collection *entries, unsigned *count, struct h
     entries[at] = entry;
 }
 
-static void put_generation(unsigned generation, uint64_t now, struct hk_capture_collection *entries, unsigned *count, struct record *last)
+HK_HOT static void put_generation(unsigned generation, uint64_t now, struct hk_capture_collection *entries, unsigned *count, struct record *last)
 {
     struct record from = collector.seen[generation];
     *last = record_now(collector.counts, generation, collector.has_rings);
@@ -277,7 +279,7 @@ static void put_generation(unsigned generation, uint64_t now, struct hk_capture_
     }
 }
 
-static void tell(uint64_t now)
+HK_HOT static void tell(uint64_t now)
 {
     struct hk_capture_collection entries[YOUNG_RECORDS + 2 * OLD_RECORDS];
     struct record last[GENERATIONS];
@@ -297,7 +299,7 @@ static void tell(uint64_t now)
     collector.at_work_ns = 0;
 }
 
-static bool holds_main_lock(void)
+HK_HOT static bool holds_main_lock(void)
 {
     const void *state = hk_py_this_thread_state(hk_python.layout);
     return state != NULL && (hk_py_interpreter_id(hk_python.layout, state) == 0 || !hk_py_interp_has_own_gil(hk_python.layout, state));

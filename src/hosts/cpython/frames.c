@@ -36,7 +36,7 @@ static inline bool is_plausible(uintptr_t bits)
     return bits >= 0x10000 && bits < (1ull << 47) && (bits & 7) == 0;
 }
 
-void *hk_py_this_thread_state(const hk_py_layout *layout)
+HK_HOT void *hk_py_this_thread_state(const hk_py_layout *layout)
 {
     if (!layout->stacks)
         return NULL;

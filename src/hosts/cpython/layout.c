@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/os.h"
 #include "hosts/cpython/layout_table.h"
 
 #define OLDEST_MINOR        9
@@ -430,13 +431,13 @@ static bool has_own_gil(const hk_py_layout *layout, const void *interpreter)
     return pointer_at(interpreter, layout->interpreter_gil) == (const char *)interpreter + layout->interpreter_own_gil;
 }
 
-int64_t hk_py_interpreter_id(const hk_py_layout *layout, const void *thread_state)
+HK_HOT int64_t hk_py_interpreter_id(const hk_py_layout *layout, const void *thread_state)
 {
     const void *interpreter = interpreter_of(layout, thread_state);
     return interpreter ? id_of(layout, interpreter) : -1;
 }
 
-bool hk_py_interp_has_own_gil(const hk_py_layout *layout, const void *thread_state)
+HK_HOT bool hk_py_interp_has_own_gil(const hk_py_layout *layout, const void *thread_state)
 {
     const void *interpreter = interpreter_of(layout, thread_state);
     if (!interpreter)
