@@ -268,7 +268,11 @@ def test_a_profile_that_is_enabled_in_the_function_itself_has_it_from_the_next_l
     for name, lines in {"toggles": {"3": 2, "4": 3}, "enters": {"3": 2}, "yields": {"2": 2, "3": 3}, "raises": {"5": 3}, "outer": {"2": 2},
                         "inner": {"2": 3}}.items():
         for line, k in lines.items():
-            assert found[name][line] == [3, 3 * size[k], 3], (name, line, found[name])
+            hits, allocated, blocks = found[name][line]
+            if every_python.version >= (3, 15) and (name, line) == ("toggles", "4"):  # the interpreter makes something for the helper, once
+                assert 0 <= allocated - 3 * size[k] < 300 and blocks <= 4, found[name]
+                allocated, blocks = 3 * size[k], 3
+            assert (hits, allocated, blocks) == (3, 3 * size[k], 3), (name, line, found[name])
         assert not {"1", "6"} & set(found[name]) or name in ("raises",), (name, found[name])
     assert found["raises"]["2"][0] == found["raises"]["3"][0] == found["raises"]["6"][0] == 3
     assert found["by_another"]["3"] == [2, 2 * size[2], 2] and found["by_another"]["4"][0] == 2
