@@ -22,7 +22,7 @@
 enum {
     GIVEN_POOLS = 4, /* at a time */
     SMALL = 8 << 20, /* a program as large, or as small: what its start left counts more */
-    LEAST = 256 << 10,
+    LEAST = 128 << 10,
     PART = 8, /* of what they have in memory, or what is beyond SMALL of it, is worth while: */
     GROWING_MOST = 1 << 20,  /* where they grow */
     GIVEN_MOST = 5 << 18,    /* where large blocks grow */
