@@ -513,6 +513,22 @@ def test_a_function_that_is_defined_again_takes_the_place_of_the_one_before(run,
     assert found["last"] == [0, 0, 1, 0, 0]
 
 
+@pytest.mark.parametrize("allocator", ["debug", "pymalloc", "malloc"])
+def test_with_another_allocator_of_pythons_one_line_says_so_and_the_program_runs(heapkeeper, tmp_path, every_python, allocator):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(DECORATED) + "profile(len)\n")
+    done = heapkeeper.run([str(program)], every_python, env=dict(ENVIRONMENT, PYTHONMALLOC=allocator))
+    assert (done.status, done.out) == (0, b"load\n"), done.err
+    assert done.err.decode().count("\n") == 1 and "measures nothing: another allocator" in done.err.decode()
+
+
+def test_beneath_tracemallocs_hooks_lines_are_profiled(heapkeeper, tmp_path, every_python):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(DECORATED))
+    done = heapkeeper.run([str(program)], every_python, env=dict(ENVIRONMENT, PYTHONTRACEMALLOC="1"))
+    assert done.status == 0 and "calls, net" in done.err.decode(), done.err
+
+
 def test_without_heapkeeper_one_line_says_so_and_the_program_runs(heapkeeper, tmp_path, every_python):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(DECORATED) + "profile(len)\n")

@@ -345,6 +345,13 @@ def test_without_an_exact_record_a_marked_test_says_so(suite, heapkeeper):
     assert done.status == 1 and b"limit_memory cannot be checked: allocations are not recorded exactly: start the program with" in done.out
 
 
+@pytest.mark.parametrize("allocator", ["debug", "malloc"])
+def test_with_another_allocator_of_pythons_a_marked_test_says_so(suite, heapkeeper, allocator):
+    suite.write(text=MARKED)
+    done = heapkeeper.run(["-m", "pytest", *PLUGIN, str(suite.directory)], options=("--exact",), env=dict(ENVIRONMENT, PYTHONMALLOC=allocator))
+    assert done.status == 1 and b"limit_memory cannot be checked: another allocator than heapkeeper's serves this Python" in done.out
+
+
 def test_under_native_a_marked_test_is_checked_where_every_block_is_recorded(suite, heapkeeper):
     suite.write(text=MARKED)
     words = ["-m", "pytest", *PLUGIN, str(suite.directory)]

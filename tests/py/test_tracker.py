@@ -261,6 +261,13 @@ def test_without_an_exact_record_one_error_says_what_to_do(run, options, said):
         assert "RuntimeError: heapkeeper: " in error and said in error
 
 
+@pytest.mark.parametrize("allocator", ["debug", "pymalloc", "malloc"])
+def test_with_another_allocator_of_pythons_one_error_says_what_to_do(heapkeeper, allocator):
+    for start in "heapkeeper.Tracker().start()", "heapkeeper.take_snapshot()", "heapkeeper.tracemalloc.start()":
+        done = heapkeeper.run("import heapkeeper.tracemalloc\n" + start, options=("--exact",), env=dict(ENVIRONMENT, PYTHONMALLOC=allocator))
+        assert done.status == 1 and b"RuntimeError: heapkeeper: another allocator than heapkeeper's" in done.err, done.err
+
+
 def test_without_heapkeeper_the_same_error_says_what_to_do(python):
     for code in "heapkeeper.Tracker().start()", "heapkeeper.tracemalloc.start()":
         done = execute([python.path, "-c", "import heapkeeper.tracemalloc\n" + code], env=ENVIRONMENT)

@@ -129,6 +129,23 @@ HK_HOT bool hk_cpython_table_is_ours(int domain)
            (table.malloc == hk_cpython_table(domain).malloc || hk_cpython_is_many_table(&table));
 }
 
+static bool serves(int domain)
+{
+    hk_allocator table;
+    if (hk_cpython_table_is_ours(domain))
+        return true;
+    hk_python.get_allocator(domain, &table);
+    void *block = table.malloc(table.context, 16);
+    bool ours = block != NULL && hk_region_has(block);
+    table.free(table.context, block);
+    return ours;
+}
+
+bool hk_cpython_serves(void)
+{
+    return serves(HK_DOMAIN_MEM) && serves(HK_DOMAIN_OBJECT);
+}
+
 static void set_table(int domain)
 {
     hk_allocator table = hk_cpython_table(domain);

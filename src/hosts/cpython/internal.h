@@ -76,6 +76,11 @@ hk_allocator hk_cpython_table(int domain);
 /* The interpreter's table of the domain calls us; false: another allocator or hook stands there. */
 bool hk_cpython_table_is_ours(int domain);
 
+/* Blocks of MEM and OBJECT come from our heaps, by our own tables or beneath a hook's. False: another allocator was put there
+ * (PYTHONMALLOC, -X dev), which calls us no more, and whose blocks are none of ours. The GIL is held; not in a hook. */
+bool hk_cpython_serves(void);
+#define HK_CPYTHON_REPLACED "another allocator than heapkeeper's serves this Python: start it without PYTHONMALLOC, -X dev and PYTHONDEVMODE"
+
 /* domains.c: for exact recording. RAW's free; the audited first calls stay where they are. */
 void hk_cpython_raw_free(void *context, void *block);
 void hk_cpython_raw_calloc_seen(size_t count, size_t size); /* perhaps an interpreter is being made */

@@ -15,6 +15,8 @@ static const char *why_not(void)
         return "this process does not run on heapkeeper's heap: start it with `heapkeeper run`";
     if (!hk_python.layout->stacks)
         return hk_python.layout->why;
+    if (!hk_cpython_serves())
+        return HK_CPYTHON_REPLACED;
     const void *state = hk_py_this_thread_state(hk_python.layout);
     if (state != NULL && hk_py_interpreter_id(hk_python.layout, state) > 0)
         return "this is not the main interpreter, whose lines alone can be profiled";

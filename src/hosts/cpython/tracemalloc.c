@@ -47,6 +47,8 @@ static const char *why_not(void)
     if (!hk_python.exact)
         return "allocations are not recorded exactly: start the program with `heapkeeper run --exact`; if that was done, "
                "`heapkeeper report` says why it was not possible";
+    if (!hk_cpython_serves())
+        return HK_CPYTHON_REPLACED;
     if (!hk_look(&look))
         return "nothing is being recorded any more; `heapkeeper report` says why";
     state = hk_py_this_thread_state(hk_python.layout);
