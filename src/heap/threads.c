@@ -262,11 +262,13 @@ void hk_threads_leave(hk_heap *member)
 
 /* Blocks and pools. */
 
+/* A run's pools were never shown as anybody's, and what says so may not be writable yet (see owners_make_writable). */
 void hk_threads_set_owner(struct hk_pool *pool, hk_heap *owner)
 {
-    hk_heap *shown = owner->mode == HK_LOCK_MEMBER ? owner : NULL;
+    hk_heap *shown = owner->mode == HK_LOCK_MEMBER ? owner : NULL, **place = &hk_region.owners[pool - hk_region.pools];
     __atomic_store_n(&pool->heap, owner, __ATOMIC_RELAXED);
-    __atomic_store_n(&hk_region.owners[pool - hk_region.pools], shown, __ATOMIC_RELAXED);
+    if (shown != __atomic_load_n(place, __ATOMIC_RELAXED))
+        __atomic_store_n(place, shown, __ATOMIC_RELAXED);
 }
 
 static bool owners_make_writable(size_t index)
@@ -481,7 +483,7 @@ void hk_threads_give_up(hk_heap *heap)
 {
     struct hk_facade *facade = hk_facade_of(heap);
     for (const struct hk_arena *arena = heap->arenas; arena != NULL; arena = arena->next)
-        for (size_t i = 0; i < HK_ARENA_POOLS; i++)
+        for (size_t i = 0; i < arena->pools; i++)
             if (!(arena->empty >> i & 1))
                 hk_threads_set_owner(&hk_arena_first_pool(arena)[i], heap);
     hk_arenas_give_up(heap);

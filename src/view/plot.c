@@ -426,7 +426,7 @@ void hk_plot_text(const struct hk_plot *p, const struct hk_terminal *t, unsigned
     put_collections(p, t, &c);
     hk_plot_spans_text(p, t, MARGIN, c.columns);
     for (size_t i = 0; i < p->note_count; i++)
-        fprintf(t->out, "%*s  %s%s\n", MARGIN, hk_text_duration(a, (uint64_t)(p->notes[i].at * 1e9)), "  ",
+        fprintf(t->out, "%*s  %s%s\n", MARGIN, hk_text_duration(a, (uint64_t)fmin(p->notes[i].at * 1e9, 1e19)), "  ",
                 hk_text_clean(t, title, sizeof title, p->notes[i].name));
     for (size_t i = 0; i < p->line_count; i++)
         if (p->lines[i].has_trend) {

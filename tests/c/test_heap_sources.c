@@ -301,6 +301,20 @@ static void test_large_blocks_may_come_from_the_heaps_own_pools(void **state)
     hk_libc = usual;
 }
 
+/* The table that shows whose a pool is becomes writable as pools of small blocks are taken: there none was, so far up. */
+static void test_a_heap_of_threads_that_has_only_a_large_block_far_up_may_be_destroyed(void **state)
+{
+    hk_heap *heap = heap_of(HK_SOURCE_SYSTEM, HK_LOCK_THREADS, 0, true);
+    size_t far = (hk_region.owners_writable + 2 * HK_ARENA_POOLS) * HK_POOL_SIZE;
+    assert_non_null(hk_malloc(heap, 16));
+    assert_non_null(hk_malloc(heap, far));
+    assert_in_order(heap);
+    hk_heap_destroy(heap);
+    heap = heap_of(HK_SOURCE_SYSTEM, HK_LOCK_THREADS, 0, true);
+    assert_non_null(hk_malloc(heap, 16));
+    hk_heap_destroy(heap);
+}
+
 static void test_destroy_frees_large_blocks_of_the_heaps_own(void **state)
 {
     uint32_t taken = 0;
@@ -538,6 +552,7 @@ int main(void)
         cmocka_unit_test(test_all_statistics_include_heaps_in_buffers),
         cmocka_unit_test(test_threads_share_a_heap_in_a_buffer),
         cmocka_unit_test(test_large_blocks_may_come_from_the_heaps_own_pools),
+        cmocka_unit_test(test_a_heap_of_threads_that_has_only_a_large_block_far_up_may_be_destroyed),
         cmocka_unit_test(test_destroy_frees_large_blocks_of_the_heaps_own),
         cmocka_unit_test(test_a_large_block_grows_and_shrinks_in_its_place_where_it_can),
         cmocka_unit_test(test_a_large_block_of_the_heaps_own_is_shown_as_one_pool),
