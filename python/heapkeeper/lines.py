@@ -21,6 +21,7 @@ its own; ``LineProfile(rss=True)`` adds what the process's resident size changed
 which is told by sys.monitoring (3.12 on) or a trace function that stands in no other tool's way.
 """
 
+import _thread
 import atexit
 import functools
 import inspect
@@ -65,6 +66,11 @@ def why_not():
 
 
 # --- how the library is told: sys.monitoring, or the gate ---
+
+# Held while functions are enabled and disabled: threads may have a profile each. Again by the same thread, as profiles end in collections
+# of cycles and signal handlers may do anything.
+_lock = _thread.RLock()
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)
 
 # Code objects by their identity: those of two definitions may be equal.
 _enabled = {}  # by how many profiles
@@ -331,7 +337,7 @@ class FunctionLines:
 
 
 class LineProfile:
-    """A profile of some functions, line by line, while it is enabled. There may be many at a time, also of the same function.
+    """A profile of some functions, line by line, while it is enabled. There may be many at a time, also of the same function, in any threads.
     rss: with what the process's resident size changes by, which is read at each line, some microseconds.
     turns: hits are what memory_profiler's occurrences are: with each turn of a loop that is on one line, as always before Python 3.12 (an int may
     be charged to the line as allocated and freed at each), and each time that a generator or coroutine goes on in it."""
@@ -353,17 +359,19 @@ class LineProfile:
     def _add(self, function, name=None):
         """The entry of a function or code object, if it is a new one."""
         code = function if isinstance(function, types.CodeType) else function.__code__
-        if id(code) in self._entries:
-            return None
-        entry = self._entries[id(code)] = _Entry(function, name, self._rss, self._turns)
-        if self._depth:
-            entry.enable()
-        return entry
+        with _lock:
+            if id(code) in self._entries:
+                return None
+            entry = self._entries[id(code)] = _Entry(function, name, self._rss, self._turns)
+            if self._depth:
+                entry.enable()
+            return entry
 
     def _remove(self, entry):
-        del self._entries[id(entry.code)]
-        if self._depth:
-            entry.disable()
+        with _lock:
+            del self._entries[id(entry.code)]
+            if self._depth:
+                entry.disable()
 
     @property
     def enabled(self):
@@ -371,19 +379,21 @@ class LineProfile:
 
     def enable(self):
         """From now on, in all threads. RuntimeError where nothing can be measured. Enabled twice it is to be disabled twice."""
-        _need()
-        self._depth += 1
-        if self._depth == 1:
-            for entry in self._entries.values():
-                entry.enable()
+        with _lock:
+            _need()
+            self._depth += 1
+            if self._depth == 1:
+                for entry in self._entries.values():
+                    entry.enable()
 
     def disable(self):
-        if self._depth == 0:
-            raise RuntimeError("heapkeeper: this line profile is not enabled")
-        self._depth -= 1
-        if self._depth == 0:
-            for entry in self._entries.values():
-                entry.disable()
+        with _lock:
+            if self._depth == 0:
+                raise RuntimeError("heapkeeper: this line profile is not enabled")
+            self._depth -= 1
+            if self._depth == 0:
+                for entry in self._entries.values():
+                    entry.disable()
 
     def __enter__(self):
         self.enable()
@@ -399,12 +409,12 @@ class LineProfile:
 
     def reset(self):
         """All figures are 0."""
-        for entry in self._entries.values():
+        for entry in list(self._entries.values()):
             _engine.reset(entry.table)
 
     def functions(self):
         """[FunctionLines] in the order in which they were added."""
-        return [FunctionLines(entry) for entry in self._entries.values()]
+        return [FunctionLines(entry) for entry in list(self._entries.values())]
 
     def show(self, stream=None, color=None):
         """The figures beside the source, to stream (default: standard error)."""

@@ -320,6 +320,29 @@ def test_what_threads_do_in_a_profiled_function_is_counted_for_each(run, every_p
     assert found["lines"]["1"] == [15, 15 * 100033, 15 * 100033, 0, 15, 100033]
 
 
+def test_threads_may_enable_profiles_of_their_own_of_one_function(run, every_python):
+    found = run(SIMPLE + """
+    errors, counted = [], []
+    def work():
+        try:
+            for i in range(100):
+                with heapkeeper.LineProfile(simple) as mine:
+                    simple()
+                counted.append(mine.functions()[0].calls)
+        except Exception as error:
+            errors.append(repr(error))
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=work) for k in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    with heapkeeper.LineProfile(simple) as last:
+        simple()
+    show(errors=errors, counted=len(counted), least=min(counted), lines=figures(last), calls=last.functions()[0].calls)
+    """, every_python)
+    assert found["errors"] == [] and found["counted"] == 400 and found["least"] >= 1
+    assert found["calls"] == 1 and found["lines"]["1"] == [1, 100033, 100033, 0, 1, 100033]
+
+
 def test_lines_beyond_the_small_integers_have_the_same_figures(run, every_python):
     """From 3.12 on the number of a line is given to us as an int, which beyond 256 is allocated for it."""
     code = SIMPLE + """
