@@ -412,6 +412,45 @@ def test_trace_functions_of_other_tools_go_on(run, every_python):
     assert found["lines"]["1"][0] == 1 and found["lines"]["3"][0] == 1
 
 
+@pytest.mark.parametrize("left", ["None", "trace"])
+def test_a_profiled_function_that_sets_a_trace_function_takes_no_lines_from_the_next(run, every_python, left):
+    found = run("""
+    counted = []
+    def trace(frame, event, argument):
+        counted.append(event)
+        return trace
+    def sets():
+        sys.settrace(trace)
+        sys.settrace(None)
+        sys.settrace(%s)
+    def simple():
+        a = bytes(1000)
+        return a
+    def called():
+        return 1
+    with heapkeeper.LineProfile(sets, simple) as lines:
+        sets()
+        sets()
+        simple()
+        del counted[:]
+        called()
+        seen = len(counted)
+        sys.settrace(None)
+        sets()
+        simple()
+        sys.settrace(None)
+    def other():
+        sys.settrace(trace)
+        del counted[:]
+        called()
+        sys.settrace(None)
+    other()
+    show(lines=figures(lines, 1), seen=seen, after=len(counted))
+    """ % left, every_python)
+    assert [found["lines"][at][0] for at in "12"] == [2, 2] and 2066 <= found["lines"]["1"][2] < 3000, found
+    assert (found["seen"], found["after"]) == (3 if left == "trace" else 0, 3), found
+
+
 def test_a_debugger_that_begins_in_a_profiled_function_works(run, every_python):
     done = run("""
     import pdb

@@ -76,12 +76,15 @@ static void set_use(void *state, bool wanted)
         *(uint8_t *)at = wanted ? 255 : 0;
 }
 
-/* 3.9 looks at trace functions only where some thread of the interpreter may have one. */
-static void count_tracing(const void *state, int change)
+/* 3.9 looks at trace functions only where some thread of the interpreter has one. It counts them as here, since the program may call
+ * sys.settrace while ours is set. */
+static void set_trace(void *state, trace_function *function)
 {
     const hk_py_layout *layout = hk_python.layout;
+    trace_function **now = trace_of(state);
     if (layout->minor == 9)
-        *(int *)(hk_word_at(state, layout->thread_interpreter) + (uintptr_t)layout->interpreter_tracing) += change;
+        *(int *)(hk_word_at(state, layout->thread_interpreter) + (uintptr_t)layout->interpreter_tracing) += (function != NULL) - (*now != NULL);
+    *now = function;
 }
 
 /* --- frame objects of 3.11 --- */
@@ -250,18 +253,16 @@ static void adopt(struct hk_line_thread *thread, void *state, uintptr_t frame)
     thread->outer = thread->frame;
     thread->adopted = thread->frame = frame;
     thread->theirs = (void *)*trace_of(state);
-    *trace_of(state) = trace;
+    set_trace(state, trace);
     set_use(state, true);
-    count_tracing(state, 1);
 }
 
 /* The adopted frame, which is the innermost, ends or pauses. */
 static void let_go(struct hk_line_thread *thread, void *state)
 {
     const uintptr_t frame = thread->adopted;
-    *trace_of(state) = (trace_function *)thread->theirs;
+    set_trace(state, (trace_function *)thread->theirs);
     set_use(state, thread->theirs != NULL);
-    count_tracing(state, -1);
     thread->theirs = NULL;
     thread->frame = thread->outer;
     thread->adopted = 0;
@@ -306,12 +307,12 @@ static __attribute__((noinline)) object *run_untraced(struct hk_line_thread *thr
 {
     uintptr_t caller = thread->frame;
     trace_function *theirs = (trace_function *)thread->theirs;
-    *trace_of(state) = theirs;
+    set_trace(state, theirs);
     set_use(state, theirs != NULL);
     object *result = gate.next(state, frame, throwing);
     thread->theirs = (void *)*trace_of(state);
     thread->frame = caller;
-    *trace_of(state) = trace;
+    set_trace(state, trace);
     set_use(state, true);
     return result;
 }
@@ -329,18 +330,16 @@ static __attribute__((noinline)) object *run_traced(void *state, void *frame, in
     thread->is_thrown = throwing != 0;
     if (thread->adopted == thread->frame) /* another frame was there, whose end was told to another trace function */
         thread->adopted = 0;
-    *trace_of(state) = trace;
+    set_trace(state, trace);
     set_use(state, true);
-    count_tracing(state, 1);
     object *result = gate.next(state, frame, throwing);
-    count_tracing(state, -1);
     trace_function *now = *trace_of(state);
     if (now == trace)
         now = (trace_function *)thread->theirs;
     hk_line_leave(thread, (uintptr_t)frame); /* where its end was told to another trace function */
     thread->frame = caller;
     thread->theirs = nested ? (void *)now : NULL;
-    *trace_of(state) = nested ? trace : now;
+    set_trace(state, nested ? trace : now);
     set_use(state, nested || now != NULL);
     return result;
 }
