@@ -109,7 +109,11 @@ class Baseline:
     def __init__(self, path, tolerance, update):
         self.path, self.tolerance, self.update = path, tolerance, update
         self.shown = os.path.relpath(path)
+        if os.path.exists(path) and not os.path.isfile(path):  # a device may have no end
+            raise Error("the baseline %s is no regular file" % self.shown)
         self.tests = self._read()  # by test: by version: Figures
+        if update:
+            self._try_to_write()
         self.collected = set()
         self.changes = None
 
@@ -168,6 +172,14 @@ class Baseline:
             tests.append("  %s: {\n%s\n  }" % (json.dumps(test, ensure_ascii=False), ",\n".join(lines)))
         return '{\n "format": "%s",\n "tests": {\n%s\n }\n}\n' % (FORMAT, ",\n".join(tests)) if tests else \
             '{\n "format": "%s",\n "tests": {}\n}\n' % FORMAT
+
+    def _try_to_write(self):
+        """Before the tests run, and not after them."""
+        try:
+            with tempfile.NamedTemporaryFile(dir=os.path.dirname(self.path), prefix=".heapkeeper-"):
+                pass
+        except OSError as error:
+            raise Error("the baseline %s cannot be written: %s" % (self.shown, error.strerror))
 
     def _replace(self, text):
         """The old file is there until the new one is whole."""

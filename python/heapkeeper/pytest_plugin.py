@@ -37,6 +37,7 @@ OWN_FILE = __file__
 EXECED = "HEAPKEEPER_PYTEST"  # in the environment between our exec and what comes of it: the process that did it
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 MOST_ALLOCATIONS = 10
+STRICT = "[XPASS(strict)]"  # what pytest says where a test passes that must not
 # Modules whose data do not come from Python's allocators, so that they are not counted; nor from malloc.
 PAST_PYTHON = ("numpy", "pyarrow", "polars", "torch", "tensorflow", "jax", "cv2")
 PAST_MALLOC = ("pyarrow", "polars")
@@ -525,7 +526,9 @@ class Keeper:
         _, peak, allocated, blocks = run.figures
         report.heapkeeper = figures = {"peak": peak, "allocated": allocated, "blocks": blocks,
                                        "uncounted": [name for name in PAST_PYTHON if name in sys.modules]}
-        if report.outcome != "passed":
+        unexpected = report.longrepr if call.excinfo is None and report.outcome == "failed" else None  # passed, and xfail(strict=True)
+        is_strict = isinstance(unexpected, str) and unexpected.startswith(STRICT)
+        if report.outcome != "passed" and not is_strict:
             return
         try:
             problem = self._problem(item, run, figures)
@@ -536,6 +539,8 @@ class Keeper:
             return
         if problem is None:
             return
+        if is_strict:
+            report.wasxfail = unexpected[len(STRICT):].strip()
         report.outcome, report.longrepr = ("skipped" if hasattr(report, "wasxfail") else "failed"), problem.text
         figures["is_problem"] = report.outcome == "failed"
         if problem.section is not None:

@@ -278,13 +278,26 @@ def test_a_test_that_fails_anyway_or_is_expected_to_says_that(suite):
         def test_is_expected_to():
             bytes(5000)
 
+        @pytest.mark.xfail(strict=True, reason="large")
+        @pytest.mark.limit_memory("1 KB")
+        def test_must():
+            bytes(5000)
+
+        kept = []
+
+        @pytest.mark.xfail(strict=True)
+        @pytest.mark.limit_leaks("1 KB")
+        def test_must_leave():
+            kept.append(bytes(5000))
+
         @pytest.mark.skip
         @pytest.mark.limit_memory("no size")
         def test_skipped():
             pass
     """)
-    done = suite.pytest()
-    assert outcomes(done.text) == {"failed": 1, "xfailed": 1, "skipped": 1}, done.text
+    done = suite.pytest("-rx")
+    assert outcomes(done.text) == {"failed": 1, "xfailed": 3, "skipped": 1}, done.text
+    assert "XFAIL test_it.py::test_must - large" in done.text
     assert "assert 5000 == 3" in done.text and "MEMORY PROBLEMS" not in done.text and "was limited" not in done.text
 
 
@@ -890,6 +903,20 @@ def test_a_baseline_that_cannot_be_used_is_said_in_one_line_and_stays_as_it_is(s
         lines = done.err.decode().strip().splitlines()
         assert done.status == 4 and len(lines) == 1 and lines[0].startswith("ERROR: heapkeeper: " + said), done.err
         assert content is None or path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize("path, said", [
+    ("/nonexistent/a.json", "nonexistent/a.json cannot be written: No such file or directory"),
+    ("/proc/a.json", "/proc/a.json cannot be written: "),
+    ("/dev/full", "/dev/full is no regular file"),
+    (".", "the baseline . is no regular file"),
+])
+def test_a_path_that_can_be_no_baseline_is_refused_before_the_tests_run(suite, path, said):
+    suite.write(text="def test_it():\n    open('ran', 'w').close()\n")
+    done = suite.pytest("--heapkeeper-baseline=" + path, "--heapkeeper-update")
+    lines = done.err.decode().strip().splitlines()
+    assert done.status == 4 and len(lines) == 1 and said in lines[0], done.err
+    assert not (suite.directory / "ran").exists()
 
 
 @pytest.mark.parametrize("words, said", [
