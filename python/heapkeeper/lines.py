@@ -198,7 +198,7 @@ def _functions_of(thing):
         return _functions_of(thing.func)
     if isinstance(thing, type):
         return [f for value in vars(thing).values() if not _is_elsewhere(value, thing) and _can_be_profiled(value)
-                for f in _functions_of(value)]
+                for f in _functions_of(value) if getattr(f, "__module__", thing.__module__) == thing.__module__]
     if isinstance(thing, types.ModuleType):
         return [f for value in vars(thing).values() if getattr(value, "__module__", None) == thing.__name__ and _can_be_profiled(value)
                 for f in _functions_of(value)]
@@ -436,6 +436,13 @@ def show(functions, stream=None, color=None):
     stream.flush()
 
 
+def _complain(text):
+    try:
+        print("heapkeeper: " + text, file=sys.stderr, flush=True)
+    except (AttributeError, OSError, ValueError):  # the program closed it
+        pass
+
+
 # --- the decorator ---
 
 
@@ -460,6 +467,8 @@ class _Profile:
         self._warned = False
 
     def __call__(self, func=None, stream=None, precision=None, backend=None, rss=False):
+        if stream is not None and not hasattr(stream, "write"):
+            raise TypeError("heapkeeper: @profile(stream=%r): a stream is an open file, as in stream=open(\"lines.txt\", \"w\")" % (stream,))
         if func is None:
             return functools.partial(self, stream=stream, rss=rss)
         why = why_not()
@@ -467,7 +476,7 @@ class _Profile:
             self._add(self._of(stream, bool(rss)), func)
         elif not self._warned:
             self._warned = True
-            print("heapkeeper: @profile measures nothing: %s" % why, file=sys.stderr)
+            _complain("@profile measures nothing: %s" % why)
         return func
 
     def _add(self, profile_, function):
@@ -490,8 +499,12 @@ class _Profile:
         return lines
 
     def _at_exit(self):
-        if os.getpid() == self._pid:  # not in a child of a fork
-            self.show()
+        for own, _, lines in self._profiles if os.getpid() == self._pid else ():  # not in a child of a fork
+            try:
+                lines.show(own)
+            except (OSError, ValueError, AttributeError) as error:  # of a stream that the program closed; there are others
+                if own is not None:
+                    _complain("@profile: its table cannot be written: %s" % error)
 
     def shown_at_exit(self, rss):
         """The identities of the code objects of which a table was shown, or will be, on standard error; with the resident size, if that is wanted."""

@@ -21,14 +21,6 @@ _LAMBDA = "<lambda>"  # is chosen only by patterns that say so
 _MOST_NAMES = 20000  # that are remembered for "did you mean"
 
 
-def _say(text):
-    try:
-        sys.stderr.write("heapkeeper: %s\n" % text)
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):  # the program closed it
-        pass
-
-
 def _utf8(text):
     """What the environment or a file system names, as a source file does, whatever the locale is."""
     try:
@@ -189,6 +181,8 @@ def _write(functions, output):
             from .lines_text import table
 
             stream = streams[output]
+            if stream is None:
+                raise ValueError("the stream is closed")
             encoding = getattr(stream, "encoding", None) or "utf-8"
             stream.write(table(functions, stream).encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
@@ -203,7 +197,7 @@ def _write(functions, output):
             file.write(form(functions))
     except (OSError, ValueError, AttributeError) as error:  # of a stream: the program closed it
         if output is not None:
-            _say("--lines-output: %s; so it is shown here" % error)
+            lines._complain("--lines-output: %s; so it is shown here" % error)
             _write(functions, None)
 
 
@@ -219,11 +213,11 @@ def _show(chooser, pid, output):
             _write(called, output)
         return
     for text in chooser.complaints(called):
-        _say(text)
+        lines._complain(text)
     if not chooser.patterns and not functions and getattr(sys, "last_type", None) is None:  # else Python has said what is wrong with it
-        _say("--lines: the program is no script of Python's; --lines=PATTERN names functions")
+        lines._complain("--lines: the program is no script of Python's; --lines=PATTERN names functions")
     if not chooser.patterns and functions and not called:
-        _say("--lines: no function of the main script was called")
+        lines._complain("--lines: no function of the main script was called")
     if output is None:
         shown = lines.profile.shown_at_exit(chooser.rss)
         called = [f for f in called if id(f.code) not in shown]
@@ -261,13 +255,13 @@ def begin():
         return None
     why = lines.why_not()
     if why is not None:
-        _say("--lines: " + why)
+        lines._complain("--lines: " + why)
         return None
     chooser = Chooser(patterns, os.environ.get("HEAPKEEPER_LINES_RSS") == "1", beside)
     try:
         chooser.profile.enable()
     except RuntimeError as error:
-        _say("--lines: %s" % str(error).replace("heapkeeper: ", "", 1))
+        lines._complain("--lines: %s" % str(error).replace("heapkeeper: ", "", 1))
         return None
     atexit.register(_show, chooser, os.getpid(), _beside(output) if beside else output)
     if _has_files(output):

@@ -132,6 +132,17 @@ def test_a_class_is_profiled_with_the_classes_that_are_written_in_it(run):
     assert found["names"] == ["Outer.a", "Outer.Inner.b", "Outer.Inner.Innermost.c"]
 
 
+def test_of_an_enum_only_what_its_own_text_has_is_profiled(run, every_python):
+    found = run("""
+    import enum
+    class Colour(enum.Enum):
+        RED = 1
+        def shout(self): return self.name
+    show(names=[f.qualname for f in heapkeeper.LineProfile(Colour).functions()])
+    """, every_python)
+    assert found["names"] == ["Colour.shout"]
+
+
 def test_generators_coroutines_and_exceptions_are_followed(run, every_python):
     found = run("""
     import asyncio
@@ -600,6 +611,26 @@ def test_without_heapkeeper_one_line_says_so_and_the_program_runs(heapkeeper, tm
     code = "import heapkeeper; print(heapkeeper.lines.why_not()); heapkeeper.LineProfile().enable()"
     done = execute([every_python.path, "-c", code], env=ENVIRONMENT)
     assert done.status == 1 and b"heapkeeper run" in done.out and b"RuntimeError: heapkeeper: this process" in done.err
+
+
+def test_a_stream_that_is_none_is_refused_and_one_that_is_closed_takes_no_other_table(run, tmp_path):
+    done = run("""
+    from heapkeeper import profile
+    closed, good = open("closed.txt", "w"), open("good.txt", "w")
+    @profile(stream=closed)
+    def f(): return bytes(1000)
+    @profile(stream=good)
+    def g(): return bytes(2000)
+    f(); g()
+    closed.close()
+    try:
+        profile(stream="file.txt")
+    except TypeError as error:
+        print(error)
+    """.replace("closed.txt", str(tmp_path / "closed.txt")).replace("good.txt", str(tmp_path / "good.txt")), prelude=False)
+    assert done.out.startswith(b"heapkeeper: @profile(stream='file.txt'): a stream is an open file")
+    assert done.err == b"heapkeeper: @profile: its table cannot be written: I/O operation on closed file\n"
+    assert "return bytes(2000)" in (tmp_path / "good.txt").read_text()
 
 
 def test_figures_are_there_whatever_is_recorded(run, python):

@@ -52,6 +52,7 @@ def run(tmp_path, python):
         assert done.status == status, done.err.decode(errors="replace")[-3000:]
         return done
 
+    go.python = python.path
     return go
 
 
@@ -113,6 +114,9 @@ def test_the_table_goes_to_the_programs_own_streams_and_to_devices(run, tmp_path
     (tmp_path / "parent.py").write_text("import subprocess, sys\nsubprocess.run([sys.executable, 'main.py'])\n")
     assert run("--lines=put", "--lines-output", "-", program=("parent.py",)).err.startswith(b"heapkeeper: --lines=put: no function")
     assert sorted(name for name in os.listdir(str(tmp_path)) if name.startswith("-")) == []
+    words = [COMMAND, "run", "-q", "-o", "/dev/null", "--lines=put", "--lines-output", "-", "--python", run.python, "main.py"]
+    done = execute(["/bin/sh", "-c", 'exec "$@" >&-', "sh"] + words, cwd=str(tmp_path))
+    assert done.err.startswith(b"heapkeeper: --lines-output: the stream is closed; so it is shown here\n") and b"shelf = bytes(n)" in done.err, done.err
 
 
 def test_a_lambda_is_chosen_where_a_pattern_says_so(run, tmp_path):
