@@ -17,6 +17,7 @@ struct hk_settings {
     bool tracemalloc;      /* the standard library's stands on our record */
     bool memory_profiler;  /* the program's import memory_profiler is heapkeeper.memory_profiler */
     char *lines, *lines_output; /* patterns of functions to be profiled by line ("": the main script's); NULL: none */
+    bool keep_children; /* captures of small ones, too */
     bool lines_rss; /* with what the resident size changed by */
     bool native;           /* which serves every process of the run; else this one, unless it is a Python */
 };

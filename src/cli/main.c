@@ -51,6 +51,7 @@ static const char run_usage[] =
     "                      children; of a program without Python it is recorded always\n"
     "  --native-stacks     with the callers of the functions that call malloc; for Python, --native "
     "as well\n"
+    "  --keep-children     a capture of each process of the run; else small ones that ended well are summed up\n"
     "  --bound SIZE        a capture of at most so many bytes (default 8M, of every block 64M): a program with more call sites has\n"
     "                      the stacks of the later ones cut\n"
     "  --geometry NAME     sizes of arenas, pools and blocks: default, or guide (256 KiB, 4 KiB, 8 "

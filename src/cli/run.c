@@ -34,7 +34,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, RSS, BOUND };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, RSS, BOUND, KEEP_CHILDREN };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -158,6 +158,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case RSS:
         o->settings.lines_rss = true;
         return 0;
+    case KEEP_CHILDREN:
+        o->settings.keep_children = true;
+        return 0;
     case NATIVE:
         o->settings.native = true;
         return 0;
@@ -220,6 +223,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         {"lines", optional_argument, NULL, LINES},
         {"lines-output", required_argument, NULL, LINES_OUTPUT},
         {"rss", no_argument, NULL, RSS},
+        {"keep-children", no_argument, NULL, KEEP_CHILDREN},
         {"bound", required_argument, NULL, BOUND},
         {"native", no_argument, NULL, NATIVE},
         {"native-stacks", no_argument, NULL, NATIVE_STACKS},

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from conftest import check_real_path, check_sums, live_in, sites_in, total_in
+from conftest import COMMAND, check_real_path, check_sums, execute, live_in, sites_in, total_in
 
 # Of a child that allocated less than 64 MiB and ended well only a summary is kept; this makes it a large one.
 LARGE = "[None for _ in range(80) if not bytearray(1 << 20)]"
@@ -330,6 +330,25 @@ def test_small_children_that_ended_well_are_folded_into_one_summary(heapkeeper):
     assert report["small_children"]["allocated_bytes"] > 12 * 1000 * 1000
     assert report["small_children"]["largest_peak_bytes"] > 1000 * 1000
     assert len(report["processes"]) == 4, "those that were killed are kept whole"
+
+
+def test_small_children_have_captures_and_curves_of_their_own_where_that_is_asked_for(heapkeeper):
+    code = """
+        import os, subprocess, sys
+        for i in range(3):
+            subprocess.run([sys.executable, "-c", "keep = [bytearray(1000) for _ in range(1000)]"], check=True)
+        pid = os.fork()
+        if pid == 0:
+            more = [bytearray(1000) for _ in range(2000)]
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    """
+    heapkeeper.good(code, options=("--sample", "--keep-children"))
+    report = heapkeeper.recorded()
+    assert report["small_children"]["count"] == 0 and len(report["processes"]) == 5
+    assert all(process["peak_bytes"] > 1000 * 1000 for process in report["processes"] if process["pid"] != report["pid"])
+    plot = json.loads(execute([COMMAND, "plot", "--run", "--json", heapkeeper.output]).out)
+    assert len(plot["lines"]) == 6 and plot["left_out"] == 0, "one of each, and all together"
 
 
 def test_small_forked_children_are_folded_however_much_their_parent_had_allocated(heapkeeper):

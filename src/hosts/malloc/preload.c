@@ -17,6 +17,7 @@
  *   HEAPKEEPER_DEBUG       1: heaps are in debug mode
  *   HEAPKEEPER_NATIVE      who has the malloc family: all, or one pid
  *   HEAPKEEPER_NATIVE_STACKS  1: with the callers of those who call malloc
+ *   HEAPKEEPER_CHILDREN    keep: small children are not folded into the run's summary
  *   HEAPKEEPER_TRACEMALLOC 1: with exact recording, Python's _tracemalloc is ours
  *   HEAPKEEPER_SEED        of the sampler, for tests
  *
@@ -106,7 +107,7 @@ static void read_naming(void)
     naming.main = keep(first, LONGEST_PATH);
     naming.keep_nothing = strcmp(naming.output, "/dev/null") == 0;
     const char *slash = strrchr(naming.output, '/');
-    if (run == NULL || naming.keep_nothing)
+    if (run == NULL || naming.keep_nothing || secure_getenv("HEAPKEEPER_CHILDREN") != NULL)
         return;
     if (slash != NULL)
         snprintf(children, sizeof(children), "%.*s/%.32s.children", (int)(slash - naming.output), naming.output, run);
