@@ -312,10 +312,15 @@ class FunctionLines:
         return Line(number, hits, allocated - freed, allocated, freed, peak, blocks, freed_blocks, live, live_max, first_live, *native,
                     rss if self.has_rss else None)
 
+    def _module_globals(self):
+        """For linecache, which asks the module's loader for what is no file: what is in an archive."""
+        modules = [sys.modules.get(self.module)] + list(sys.modules.values()) if not os.path.exists(self.filename) else ()
+        return next((vars(module) for module in modules if getattr(module, "__file__", None) == self.filename), None)
+
     def source(self):
         """The lines of the function's text, from first_line on; [] where it cannot be read."""
         linecache.checkcache(self.filename)
-        lines = linecache.getlines(self.filename)
+        lines = linecache.getlines(self.filename, self._module_globals())
         if len(lines) < self.last_line:
             return []
         try:

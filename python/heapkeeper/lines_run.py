@@ -82,7 +82,7 @@ class Chooser:
         self.shown = None  # the process that has shown it
         self.rss, self.profile = rss, lines.LineProfile(rss=rss)
         self.patterns = [Pattern(text) for text in patterns]
-        self.names = {}  # and in which file
+        self.names = set()  # with their files
         self.main = None
         for module in list(sys.modules.values()) if patterns else []:
             self.choose_in(module)
@@ -110,7 +110,7 @@ class Chooser:
     def is_wanted(self, filename):
         def wanted(name):
             if len(self.names) < _MOST_NAMES:
-                self.names.setdefault(name, filename)
+                self.names.add((name, filename))
             found = [pattern for pattern in self.patterns if pattern.wants(filename, name, filename == self.main)]
             for pattern in found:
                 pattern.names.append(name)
@@ -141,6 +141,15 @@ class Chooser:
                 count += 1
         return count
 
+    def near_names(self):
+        """{as what a function may have been meant: file:function}"""
+        found = {}
+        for name, filename in sorted(self.names, reverse=True):
+            plain, file = name.replace(".<locals>", ""), os.path.basename(filename)
+            for meant in plain.split(".")[-1], plain, "%s.%s" % (os.path.splitext(file)[0], plain):
+                found[meant] = "%s:%s" % (file, plain)
+        return found
+
     def complaints(self, called):
         called = {function.qualname for function in called}
         for pattern in self.patterns:
@@ -155,10 +164,8 @@ class Chooser:
             if pattern.file and (not pattern.name or pattern.name.isdigit()):
                 yield "--lines=%s: after the colon stands the name of a function, as in %s:main; * is all" % (pattern.text, pattern.file)
                 continue
-            last = pattern.name.split(".")[-1] if pattern.file else pattern.text.split(".")[-1]
-            short = {name.split(".")[-1]: name for name in sorted(self.names, reverse=True)}
-            near = difflib.get_close_matches(last, sorted(short), 1, 0.7)
-            there = near and "; there is %s:%s" % (os.path.basename(self.names[short[near[0]]]), short[near[0]].replace(".<locals>", ""))
+            near = difflib.get_close_matches(pattern.name if pattern.file else pattern.text, sorted(self.near_names()), 1, 0.75)
+            there = near and "; there is %s" % self.near_names()[near[0]]
             yield "--lines=%s: no function of that name was in what was run%s" % (pattern.text, there or "")
 
 

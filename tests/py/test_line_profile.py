@@ -462,6 +462,18 @@ def test_a_profiled_function_that_sets_a_trace_function_takes_no_lines_from_the_
     assert (found["seen"], found["after"]) == (3 if left == "trace" else 0, 3), found
 
 
+def test_a_function_that_still_runs_has_a_peak(run, every_python):
+    found = run("""
+    def called():
+        a = bytes(9000)
+        del a
+        return lines.functions()[0].peak
+    with heapkeeper.LineProfile(called) as lines:
+        show(peak=called())
+    """, every_python)
+    assert 9033 <= found["peak"] < 10000, found
+
+
 def test_a_debugger_that_begins_in_a_profiled_function_works(run, every_python):
     done = run("""
     import pdb

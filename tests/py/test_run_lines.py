@@ -4,6 +4,7 @@ import json
 import os
 import re
 import textwrap
+import zipfile
 
 import pytest
 from conftest import COMMAND, execute
@@ -94,6 +95,24 @@ def test_an_unknown_function_or_file_is_said_in_a_line(run):
     assert rest == ["heapkeeper: --lines=Cart.ad: no function of that name was in what was run; there is shop.py:Cart.add",
                     "heapkeeper: --lines=shops.py:put: no file of that name was run",
                     "heapkeeper: --lines=other: no function of that name was in what was run", "heapkeeper: --lines=Cart.never: not called: Cart.never"]
+
+
+def test_a_function_is_proposed_only_where_its_whole_name_is_near(run, tmp_path):
+    (tmp_path / "guess.py").write_text("class Queue:\n    def join(self): pass\n    def touch(self): pass\nQueue()\n")
+    for pattern in "os.path.join", "nosuch":
+        done = run("--lines=" + pattern, program=("guess.py",))
+        assert b"Queue" not in done.err and b"touch" not in done.err, done.err
+    for pattern in "guess.Queue.joins", "Queue.jon", "joins":
+        assert b"; there is guess.py:Queue.join\n" in run("--lines=" + pattern, program=("guess.py",)).err, pattern
+
+
+def test_source_in_an_archive_is_shown(run, tmp_path, every_python):
+    with zipfile.ZipFile(str(tmp_path / "app.pyz"), "w") as archive:
+        archive.writestr("__main__.py", "import inside\ndef f(): return inside.put(2000)  # main\nf()\n")
+        archive.writestr("inside.py", "def put(n):\n    return bytes(n)  # inside\n")
+    for words in (), ("--lines=put,f",):
+        done = run("--lines", *words, program=("app.pyz",), python=every_python)
+        assert b"# main" in done.err and b"cannot be read" not in done.err and (not words or b"# inside" in done.err), done.err
 
 
 def test_a_line_is_no_function_and_a_table_that_cannot_be_written_is_shown(run, tmp_path):

@@ -450,6 +450,16 @@ void hk_line_table_reset(struct hk_line_table *table)
     table->first_live = -1;
 }
 
+static void see_peak(struct hk_line_thread *thread, struct hk_line_record *record)
+{
+    record->table->peak = larger(record->table->peak, record->call_most - record->call_start);
+}
+
+void hk_line_table_look(struct hk_line_table *table)
+{
+    for_each_record(table, see_peak);
+}
+
 void hk_line_table_free(struct hk_line_table *table)
 {
     while (table->enabled != 0)

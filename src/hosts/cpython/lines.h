@@ -179,6 +179,7 @@ bool hk_line_table_add(struct hk_line_table *table, object *code, bool is_outerm
 void hk_line_table_enable(struct hk_line_table *table);
 void hk_line_table_disable(struct hk_line_table *table);
 void hk_line_table_reset(struct hk_line_table *table);
+void hk_line_table_look(struct hk_line_table *table); /* its peak, also of calls that run */
 
 struct hk_line_code *hk_line_code_find(const void *code); /* NULL: it is in no table */
 struct hk_line_thread *hk_line_thread_here(void);         /* made if need be; NULL: no memory, or there are too many */

@@ -95,6 +95,7 @@ static object *table_figures(object *self, object *capsule)
     if (table == NULL)
         return NULL;
     const size_t count = (size_t)table->count + 1;
+    hk_line_table_look(table);
     object *parts[5] = {
         hk_capi.PyLong_FromLong((long)table->calls),
         hk_capi.PyLong_FromLong((long)table->peak),
