@@ -487,6 +487,9 @@ def plot_action():
     for filename in filenames:
         profile = read_mprofile_file(filename)
         picture.add(profile, function_labels(profile["func_timestamp"]), len(filenames) == 1 and not args.no_timestamps)
+    measured = [when for curve in picture.curves for when, _ in curve.points]
+    if args.xlim and (min(measured) > args.xlim[1] or max(measured) < args.xlim[0]):
+        raise ValueError("--window %g,%g: nothing was measured then; the measurements are from %.3g to %.3g s" % (*args.xlim, min(measured), max(measured)))
     if picture.title is None and len(filenames) == 1:
         picture.title = (profile["cmd_line"] or "").strip()
     ours = args.output is not None and args.output.endswith(".svg") and args.backend is None

@@ -242,6 +242,8 @@ def test_a_flame_has_a_box_for_each_call_and_a_window_cuts_time(mprof, recorded,
     ticks = picture(tmp_path / "p.svg")[1]["middle"]
     assert (ticks[0][1], ticks[-1][1]) == (0.1, 0.2)
     assert b"argument --window/-w: 'now' is not two numbers" in mprof("plot", "-w", "now", status=2).err
+    done = mprof("plot", "-w", "1000,2000", "-o", "none.svg", status=1)
+    assert b"--window 1000,2000: nothing was measured then; the measurements are from 0 to " in done.err and not (tmp_path / "none.svg").exists()
 
 
 def test_the_slope_is_that_of_the_line_and_its_interval_holds_it(mprof, tmp_path):
