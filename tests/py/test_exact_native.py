@@ -658,7 +658,7 @@ def test_a_program_without_python_is_sampled_under_native(heapkeeper):
 
 def test_views_show_the_domain(native, heapkeeper, python):
     native("""
-        def caller(): return [library.grab(1000) for _ in range(3000)]
+        def caller(): return list(map(library.grab, [1000] * 3000))
         kept = caller()
         show()
     """)
