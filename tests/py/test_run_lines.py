@@ -248,7 +248,8 @@ def test_workers_of_multiprocessing_write_files_of_their_own_however_they_are_st
     found = [json.loads(path.read_text())["functions"] for path in tmp_path.glob("out.*.json")]
     assert functions_of(tmp_path / "out.json") == {"f": 1}
     assert [[(f["function"], f["calls"]) for f in functions] for functions in found] == [[("f", 1)], [("f", 1)]]
-    assert sorted(f["net_bytes"] // 100_000 for functions in found for f in functions) == [2, 3]
+    # Not net: a collection of cycles may begin in that line, as well, and frees what is older.
+    assert sorted(f["allocated_bytes"] // 100_000 for functions in found for f in functions) == [2, 3]
 
 
 def test_a_python_that_is_not_on_the_heap_says_so_at_its_end(run, python):
