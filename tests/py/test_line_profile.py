@@ -469,6 +469,7 @@ def test_a_function_that_still_runs_has_a_peak(run, every_python):
         del a
         return lines.functions()[0].peak
     with heapkeeper.LineProfile(called) as lines:
+        called()  # 3.15 makes, and may free, something for a function that is called first while it is profiled
         show(peak=called())
     """, every_python)
     assert 9033 <= found["peak"] < 10000, found
