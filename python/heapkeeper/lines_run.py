@@ -152,6 +152,7 @@ class Chooser:
 
     def complaints(self, called):
         called = {function.qualname for function in called}
+        near_names = None
         for pattern in self.patterns:
             if pattern.names:
                 if not called.intersection(pattern.names):
@@ -164,8 +165,9 @@ class Chooser:
             if pattern.file and (not pattern.name or pattern.name.isdigit()):
                 yield "--lines=%s: after the colon stands the name of a function, as in %s:main; * is all" % (pattern.text, pattern.file)
                 continue
-            near = difflib.get_close_matches(pattern.name if pattern.file else pattern.text, sorted(self.near_names()), 1, 0.75)
-            there = near and "; there is %s" % self.near_names()[near[0]]
+            near_names = near_names or self.near_names()
+            near = difflib.get_close_matches(pattern.name if pattern.file else pattern.text, sorted(near_names), 1, 0.75)
+            there = near and "; there is %s" % near_names[near[0]]
             yield "--lines=%s: no function of that name was in what was run%s" % (pattern.text, there or "")
 
 

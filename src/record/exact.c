@@ -85,7 +85,7 @@ static void end_dip(void)
     __atomic_store_n(&hk_rec_status()->peak_serial, hk_exact.serial, __ATOMIC_RELEASE);
 }
 
-static void begin_dip(void)
+void hk_exact_dip(void)
 {
     if (hk_exact.dipped)
         return;
@@ -137,11 +137,6 @@ void hk_exact_rise(void)
     hk_exact.peak += (uint64_t)-hk_exact.headroom;
     hk_exact.headroom = 0;
     end_dip();
-}
-
-void hk_exact_dip(void)
-{
-    begin_dip();
 }
 
 /* --- main lane --- */
@@ -242,20 +237,25 @@ static void apart_change(int64_t bytes)
         next_epoch(); /* whoever has the main lock is to look */
 }
 
+static void apart_total(int64_t bytes, bool main)
+{
+    if (main)
+        change_total(bytes);
+    else
+        apart_change(bytes);
+}
+
 static void apart_free(uint32_t site, size_t bytes, uint32_t blocks, bool main)
 {
     struct hk_capture_counters *counters = &hk_exact.counters[site];
     if (main)
         hk_exact_take_over();
     if (main ? hk_exact.headroom == 0 : apart_is_on_top())
-        begin_dip();
+        hk_exact_dip();
     hk_exact_bring_up_if_due(counters);
     counters->freed_bytes += bytes;
     counters->freed_blocks += blocks;
-    if (main)
-        change_total(-(int64_t)bytes);
-    else
-        apart_change(-(int64_t)bytes);
+    apart_total(-(int64_t)bytes, main);
 }
 
 void hk_exact_apart_birth(uint32_t site, size_t bytes, bool main)
@@ -263,10 +263,7 @@ void hk_exact_apart_birth(uint32_t site, size_t bytes, bool main)
     if (main)
         hk_exact_take_over();
     hk_exact_count_birth(&hk_exact.counters[site], bytes);
-    if (main)
-        change_total((int64_t)bytes);
-    else
-        apart_change((int64_t)bytes);
+    apart_total((int64_t)bytes, main);
 }
 
 void hk_exact_apart_death(uint32_t site, size_t bytes, bool main)

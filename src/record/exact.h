@@ -103,7 +103,7 @@ void hk_exact_large_mark_code(const void *block); /* in a function of hk_stack_s
 void hk_exact_bring_up(struct hk_capture_counters *counters);
 void hk_exact_take_over(void); /* there is a new epoch: perhaps because others have counted */
 void hk_exact_rise(void); /* headroom is below 0 */
-void hk_exact_dip(void);  /* headroom is 0 and something is about to be freed */
+void hk_exact_dip(void);  /* the total is at its peak and something is about to be freed; of the apart lane, too */
 void hk_exact_tick(void); /* now and then: takes over what others have counted */
 
 /* Moves the record of a forked child from memory to a file of its own, where `names` says so. */

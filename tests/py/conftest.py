@@ -239,6 +239,22 @@ def total_in(report, function):
     return sum(site["total_bytes"] for site in sites_in(report, function)[0])
 
 
+def code_at_addresses_of_dead_code(count):
+    """A program: `work` of file made-N, for N below count, keeps 1000 + N bytes, and its code dies, so that another's lies there. It prints
+    at how many addresses they were."""
+    return """
+        kept, addresses = [], set()
+        template = "def work(n):\\n" + "    pass\\n" * 3 + "    return bytes(n)\\n"
+        for number in range(%d):
+            names = {}
+            exec(compile(template, "made-%%d" %% number, "exec"), names)
+            addresses.add(id(names["work"].__code__))
+            kept.append(names["work"](1000 + number))
+            del names
+        print(len(addresses))
+    """ % count
+
+
 def read_terminal(master):
     """All that was written to a pseudo-terminal until its last writer closed it; closes it, too."""
     output = b""

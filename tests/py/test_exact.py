@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from conftest import COMMAND, TREE, check_real_path, embedding_flags, execute, live_in, sites_in, total_in
+from conftest import COMMAND, TREE, check_real_path, code_at_addresses_of_dead_code, embedding_flags, execute, live_in, sites_in, total_in
 
 EXACT = ("--exact",)
 PROGRAM = os.path.join(TREE, "tests", "py", "exact_program.py")
@@ -170,18 +170,7 @@ def test_threads_are_told_apart_by_their_stacks(exact, every_python):
 def test_code_that_dies_and_whose_address_returns(exact, every_python):
     """Each function is compiled anew, called once, and dropped; their code objects come to lie where others lay. A stack
     of one that was taken for another's would move its bytes to another file."""
-    report = exact("""
-        kept, count = [], 1500
-        template = "def work(n):\\n" + "    pass\\n" * 3 + "    return bytes(n)\\n"
-        addresses = set()
-        for number in range(count):
-            names = {}
-            exec(compile(template, "made-%d" % number, "exec"), names)
-            addresses.add(id(names["work"].__code__))
-            kept.append(names["work"](1000 + number))
-            del names
-        print(len(addresses))
-    """, python=every_python)
+    report = exact(code_at_addresses_of_dead_code(1500), python=every_python)
     if int(report["out"]) > 1300:
         pytest.skip("no address was used twice in this run")
     found = {}

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from conftest import COMMAND, MALLOC_PRELOAD, check_real_path, execute, live_in, sites_in, total_in
+from conftest import COMMAND, MALLOC_PRELOAD, check_real_path, code_at_addresses_of_dead_code, execute, live_in, sites_in, total_in
 
 NATIVE = ("--native",)
 
@@ -428,17 +428,7 @@ def test_whole_stacks_of_machine_code_are_told_apart(native, python):
 @pytest.mark.parametrize("allocator", ["malloc", "pymalloc"])
 def test_where_pythons_allocator_is_another_lines_are_told_apart_all_the_same(heapkeeper, every_python, allocator):
     """Code objects die without our knowing, and others come to lie at their addresses."""
-    done = heapkeeper.run("""
-        kept, addresses = [], set()
-        template = "def work(n):\\n" + "    pass\\n" * 3 + "    return bytes(n)\\n"
-        for number in range(600):
-            names = {}
-            exec(compile(template, "made-%d" % number, "exec"), names)
-            addresses.add(id(names["work"].__code__))
-            kept.append(names["work"](1000 + number))
-            del names
-        print(len(addresses))
-    """, python=every_python, options=NATIVE, env={"PYTHONMALLOC": allocator})
+    done = heapkeeper.run(code_at_addresses_of_dead_code(600), python=every_python, options=NATIVE, env={"PYTHONMALLOC": allocator})
     assert (done.status, done.err) == (0, b"") and int(done.out) < 590
     report = heapkeeper.report()
     assert (report["mode"], report["watch"]) == ("exact", "replaced")

@@ -723,14 +723,21 @@ static void apart_born(int domain, const void *block, size_t size)
     hk_lock_release(&hk_exact_apart);
 }
 
+/* The block became one of another size: true if its record went on with it, which is smaller; else it has died. */
+static bool goes_on(const struct record *had, void *moved, size_t size)
+{
+    bool is_smaller = had->site != HK_EXACT_NONE && size < had->bytes;
+    if (is_smaller)
+        moved_smaller(had, moved, size);
+    else
+        count_death(had);
+    return is_smaller;
+}
+
 static void apart_moved(int domain, const struct record *had, void *moved, size_t size)
 {
-    if (had->site != HK_EXACT_NONE && size < had->bytes) {
-        moved_smaller(had, moved, size);
-        return;
-    }
-    count_death(had);
-    apart_born(domain, moved, size);
+    if (!goes_on(had, moved, size))
+        apart_born(domain, moved, size);
 }
 
 static void apart_code_died(void)
@@ -808,14 +815,10 @@ void *hk_cpython_exact_native_moves(void *(*reallocate)(void *block, size_t size
 {
     struct record had = record_take(block);
     void *moved = reallocate(block, size);
-    if (moved == NULL) {
+    if (moved == NULL)
         record_restore(block, &had);
-    } else if (had.site != HK_EXACT_NONE && size < had.bytes) {
-        moved_smaller(&had, moved, size);
-    } else {
-        count_death(&had);
+    else if (!goes_on(&had, moved, size))
         hk_cpython_exact_native_born(moved, size);
-    }
     return moved;
 }
 
