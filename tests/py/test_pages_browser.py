@@ -350,6 +350,7 @@ def test_small_window_keeps_everything_within_reach(visit, tmp_path):
     page = visit(flame(cw.shop(), tmp_path))
     page.set_viewport_size({"width": 480, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 480
+    page.wait_for_function("Math.max(...heapkeeperFlame.boxes().map((box) => box.x + box.width / 2)) <= 480")
     click(page, "main")
     assert path_of(page)[-1] == "main"
     picture(page, "flame-small")
