@@ -295,6 +295,7 @@ void hk_rec_adapt_mean(void);
 
 /* timeline.c */
 void hk_rec_point(bool append, uint32_t name, bool final);
+void hk_rec_last_point(void);
 void hk_rec_tick(uint64_t allocated_bytes);
 
 /* spans.c */

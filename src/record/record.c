@@ -137,7 +137,7 @@ void hk_rec_limit(uint32_t limit)
         header->limit_time_ns = hk_rec_clock() - hk_rec.start_ns;
         __atomic_store_n(&hk_rec.stage, HK_REC_DISK_FULL, __ATOMIC_RELEASE);
         hk_exact_refresh();
-        hk_exact_publish(header->limit_time_ns, true);
+        hk_rec_last_point();
     }
     hk_rec_event(HK_EVENT_LIMIT, limit, 0);
 }

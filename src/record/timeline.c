@@ -170,6 +170,17 @@ HK_HOT void hk_rec_point(bool append, uint32_t name, bool final)
     }
 }
 
+/* Writes the current point only, wherever the recorder is: recording ends here. */
+void hk_rec_last_point(void)
+{
+    struct hk_capture_point point;
+
+    fill_point(&point, hk_rec_clock(), true);
+    hk_exact_publish(point.time_ns, true);
+    store_point(&hk_rec_status()->now, &point);
+    hk_rec_status()->peak_rss_bytes = hk_rec.peak_rss;
+}
+
 static void do_request(void)
 {
     struct hk_capture_mailbox *box =

@@ -313,7 +313,8 @@ def test_full_disk_stops_the_record_and_not_the_program(heapkeeper, tmp_path, mo
     assert (done.status, done.out, done.err) == (0, b"20000\n", b"")
     report = heapkeeper.report(capture)
     assert report["limits"] and "disk" in report["limits"] and report["limit_time_ns"] > 0
-    assert report["samples"] > 100
+    assert report["samples"] > 100 and report["live_bytes"] > 100_000
+    assert report["last_point_ns"] >= report["limit_time_ns"]
     assert any("full" in note for note in report["notes"])
     check_sums(report)
 

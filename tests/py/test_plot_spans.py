@@ -275,9 +275,11 @@ def test_a_long_call_of_a_function_that_was_quick_is_found(run):
 
         kept = [mostly_quick(i) for i in range(1000)]
     """)
-    long = max(spans(capture), key=lambda span: span["end_ns"] - span["begin_ns"])
+    def growth(span):
+        return span["end_live_bytes"] - span["begin_live_bytes"]
+    long = max(spans(capture), key=growth)  # on a busy machine another call may last as long
     assert long["name"] == "mostly_quick" and long["end_ns"] - long["begin_ns"] >= 50_000_000
-    assert 4 * MIB < long["end_live_bytes"] - long["begin_live_bytes"] < 6 * MIB
+    assert 4 * MIB < growth(long) < 6 * MIB
 
 
 def test_spans_of_a_killed_program_are_there_and_have_not_ended(run):
