@@ -71,39 +71,53 @@ environment() {
     echo "$venv/bin/python"
 }
 
-# One interpreter, whole; the output is the log, the last line of it the verdict.
-one() {
-    local name=$1 chroot=$2 python=$3 venv rc=0 suite=0
+# pytest in the interpreter's environment. Statuses as pytest's; 1: tests ran, and some failed.
+pytest_of() { # NAME CHROOT PYTHON ARGUMENT...
+    local name=$1 chroot=$2 python=$3 venv
     shift 3
-    venv=$(environment "$name" "$chroot" "$python") || { echo "no virtual environment with pytest"; return 1; }
+    venv=$(environment "$name" "$chroot" "$python") || { echo "no virtual environment with pytest"; return 2; }
     in_place "$chroot" env HEAPKEEPER_BUILD="$here/$build" HEAPKEEPER_TEST_PYTHONS="$venv" \
-        tools/pytest-twice.sh "$logs/$name.cache" "$venv" tests/py -q -ra -m 'not once' "$@" || rc=$?
-    if [ "${HEAPKEEPER_SUITE:-1}" != 0 ] && [ $# = 0 ]; then
+        "$venv" -m pytest -o cache_dir="$logs/$name.cache" tests/py -q -ra -m 'not once' "$@"
+}
+
+# One interpreter, whole; the output is the log.
+one() {
+    local name=$1 chroot=$2 python=$3 rc=0 suite=0
+    pytest_of "$@" || rc=$?
+    if [ "${HEAPKEEPER_SUITE:-1}" != 0 ] && [ $# = 3 ]; then
         local place=()
         [ "$chroot" = - ] || place=(--chroot "$chroot")
         HEAPKEEPER_BUILD=$here/$build python3 tools/regrtest.py --quick --jobs 1 --python "$python" "${place[@]}" ||
             suite=$?
         [ $suite = 2 ] && echo "CPython's own suite: left out"
-        [ $suite != 1 ] || rc=1
+        [ $suite != 1 ] || rc=3
     fi
     return $rc
 }
 
-# The same, with a log of its own; says how it went in one line.
+# One of the two, `one` or `again`, with a log of its own; says how it went in one line.
 logged() {
-    local name=$1 log=$logs/$1.log started=$SECONDS rc=0 tests suite
-    one "$@" >"$log" 2>&1 </dev/null || rc=$?
+    local how=$1 name=$2 log=$logs/$2.log started=$SECONDS rc=0 tests suite
+    shift
+    "$how" "$@" >>"$log" 2>&1 </dev/null || rc=$?
     tests=$(grep -aE '^[=]* ?[0-9]+ (passed|failed|skipped|error).* in [0-9.]+s' "$log" | tail -n 1 | tr -d =)
     suite=$(grep -aE '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1)
     [ $rc = 0 ] || { printf '\n--- %s: the end of %s\n' "$name" "$log"; tail -n 40 "$log"; } >&2
     printf '%-18s %-6s %5d s   pytest: %s   suite: %s\n' "$name" "$([ $rc = 0 ] && echo ok || echo FAILED)" \
         $((SECONDS - started)) "${tests:-none ran}" "${suite:-left out}" | tee "$logs/$name.verdict"
+    [ $rc != 1 ] || printf '%s\0' "$@" >"$logs/$name.again"
+}
+
+# What failed before.
+again() {
+    echo "Once more, alone, what failed:"
+    pytest_of "$@" --last-failed --last-failed-no-failures none
 }
 
 if [ "${1:-}" = --logged ]; then
     build=$2 logs=$3
     shift 3
-    logged "$@"
+    logged one "$@"
     exit 0
 fi
 
@@ -128,11 +142,19 @@ mkdir -p "$logs"
 done | xargs -0 -r -n 3 -P "${JOBS:-3}" bash -c 'exec "$0" --logged "${@:(-5):2}" "${@:(-3)}" "${@:1:$#-5}"' \
     "$0" "$@" "$build" "$logs"
 
+# Programs that are killed at random moments, or compared with stock under a limit, share the machine with two other
+# interpreters' tests and with whatever else runs: what fails is run once more when all the others have ended.
+for failed in "$logs"/*.again; do
+    [ -e "$failed" ] || continue
+    mapfile -d '' -t words <"$failed"
+    logged again "${words[@]}"
+done
+
 [ -n "$(ls "$logs"/*.verdict 2>/dev/null)" ] || { echo "test-pythons: no Python to test"; exit 1; }
 printf '\nevery Python (logs: %s)\n' "$build/test-pythons"
 sort -V "$logs"/*.verdict
 # What failed by name, last: a log that is cut keeps its end. A test that passed when it was repeated stands here once.
-(cd "$logs" && grep -aE '^(FAILED|ERROR) ' -- *.log | cut -c 1-300)
+(cd "$logs" && grep -aHE '^(FAILED|ERROR) ' -- *.log | cut -c 1-300)
 failed=$(grep -c ' FAILED ' <(cat "$logs"/*.verdict))
 echo "$(($(cat "$logs"/*.verdict | wc -l) - failed)) passed, $failed failed"
 [ "$failed" = 0 ]
