@@ -14,6 +14,7 @@
  *                   | spans                    |  stretches that have a name: calls of profiled functions, and what the program named
  *                   | modules                  |  native modules: where they lay, and their build ids
  *                   | threads                  |  of an exact capture: who allocated
+ *                   | living                   |  of an exact capture: when some of the living blocks were allocated
  *                   | codes                    |  one entry per code object and per native module seen
  *                   | nodes                    |  the call tree: (parent, code, instruction offset)
  *                   | strings                  |  names, line tables; NUL terminated, offsets into it
@@ -46,7 +47,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 7
+#define HK_CAPTURE_MINOR 8
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
@@ -69,7 +70,9 @@ enum hk_section_kind {
     HK_SECTION_COLLECTIONS = 13, /* since 1.3: struct hk_capture_collection */
     HK_SECTION_THREADS = 14,     /* since 1.4, of exact captures: struct hk_capture_thread */
     HK_SECTION_SPANS = 15,       /* since 1.6: struct hk_capture_span */
-    HK_SECTION_KINDS = 16,   /* slots in the header's table; the index is the kind */
+    HK_SECTION_LIVING = 16,      /* since 1.8, of exact captures: struct hk_capture_living */
+    HK_SECTION_KINDS = 20,   /* slots in the header's table; the index is the kind. Up to 1.7 they were */
+    HK_SECTION_KINDS_AT_LEAST = 16
 };
 
 struct hk_capture_section {
@@ -225,7 +228,8 @@ struct hk_capture_status {
     uint64_t foreign_frees;     /* blocks freed that neither we nor the C allocator through us gave */
     uint64_t libc_frees;        /* our blocks freed by a libc name (free, realloc) */
     uint64_t spans_left_out;    /* since 1.6: that began, and are not in the section (any more) */
-    uint64_t reserved[7];
+    uint64_t living_shift;      /* since 1.8; see hk_capture_living */
+    uint64_t reserved[6];
 };
 
 /* Marks: instants at which sites keep their live bytes; at most HK_MARKS, taken when enough time or enough
@@ -302,6 +306,16 @@ struct hk_capture_exact_site {
     uint64_t inherited_bytes, inherited_blocks; /* alive at the fork, allocated by the parent */
     uint32_t sampled, temporary; /* since 1.5 */
     uint32_t at_mark[HK_MARKS]; /* KiB */
+};
+
+/* When what lives was allocated, since 1.8: a sample of the living blocks, of all lanes. Of what is allocated a block in HK_CAPTURE_LIFE_BYTES on
+ * average is taken up, each byte with the same chance, and stays until it is freed; one that grows or moves keeps its time, at the site that is
+ * charged with it now. When the section is full, every second is left out on average, the smaller ones first (living_shift + 1): an entry of
+ * `weight` stands for max(weight, 2^living_shift) * HK_CAPTURE_LIFE_BYTES bytes. They are in no order. */
+struct hk_capture_living {
+    uint32_t site;
+    uint32_t weight;   /* 1 + bytes / HK_CAPTURE_LIFE_BYTES; 0: the entry is free */
+    uint64_t birth_ns; /* to some ms; 0 of a block that the parent allocated before the fork */
 };
 
 /* A thread that allocated. The last of HK_CAPTURE_THREADS stands for all that came when the others were taken: it has no id. */
@@ -551,6 +565,7 @@ _Static_assert(sizeof(struct hk_capture_exact_site) == 96, "with its counters 16
 _Static_assert(sizeof(struct hk_capture_collection) == 72, "nothing between");
 _Static_assert(sizeof(struct hk_capture_thread) == 16, "nothing between");
 _Static_assert(sizeof(struct hk_capture_span) == 72, "nothing between");
+_Static_assert(sizeof(struct hk_capture_living) == 16, "nothing between");
 _Static_assert(sizeof(struct hk_capture_child) == 128, "readers step by this");
 _Static_assert(sizeof(struct hk_capture_map_pool) == 8, "one for each pool");
 _Static_assert(sizeof(struct hk_capture_map) % 8 == 0, "arrays follow it");

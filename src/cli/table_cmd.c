@@ -44,7 +44,8 @@ int hk_cli_table(int argc, char **argv)
 
     struct hk_sites *sites = hk_sites_read(capture);
     const char *lacks = o.by == HK_BY_THREAD && !hk_sites_have_threads(sites) ? "does not tell threads apart"
-                        : o.sort > HK_SORT_BLOCKS && !hk_sites_have_lives(sites)
+                        : o.sort == HK_SORT_AGE && !hk_sites_have_ages(sites) ? "does not know when what lives was allocated"
+                        : o.sort > HK_SORT_BLOCKS && o.sort != HK_SORT_AGE && !hk_sites_have_lives(sites)
                             ? "does not know how long blocks live, nor how large they were"
                             : NULL;
     if (lacks != NULL) {

@@ -50,6 +50,7 @@ static const size_t entry_sizes[HK_SECTION_KINDS] = {
     [HK_SECTION_COLLECTIONS] = sizeof(struct hk_capture_collection),
     [HK_SECTION_THREADS] = sizeof(struct hk_capture_thread),
     [HK_SECTION_SPANS] = sizeof(struct hk_capture_span),
+    [HK_SECTION_LIVING] = sizeof(struct hk_capture_living),
 };
 
 static const char *const section_names[HK_SECTION_KINDS] = {
@@ -60,7 +61,7 @@ static const char *const section_names[HK_SECTION_KINDS] = {
     [HK_SECTION_MAP_A] = "map A",     [HK_SECTION_MAP_B] = "map B",
     [HK_SECTION_COUNTERS] = "counters", [HK_SECTION_EXACT_SITES] = "exact sites",
     [HK_SECTION_COLLECTIONS] = "collections", [HK_SECTION_THREADS] = "threads",
-    [HK_SECTION_SPANS] = "spans",
+    [HK_SECTION_SPANS] = "spans",       [HK_SECTION_LIVING] = "living",
 };
 
 /* ---- errors and memory ---- */
@@ -152,6 +153,8 @@ static bool check_header(struct hk_capture *c, struct hk_error *error)
         return false;
     }
     memcpy(h, c->bytes, sizeof *h);
+    if (h->header_size < sizeof *h) /* an older writer's: it knew fewer kinds of sections */
+        memset(&h->sections[HK_SECTION_KINDS_AT_LEAST], 0, sizeof h->sections - sizeof *h->sections * HK_SECTION_KINDS_AT_LEAST);
     if (h->byte_order == __builtin_bswap32(HK_CAPTURE_BYTE_ORDER)) {
         hk_error_set(error,
                      "%s: written on a machine of the other byte order; read it on one like that",
@@ -169,7 +172,8 @@ static bool check_header(struct hk_capture *c, struct hk_error *error)
                      c->path, h->major, h->minor, HK_CAPTURE_MAJOR);
         return false;
     }
-    if (h->major < HK_CAPTURE_MAJOR || h->header_size < sizeof *h ||
+    if (h->major < HK_CAPTURE_MAJOR ||
+        h->header_size < offsetof(struct hk_capture_header, sections[HK_SECTION_KINDS_AT_LEAST]) ||
         h->header_size > HK_CAPTURE_MAILBOX_OFFSET) {
         hk_error_set(error, "%s: damaged: format %u.%u with a header of %u bytes", c->path,
                      h->major, h->minor, h->header_size);

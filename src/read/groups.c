@@ -187,10 +187,16 @@ static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk
         struct hk_amounts amounts = hk_amounts_of_line(&s->lines[i]);
         struct hk_group wanted = common(s, &s->lines[i], by), *g = find_or_add(&t, &wanted);
         hk_amounts_add(&g->amounts, &amounts);
+        hk_ages_add(&g->ages, &s->lines[i].ages);
         add_marks(g, s->lines[i].at_mark, s->lines[i].born_in);
         g->site_count += s->lines[i].site_count;
     }
     free(t.slots);
+}
+
+static unsigned key_of(const struct hk_site *site, bool by_thread)
+{
+    return by_thread ? site->thread : site->domain & 3u;
 }
 
 /* By domain, or by thread. */
@@ -200,7 +206,7 @@ static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by
     all->groups = hk_must_calloc(HK_CAPTURE_THREADS + 1, sizeof *all->groups);
     for (size_t i = 0; i < s->site_count; i++) {
         const struct hk_site *site = &s->sites[i];
-        unsigned key = by_thread ? site->thread : site->domain & 3u;
+        unsigned key = key_of(site, by_thread);
         if (!index[key]) {
             all->groups[all->count].frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL};
             all->groups[all->count].name = by_thread ? hk_sites_thread(s, key) : hk_must_strdup(hk_domain_name(key));
@@ -214,6 +220,8 @@ static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by
         add_marks(g, at_mark, born_in);
         g->site_count++;
     }
+    for (size_t i = 0; i < s->living_count; i++)
+        hk_living_add(&all->groups[index[key_of(&s->sites[s->living[i].site], by_thread)] - 1].ages, &s->living[i]);
 }
 
 /* "(other)" of a record whose tables never filled, and the like. */
@@ -238,8 +246,10 @@ struct hk_groups *hk_groups_make(const struct hk_sites *s, enum hk_group_by by)
     else
         group_lines(all, s, by);
     drop_empty(all);
-    for (size_t i = 0; i < all->count; i++)
+    for (size_t i = 0; i < all->count; i++) {
         hk_amounts_add(&all->totals, &all->groups[i].amounts);
+        hk_ages_add(&all->ages, &all->groups[i].ages);
+    }
     return all;
 }
 

@@ -30,6 +30,7 @@ struct hk_group {
     struct hk_source_frame frame; /* what the group has in common; "", 0 and NULL for the rest */
     char *name;                   /* of a module, a domain or a thread; NULL: the frame says it */
     struct hk_amounts amounts;
+    struct hk_ages ages;
     uint64_t at_mark[HK_MARKS], born_in[HK_MARKS]; /* KiB, as those of sites */
     uint32_t site_count;
 };
@@ -38,6 +39,7 @@ struct hk_groups {
     struct hk_group *groups; /* in the order in which the capture names them first; none is all zeros */
     size_t count;
     struct hk_amounts totals;
+    struct hk_ages ages; /* of all */
 };
 
 /* The words of the choices, "line" and so on, with a NULL behind them; and that of one. */

@@ -180,6 +180,105 @@ void hk_lives_add(struct hk_lives *sum, const struct hk_lives *more)
     sum->temporary += more->temporary;
 }
 
+/* ---- ages ---- */
+
+#define FIRST_EPOCH_NS UINT64_C(15625000) /* 1/64 s */
+
+bool hk_sites_have_ages(const struct hk_sites *s)
+{
+    const struct hk_capture *c = s->capture;
+    return s->kind == HK_SECTION_EXACT_SITES ? c->tables[HK_SECTION_LIVING].stride != 0 : c->mark_count > 0;
+}
+
+uint64_t hk_epoch_ns(unsigned epoch)
+{
+    return epoch == 0 ? 0 : FIRST_EPOCH_NS << (epoch - 1);
+}
+
+static unsigned epoch_of(uint64_t age_ns)
+{
+    unsigned epoch = 0;
+    while (epoch + 1 < HK_EPOCHS && age_ns >= hk_epoch_ns(epoch + 1))
+        epoch++;
+    return epoch;
+}
+
+void hk_ages_add(struct hk_ages *sum, const struct hk_ages *more)
+{
+    for (unsigned i = 0; i < HK_EPOCHS; i++)
+        sum->bytes[i] += more->bytes[i];
+    sum->samples += more->samples;
+}
+
+void hk_living_add(struct hk_ages *sum, const struct hk_living *one)
+{
+    sum->bytes[one->epoch] += one->bytes;
+    sum->samples += one->samples;
+}
+
+unsigned hk_ages_epoch(const struct hk_ages *ages, double part)
+{
+    double all = 0, older = 0;
+    for (unsigned i = 0; i < HK_EPOCHS; i++)
+        all += (double)ages->bytes[i];
+    for (unsigned i = HK_EPOCHS; i-- > 0 && all > 0;) {
+        older += (double)ages->bytes[i];
+        if (older >= part * all)
+            return i;
+    }
+    return HK_EPOCHS;
+}
+
+static void add_living(struct hk_sites *s, uint32_t site, uint64_t birth_ns, uint64_t bytes, double mean)
+{
+    uint64_t now = s->capture->duration_ns;
+    if (s->living_count == s->living_room) {
+        s->living_room = s->living_room ? s->living_room * 2 : 1024;
+        s->living = hk_must_realloc(s->living, s->living_room, sizeof *s->living);
+    }
+    s->living[s->living_count++] = (struct hk_living){site, epoch_of(now > birth_ns ? now - birth_ns : 0), bytes,
+                                                         1 + (uint64_t)((double)bytes / (mean > 1 ? mean : 1))};
+}
+
+/* What was allocated in a span is at least as old as its end. */
+static void add_spans(struct hk_sites *s, uint32_t site, const uint64_t born_in[HK_MARKS])
+{
+    const struct hk_capture *c = s->capture;
+    for (unsigned i = 0; i < c->mark_count; i++)
+        if (born_in[i] != 0)
+            add_living(s, site, i + 1 < c->mark_count ? c->marks[i + 1].time_ns : c->duration_ns, born_in[i] << 10,
+                       hk_capture_mean_sample(c));
+}
+
+static int by_entry(const void *key, const void *site)
+{
+    uint32_t wanted = *(const uint32_t *)key, entry = ((const struct hk_site *)site)->entry;
+    return wanted < entry ? -1 : wanted > entry;
+}
+
+static void read_living(struct hk_sites *s)
+{
+    const struct hk_capture *c = s->capture;
+    uint64_t shift = c->status.living_shift < 32 ? c->status.living_shift : 32, least = UINT64_C(1) << shift;
+    double mean = (double)least * HK_CAPTURE_LIFE_BYTES;
+    for (size_t i = 0; i < c->tables[HK_SECTION_LIVING].count; i++) {
+        struct hk_capture_living one;
+        hk_capture_entry(c, HK_SECTION_LIVING, i, &one, sizeof one);
+        const struct hk_site *site = one.weight == 0 ? NULL : bsearch(&one.site, s->sites, s->site_count, sizeof *s->sites, by_entry);
+        if (site && site->live_bytes > 0)
+            add_living(s, (uint32_t)(site - s->sites), one.birth_ns, (one.weight > least ? one.weight : least) * HK_CAPTURE_LIFE_BYTES,
+                       2 * mean);
+    }
+}
+
+static void add_ages(struct hk_sites *s)
+{
+    if (s->kind == HK_SECTION_EXACT_SITES)
+        read_living(s);
+    for (size_t i = 0; i < s->living_count; i++)
+        hk_living_add(&s->lines[s->sites[s->living[i].site].line].ages, &s->living[i]);
+}
+
 static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site, uint64_t at_mark[HK_MARKS],
                       uint64_t born_in[HK_MARKS])
 {
@@ -338,6 +437,8 @@ static void read_sites(struct hk_sites *s, struct line_table *table)
         add_to_sums(s, site);
         site->growth = hk_growth_judge(&s->run, hk_sites_mean(s, site->total_bytes, site->samples_total), at_mark, born_in);
         add_to_line(s, line_of(s, table, index), index, at_mark, born_in);
+        if (s->kind != HK_SECTION_EXACT_SITES)
+            add_spans(s, index, born_in);
     }
 }
 
@@ -460,6 +561,7 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
     s->resolver = hk_resolver_new(c);
     s->run = prepare_growth(c);
     read_sites(s, &table);
+    add_ages(s);
     judge_lines(s);
     judge_functions(s, table.functions);
     pass_down(s);
@@ -475,5 +577,6 @@ void hk_sites_free(struct hk_sites *s)
     hk_resolver_free(s->resolver);
     free(s->sites);
     free(s->lines);
+    free(s->living);
     free(s);
 }

@@ -29,6 +29,18 @@ struct hk_lives {
 };
 void hk_lives_add(struct hk_lives *sum, const struct hk_lives *more);
 
+/* The ages of what lives, by epochs of powers of two: bytes, estimated from a sample, that lived for so long at the capture's end or now. Epoch 0 is
+ * all below 1/64 s, epoch 7 from 1 s on, the last 2^20 s and more. */
+#define HK_EPOCHS 28
+struct hk_ages {
+    uint64_t bytes[HK_EPOCHS];
+    uint64_t samples; /* behind them; a large block counts as several */
+};
+void hk_ages_add(struct hk_ages *sum, const struct hk_ages *more);
+uint64_t hk_epoch_ns(unsigned epoch); /* the least age */
+/* The oldest epoch that `part` of the bytes have at least; HK_EPOCHS: nothing is known. */
+unsigned hk_ages_epoch(const struct hk_ages *ages, double part);
+
 /* One call path in one domain. */
 struct hk_site {
     uint32_t node;
@@ -53,10 +65,18 @@ struct hk_line {
     uint64_t live_bytes, live_blocks, peak_bytes, peak_blocks, total_bytes, total_blocks;
     uint64_t samples_total;
     struct hk_lives lives;
+    struct hk_ages ages;
     uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
     uint32_t heaviest_live, heaviest_peak, heaviest_total; /* index of a site */
     uint32_t steepest; /* index of the site that rose most: the path to show for a growing line */
     struct hk_growth growth;
+};
+
+/* A block of the sample of the living; of a sampled capture, what a site has from one of the spans between marks. */
+struct hk_living {
+    uint32_t site; /* its index */
+    uint32_t epoch;
+    uint64_t bytes, samples;
 };
 
 struct hk_sites {
@@ -66,6 +86,8 @@ struct hk_sites {
     size_t site_count;
     struct hk_line *lines;
     size_t line_count;
+    struct hk_living *living;
+    size_t living_count, living_room;
     struct hk_growth_run run;
     uint64_t live_bytes, peak_bytes, total_bytes; /* sums over all sites */
     uint64_t domain_total_bytes[4];
@@ -110,6 +132,9 @@ void hk_sites_marks(const struct hk_sites *sites, const struct hk_site *site, ui
 
 /* True if the capture knows the largest block of a site, and which share of what it allocated was freed soon. */
 bool hk_sites_have_lives(const struct hk_sites *sites);
+/* True if the capture knows when what lives was allocated: an exact one since format 1.8. */
+bool hk_sites_have_ages(const struct hk_sites *sites);
+void hk_living_add(struct hk_ages *sum, const struct hk_living *one);
 /* True if the capture tells threads apart. */
 bool hk_sites_have_threads(const struct hk_sites *sites);
 

@@ -198,6 +198,8 @@ static int check_all(void)
         broken = check_tree();
     if (!broken)
         broken = check_spans();
+    if (hk_rec.exact && !broken && !hk_rec.frozen)
+        broken = hk_rec_living_check();
     if (hk_rec.exact)
         return broken ? broken : check_exact();
     if (!broken)

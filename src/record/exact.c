@@ -349,8 +349,10 @@ bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site, uint8_t 
         __atomic_add_fetch(&hk_rec.skipped, 1, __ATOMIC_RELAXED);
         return false;
     }
-    entry = hk_rec_sample_find((uintptr_t)block); /* its death was not told: C's free */
-    if (!entry)
+    entry = hk_rec_sample_find((uintptr_t)block);
+    if (entry) /* its death was not told: C's free */
+        hk_rec_living_drop(block);
+    else
         entry = hk_rec_sample_add((uintptr_t)block);
     if (entry) {
         entry->weight = bytes;
@@ -363,7 +365,7 @@ bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site, uint8_t 
     return entry != NULL;
 }
 
-bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, uint8_t *age, bool *is_code)
+bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, uint8_t *age, bool *is_code, bool *is_watched)
 {
     int error = errno;
     struct hk_rec_sample *entry;
@@ -376,6 +378,7 @@ bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, uint8
         *site = entry->site;
         *age = entry->age;
         *is_code = entry->is_code;
+        *is_watched = hk_exact_living_has(block);
         hk_rec_sample_remove(entry);
     }
     hk_rec_leave();

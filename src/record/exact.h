@@ -90,9 +90,25 @@ bool hk_exact_is_main(uint32_t site);
 int hk_exact_domain_of(uint32_t site);
 uint16_t hk_exact_thread_of(uint32_t site); /* the number of the thread whose stack it is; 0: none is known */
 
+/* The living: some blocks are watched until they die, so that the capture knows how old what lives is (format.h: hk_capture_living). Who
+ * watches one marks it, so that it is taken off when it dies; a watched block may hold code. */
+struct hk_exact_living {
+    uint64_t birth_ns; /* since the process's start */
+    uint32_t weight;   /* as the format's; 0: the block is not watched */
+    bool is_code;
+};
+uint64_t hk_exact_living_now(void);
+/* Between hk_exact_marking_stop and _go_on. add: false: it is not taken, or one of weight 0. */
+bool hk_exact_living_add(const void *block, uint32_t site, const struct hk_exact_living *living);
+bool hk_exact_living_has(const void *block);
+void hk_exact_living_mark_code(const void *block); /* or, as hk_exact_large_mark_code, in a function of hk_stack_source */
+/* Any thread: it dies, or moves and is added again; false: it is not watched. It is charged to another site, and new. */
+bool hk_exact_living_take(const void *block, struct hk_exact_living *living);
+void hk_exact_living_renew(const void *block, uint32_t site);
+
 /* Large blocks, which have no word in a pool's table. take: as it was added; false: it is not known. Any thread. age: the host's. */
 bool hk_exact_large_add(const void *block, size_t bytes, uint32_t site, uint8_t age);
-bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, uint8_t *age, bool *is_code);
+bool hk_exact_large_take(const void *block, size_t *bytes, uint32_t *site, uint8_t *age, bool *is_code, bool *is_watched);
 /* One, which stays; or all of them, with the recorder's lock held: the visitor must not call us. */
 bool hk_exact_large_find(const void *block, size_t *bytes, uint32_t *site, uint8_t *age);
 void hk_exact_large_visit(void (*visitor)(uint32_t site, size_t bytes, uint8_t *age, void *argument), void *argument);

@@ -247,6 +247,7 @@ static void layout_exact(uint64_t offset)
     place(HK_SECTION_COLLECTIONS, sizeof(struct hk_capture_collection), &offset, bound / 1024);
     place(HK_SECTION_SPANS, sizeof(struct hk_capture_span), &offset, bound / 512);
     place(HK_SECTION_THREADS, sizeof(struct hk_capture_thread), &offset, HK_CAPTURE_THREADS * sizeof(struct hk_capture_thread));
+    place(HK_SECTION_LIVING, sizeof(struct hk_capture_living), &offset, bound / 1024);
     place(HK_SECTION_CODES, sizeof(struct hk_capture_code), &offset, bound / 64);
     place(HK_SECTION_NODES, sizeof(struct hk_capture_node), &offset, bound / 8);
     place(HK_SECTION_STRINGS, 1, &offset, bound / 8);

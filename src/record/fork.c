@@ -40,6 +40,7 @@ void hk_rec_detach(bool trusted)
 
     if (!trusted) {
         hk_rec_samples_clear(false);
+        hk_rec_living_clear(false);
         if (hk_rec.exact && hk_rec.options.forget_blocks)
             hk_rec.options.forget_blocks();
         memset(&hk_rec.strings, 0, sizeof hk_rec.strings);
@@ -217,7 +218,7 @@ bool hk_rec_adopt(void)
             good = copy_section(copied[i], &parent[copied[i]]);
         if (hk_rec.exact) {
             hk_rec_thread_forked();
-            good = good && hk_exact_adopt(parent) && hk_rec_begin();
+            good = good && hk_exact_adopt(parent) && hk_rec_begin() && hk_rec_living_adopt();
             if (good)
                 hk_exact_inherit();
         } else {
@@ -230,6 +231,7 @@ bool hk_rec_adopt(void)
     munmap(parent_map, parent_bound);
     if (!good) {
         hk_rec_samples_clear(true);
+        hk_rec_living_clear(true);
         if (hk_rec.stage != HK_REC_DISK_FULL)
             __atomic_store_n(&hk_rec.stage, HK_REC_OFF, __ATOMIC_RELEASE);
     }

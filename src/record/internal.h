@@ -15,6 +15,7 @@
  *   timeline.c  points, marks, requests
  *   collections.c  collections of cycles, merged when there are many
  *   spans.c     stretches with a name; the shortest are left out when there are many
+ *   living.c    of exact recording, a sample of the living blocks, with their ages
  *   heapmap.c   the map of the heap's pools
  *   fork.c      a child leaves its parent's file and makes its own
  *   fold.c      a small child's capture becomes one record
@@ -285,6 +286,12 @@ int64_t hk_exact_live(void); /* bytes; any thread */
 uint64_t hk_exact_peak(void); /* the same */
 bool hk_exact_adopt(const struct hk_rec_section *parent); /* a child's sites */
 void hk_exact_inherit(void);                             /* and what they inherit */
+
+/* living.c */
+void hk_rec_living_clear(bool trusted);
+void hk_rec_living_drop(const void *block);
+bool hk_rec_living_adopt(void); /* a child's section, of what it knows of its parent's */
+int hk_rec_living_check(void);
 
 /* draw.c */
 double hk_rec_log(double x);                 /* x > 0, normal */

@@ -405,6 +405,33 @@ static void put_temporary(const struct page *p)
     fprintf(p->t->out, "%s\n", where);
 }
 
+/* How old what lives is, the oldest first; of an exact capture of before that was recorded, that it was not. */
+static void put_ages(const struct page *p)
+{
+    const struct hk_sites *s = p->report->sites;
+    struct hk_ages all = {.samples = 0};
+    double whole = 0;
+    char text[256] = "", age[32], share[32];
+    for (size_t i = 0; i < s->living_count; i++) {
+        hk_living_add(&all, &s->living[i]);
+        whole += (double)s->living[i].bytes;
+    }
+    if (hk_sites_have_ages(s) ? all.samples < 20 : s->kind != HK_SECTION_EXACT_SITES)
+        return;
+    for (unsigned epoch = HK_EPOCHS; epoch-- > 0;) {
+        size_t length = strlen(text);
+        if (length < 120 && (double)all.bytes[epoch] >= 0.01 * whole && all.samples > 0)
+            snprintf(text + length, sizeof text - length, "%s%s %s", length ? ", " : "", hk_text_percent(share, (double)all.bytes[epoch], whole),
+                     hk_list_epoch(age, epoch));
+    }
+    fputc('\n', p->t->out);
+    heading(p, "AGE", HK_BOLD);
+    if (hk_sites_have_ages(s))
+        say(p, "of what lives, at least so old: %s (table --sort age)", text);
+    else
+        say(p, "this capture does not know when what lives was allocated: an earlier heapkeeper made it");
+}
+
 /* ---- the heap ---- */
 
 static void put_classes(const struct page *p, const struct hk_heap_view *v)
@@ -568,6 +595,7 @@ void hk_report_text(const struct hk_report *r, const struct hk_terminal *t)
         for (size_t i = 0, count = hk_lists_by_size(r, lists); i < count; i++)
             put_largest(p, lists[i]);
         put_temporary(p);
+        put_ages(p);
         put_heap(p);
         put_gc(p);
         put_outside(p);

@@ -156,6 +156,7 @@ static void put_lines(struct hk_json *j, const struct hk_sites *s)
         hk_json_unsigned(j, "total_bytes", line->total_bytes);
         hk_json_unsigned(j, "total_blocks", line->total_blocks);
         hk_lives_json(j, s, &line->lives);
+        hk_ages_json(j, s, &line->ages);
         hk_json_unsigned(j, "samples", line->samples_total);
         hk_json_unsigned(j, "sites", line->site_count);
         put_growth(j, &line->growth);

@@ -156,3 +156,25 @@ char *hk_list_temporary(char to[32], const struct hk_lives *lives)
         return strcpy(to, "-");
     return hk_text_percent(to, (double)lives->temporary, (double)lives->sampled);
 }
+
+char *hk_list_epoch(char to[32], unsigned epoch)
+{
+    static const char *const units[] = {"s", "min", "h", "days"};
+    static const double sizes[] = {1, 60, 3600, 86400};
+    unsigned unit = 3;
+    double seconds = (double)hk_epoch_ns(epoch) / 1e9;
+    if (seconds < 1) {
+        snprintf(to, 32, "%.0f ms", seconds * 1000);
+        return to;
+    }
+    while (unit > 0 && seconds < 2 * sizes[unit])
+        unit--;
+    snprintf(to, 32, "%.0f %s", seconds / sizes[unit], units[unit]);
+    return to;
+}
+
+char *hk_list_age(char to[32], const struct hk_ages *ages)
+{
+    unsigned epoch = ages->samples < WATCHED_LEAST ? HK_EPOCHS : hk_ages_epoch(ages, 0.5);
+    return epoch == HK_EPOCHS ? strcpy(to, "-") : hk_list_epoch(to, epoch);
+}

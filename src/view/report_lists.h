@@ -37,6 +37,9 @@ size_t hk_list_path(const struct hk_report *report, const struct hk_site *site, 
 
 /* The share that was freed soon, "41%"; "-": too few blocks were watched to say. */
 char *hk_list_temporary(char to[32], const struct hk_lives *lives);
+/* "8 s": so old is half of what lives, at least; "-" where few blocks are known. The first is an epoch's least age. */
+char *hk_list_epoch(char to[32], unsigned epoch);
+char *hk_list_age(char to[32], const struct hk_ages *ages);
 
 /* "handle:61"; of a module's own code "shop.py:190". Clean; written into `to`, which holds `size` bytes. */
 void hk_list_piece(const struct hk_terminal *terminal, char *to, size_t size, const struct hk_source_frame *frame);

@@ -12,7 +12,7 @@
 #include "view/text.h"
 
 #define HK_CELL        40 /* bytes of a cell */
-#define HK_ROWS_WIDEST 10 /* columns of cells */
+#define HK_ROWS_WIDEST 11 /* columns of cells */
 
 struct hk_rows {
     unsigned columns;

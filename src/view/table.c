@@ -10,7 +10,8 @@
  *
  * What the filter or the limit leaves out is in "others", so that every column adds up to its total. The rows are made
  * first, as cells of text; the widest cell of a column is its width. On a narrow terminal the blocks are left out, and what
- * lies right of them: which share of the total was freed soon ("temp"), and the largest block.
+ * lies right of them: which share of the total was freed soon ("temp"), the largest block, and how old half of what lives is at
+ * least ("age").
  */
 #include "view/table.h"
 
@@ -28,7 +29,7 @@
 #define NAME       1100 /* bytes of a row's name */
 #define NAME_LEAST 24   /* columns, or the blocks are left out */
 
-enum column { LIVE, ERROR, SHARE, LIVE_BLOCKS, PEAK, PEAK_BLOCKS, TOTAL, TOTAL_BLOCKS, TEMPORARY, LARGEST, COLUMNS };
+enum column { LIVE, ERROR, SHARE, LIVE_BLOCKS, PEAK, PEAK_BLOCKS, TOTAL, TOTAL_BLOCKS, TEMPORARY, LARGEST, AGE, COLUMNS };
 
 /* Which groups to show, in order, and the sum of the others. */
 struct choice {
@@ -36,14 +37,15 @@ struct choice {
     uint32_t *order;
     size_t shown;
     struct hk_amounts others;
+    struct hk_ages other_ages;
     size_t other_count;
 };
 
-const char *const hk_sort_words[HK_SORT_LARGEST + 2] = {"live", "peak", "total", "blocks", "temporary", "largest", NULL};
+const char *const hk_sort_words[HK_SORT_AGE + 2] = {"live", "peak", "total", "blocks", "temporary", "largest", "age", NULL};
 
 const char *hk_sort_word(enum hk_sort sort)
 {
-    return sort <= HK_SORT_LARGEST ? hk_sort_words[sort] : "unknown";
+    return sort <= HK_SORT_AGE ? hk_sort_words[sort] : "unknown";
 }
 
 /* ---- the filter ---- */
@@ -92,8 +94,16 @@ char *hk_group_name(const struct hk_group *g)
 static uint64_t amount(const struct hk_amounts *a, enum hk_sort sort)
 {
     const uint64_t values[] = {a->live_bytes,  a->peak_bytes,      a->total_bytes,
-                               a->live_blocks, a->lives.temporary, a->lives.largest_bytes};
+                               a->live_blocks, a->lives.temporary, a->lives.largest_bytes, a->live_bytes};
     return values[sort];
+}
+
+static uint64_t rank(const struct hk_group *g, enum hk_sort sort)
+{
+    if (sort != HK_SORT_AGE)
+        return amount(&g->amounts, sort);
+    unsigned epoch = hk_ages_epoch(&g->ages, 0.5);
+    return epoch < HK_EPOCHS ? epoch + 1 : 0;
 }
 
 static const struct hk_groups *sorting;
@@ -103,8 +113,9 @@ static int by_amount(const void *a, const void *b)
 {
     uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
     const struct hk_amounts *x = &sorting->groups[i].amounts, *y = &sorting->groups[k].amounts;
-    if (amount(x, sorting_by) != amount(y, sorting_by))
-        return amount(x, sorting_by) > amount(y, sorting_by) ? -1 : 1;
+    uint64_t first = rank(&sorting->groups[i], sorting_by), second = rank(&sorting->groups[k], sorting_by);
+    if (first != second)
+        return first > second ? -1 : 1;
     if (x->total_bytes != y->total_bytes)
         return x->total_bytes > y->total_bytes ? -1 : 1;
     return i < k ? -1 : i > k;
@@ -126,6 +137,7 @@ static struct choice choose(const struct hk_table_view *v)
             order[c.shown++] = order[i];
         } else {
             hk_amounts_add(&c.others, &g->amounts);
+            hk_ages_add(&c.other_ages, &g->ages);
             c.other_count++;
         }
         free(name);
@@ -157,7 +169,7 @@ void hk_group_text(const struct hk_terminal *t, const struct hk_capture *capture
 }
 
 static void fill(const struct hk_table_view *v, const struct hk_terminal *t, const struct hk_amounts *a,
-                 const struct hk_amounts *totals, char (*cells)[HK_CELL])
+                 const struct hk_ages *ages, const struct hk_amounts *totals, char (*cells)[HK_CELL])
 {
     double value = (double)amount(a, v->sort), error = 0;
     hk_text_bytes(cells[LIVE], (double)a->live_bytes);
@@ -169,6 +181,7 @@ static void fill(const struct hk_table_view *v, const struct hk_terminal *t, con
     hk_text_percent(cells[SHARE], value, (double)amount(totals, v->sort));
     hk_list_temporary(cells[TEMPORARY], &a->lives);
     hk_text_bytes(cells[LARGEST], (double)a->lives.largest_bytes);
+    hk_list_age(cells[AGE], ages);
     /* One standard error of a sampled sum of bytes; blocks are known as well as their bytes. */
     double bytes = v->sort == HK_SORT_BLOCKS ? (double)a->live_bytes : value;
     if (v->sort > HK_SORT_BLOCKS)
@@ -181,10 +194,12 @@ static void fill(const struct hk_table_view *v, const struct hk_terminal *t, con
 
 static void put_head(const struct hk_table_view *v, const struct hk_terminal *t)
 {
-    char filter[512];
+    char filter[512], order[32] = "oldest";
+    if (v->sort != HK_SORT_AGE)
+        snprintf(order, sizeof order, "largest %s", hk_sort_word(v->sort));
     hk_head_text(t, v->capture);
     hk_head_mode(t, v->capture);
-    fprintf(t->out, "%sby %s, largest %s first", hk_dot(t), hk_group_word(v->by), hk_sort_word(v->sort));
+    fprintf(t->out, "%sby %s, %s first", hk_dot(t), hk_group_word(v->by), order);
     if (v->filter)
         fprintf(t->out, "%swith \"%s\"", hk_dot(t), hk_text_clean(t, filter, sizeof filter, v->filter));
     fputs("\n\n", t->out);
@@ -208,21 +223,23 @@ static void put_rows(const struct hk_table_view *v, const struct hk_terminal *t,
 
 void hk_table_text(const struct hk_table_view *v, const struct hk_terminal *t)
 {
-    static const char heads[COLUMNS][HK_CELL] = {"live", "", "share", "blocks", "peak", "blocks", "total", "blocks", "temp", "largest"};
+    static const char heads[COLUMNS][HK_CELL] = {"live", "", "share", "blocks", "peak", "blocks", "total", "blocks", "temp", "largest", "age"};
     struct hk_rows rows = {.columns = COLUMNS};
     struct choice c = choose(v);
     memcpy(hk_rows_add(&rows), heads, sizeof heads);
     for (size_t i = 0; i < c.shown; i++)
-        fill(v, t, &c.groups->groups[c.order[i]].amounts, &c.groups->totals, hk_rows_add(&rows));
-    fill(v, t, &c.groups->totals, &c.groups->totals, hk_rows_add(&rows));
+        fill(v, t, &c.groups->groups[c.order[i]].amounts, &c.groups->groups[c.order[i]].ages, &c.groups->totals, hk_rows_add(&rows));
+    fill(v, t, &c.groups->totals, &c.groups->ages, &c.groups->totals, hk_rows_add(&rows));
     if (c.other_count) /* else it takes no room */
-        fill(v, t, &c.others, &c.groups->totals, hk_rows_add(&rows));
+        fill(v, t, &c.others, &c.other_ages, &c.groups->totals, hk_rows_add(&rows));
     rows.left_out[ERROR] = v->capture->header.mode != HK_MODE_SAMPLE;
     rows.optional[PEAK_BLOCKS] = rows.optional[TOTAL_BLOCKS] = true;
     rows.optional[LIVE_BLOCKS] = v->sort != HK_SORT_BLOCKS;
     rows.optional[TEMPORARY] = v->sort != HK_SORT_TEMPORARY;
     rows.optional[LARGEST] = v->sort != HK_SORT_LARGEST;
+    rows.optional[AGE] = v->sort != HK_SORT_AGE;
     rows.left_out[SHARE] = v->sort == HK_SORT_LARGEST;
+    rows.left_out[AGE] = !hk_sites_have_ages(v->sites);
     rows.left_out[TEMPORARY] = rows.left_out[LARGEST] = !hk_sites_have_lives(v->sites);
     hk_rows_lay_out(&rows, t, NAME_LEAST);
     put_head(v, t);
@@ -239,6 +256,25 @@ void hk_lives_json(struct hk_json *j, const struct hk_sites *s, const struct hk_
         return;
     hk_json_unsigned(j, "largest_bytes", lives->largest_bytes);
     hk_json_number(j, "temporary_share", lives->sampled ? (double)lives->temporary / (double)lives->sampled : NAN);
+}
+
+void hk_ages_json(struct hk_json *j, const struct hk_sites *s, const struct hk_ages *ages)
+{
+    double all = 0;
+    if (!hk_sites_have_ages(s))
+        return;
+    for (unsigned i = 0; i < HK_EPOCHS; i++)
+        all += (double)ages->bytes[i];
+    hk_json_array(j, "ages", true);
+    for (unsigned i = 0; i < HK_EPOCHS; i++) {
+        if (ages->bytes[i] == 0)
+            continue;
+        hk_json_object(j, NULL, true);
+        hk_json_unsigned(j, "at_least_ns", hk_epoch_ns(i));
+        hk_json_number(j, "share", (double)ages->bytes[i] / all);
+        hk_json_end_object(j);
+    }
+    hk_json_end_array(j);
 }
 
 void hk_amounts_json(struct hk_json *j, const struct hk_amounts *a)
@@ -277,6 +313,7 @@ static void put_group(struct hk_json *j, const struct hk_table_view *v, const st
     hk_group_json(j, v->by, g);
     hk_amounts_json(j, &g->amounts);
     hk_lives_json(j, v->sites, &g->amounts.lives);
+    hk_ages_json(j, v->sites, &g->ages);
     hk_json_unsigned(j, "sites", g->site_count);
     hk_json_end_object(j);
 }
@@ -312,11 +349,13 @@ void hk_table_json(const struct hk_table_view *v, FILE *out)
     hk_json_object(j, "totals", true);
     hk_amounts_json(j, &c.groups->totals);
     hk_lives_json(j, v->sites, &c.groups->totals.lives);
+    hk_ages_json(j, v->sites, &c.groups->ages);
     hk_json_unsigned(j, "rows", c.groups->count);
     hk_json_end_object(j);
     hk_json_object(j, "others", true);
     hk_amounts_json(j, &c.others);
     hk_lives_json(j, v->sites, &c.others.lives);
+    hk_ages_json(j, v->sites, &c.other_ages);
     hk_json_unsigned(j, "rows", c.other_count);
     hk_json_end_object(j);
     hk_json_array(j, "rows", false);

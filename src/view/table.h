@@ -14,6 +14,7 @@ enum hk_sort {
     HK_SORT_CHOICES,
     HK_SORT_TEMPORARY = HK_SORT_CHOICES, /* these two of tables only, where hk_sites_have_lives */
     HK_SORT_LARGEST,
+    HK_SORT_AGE, /* of tables only, where hk_sites_have_ages */
 };
 
 /* Everything is borrowed. */
@@ -32,7 +33,7 @@ void hk_table_text(const struct hk_table_view *view, const struct hk_terminal *t
 void hk_table_json(const struct hk_table_view *view, FILE *out);
 
 /* The words of the choices, "live" and so on, with a NULL behind them; and that of one. */
-extern const char *const hk_sort_words[HK_SORT_LARGEST + 2];
+extern const char *const hk_sort_words[HK_SORT_AGE + 2];
 const char *hk_sort_word(enum hk_sort sort);
 
 /* True if `pattern`, in which * stands for any bytes and ? for one, is found in `text`. */
@@ -49,6 +50,9 @@ void hk_group_text(const struct hk_terminal *terminal, const struct hk_capture *
 
 /* Into the object that is open, where the capture knows it: largest_bytes, and temporary_share, null where no block was watched. */
 void hk_lives_json(struct hk_json *json, const struct hk_sites *sites, const struct hk_lives *lives);
+
+/* The same: ages[], of each epoch of which there is something its least age and its share of what lives. */
+void hk_ages_json(struct hk_json *json, const struct hk_sites *sites, const struct hk_ages *ages);
 
 /* Their keys, into the object that is open. */
 void hk_amounts_json(struct hk_json *json, const struct hk_amounts *amounts);

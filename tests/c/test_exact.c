@@ -56,6 +56,7 @@ static void begin(void)
                                         .fill_point = helper_fill_point, .host_counts = true, .visit_blocks = visit,
                                         .child_path = child_path};
     helper_reset();
+    hk_rec_living_clear(false);
     memset(&model, 0, sizeof model);
     unlink(helper_path);
     if (!hk_record_start(&options, &why))
@@ -422,6 +423,88 @@ static void test_a_child_without_fork_handlers_does_so_too(void **state)
     fork_by(false);
 }
 
+/* --- the living --- */
+
+#define LIVING 4096 /* more than find room: 256 */
+
+static uint8_t world[LIVING]; /* their addresses */
+
+/* Of each weight: how many there are, and how much they stand for by the section. */
+static void sum_living(uint32_t weight, unsigned *count, uint64_t *sum)
+{
+    const struct hk_rec_section *section = &hk_rec.section[HK_SECTION_LIVING];
+    uint64_t least = UINT64_C(1) << hk_rec_status()->living_shift;
+    *count = 0;
+    *sum = 0;
+    for (uint64_t i = 0; i < section->count; i++) {
+        const struct hk_capture_living *one = (const struct hk_capture_living *)section->data + i;
+        if (one->weight != weight)
+            continue;
+        assert_true(one->site == model.number[weight % SITES]);
+        ++*count;
+        *sum += one->weight > least ? one->weight : least;
+    }
+}
+
+static void watch(int block, uint32_t weight)
+{
+    struct hk_exact_living living = {.birth_ns = (uint64_t)block, .weight = weight};
+    assert_true(hk_exact_marking_stop());
+    hk_exact_living_add(&world[block], model.number[weight % SITES], &living);
+    hk_exact_marking_go_on();
+}
+
+static void test_the_sample_of_the_living_stays_fair_when_it_is_full(void **state)
+{
+    unsigned count;
+    uint64_t sum;
+    begin();
+    for (int i = 0; i < LIVING; i++)
+        watch(i, i % 64 == 0 ? 1000 : 1);
+    assert_int_equal(hk_record_check(), 0);
+    assert_true(hk_rec_status()->living_shift > 0);
+    sum_living(1000, &count, &sum);
+    assert_int_equal(count, LIVING / 64);
+    assert_int_equal(sum, LIVING / 64 * 1000);
+    sum_living(1, &count, &sum);
+    assert_true(count > 20 && count < 256);
+    assert_true(sum > LIVING / 2 && sum < LIVING * 2);
+}
+
+static void test_a_block_of_the_sample_dies_moves_and_is_renewed(void **state)
+{
+    struct hk_exact_living living = {.weight = 0};
+    unsigned count;
+    uint64_t sum;
+    begin();
+    for (int i = 0; i < 100; i++)
+        watch(i, 1);
+    for (int i = 0; i < 100; i += 2)
+        assert_true(hk_exact_living_take(&world[i], &living));
+    assert_true(living.birth_ns == 98 && living.weight == 1 && !living.is_code);
+    assert_false(hk_exact_living_take(&world[0], &living));
+    assert_int_equal(hk_record_check(), 0);
+    sum_living(1, &count, &sum);
+    assert_int_equal(count, 50);
+    for (int i = 0; i < 50; i += 2) /* in the entries of those that died */
+        watch(i, 2);
+    assert_int_equal(hk_rec.section[HK_SECTION_LIVING].count, 100);
+    sum_living(2, &count, &sum);
+    assert_int_equal(count, 25);
+    assert_true(hk_exact_marking_stop());
+    hk_exact_living_mark_code(&world[1]);
+    assert_true(hk_exact_living_has(&world[1]) && !hk_exact_living_has(&world[60]));
+    hk_exact_marking_go_on();
+    hk_exact_living_renew(&world[3], model.number[2]);
+    hk_exact_living_renew(&world[60], model.number[2]);
+    assert_true(hk_exact_living_take(&world[1], &living) && living.is_code);
+    assert_int_equal(hk_record_check(), 0);
+    hk_record_freeze(); /* figures stand still, blocks die */
+    assert_true(hk_exact_living_take(&world[5], &living));
+    sum_living(2, &count, &sum);
+    assert_int_equal(count, 25);
+}
+
 /* --- words --- */
 
 static int visited;
@@ -491,6 +574,8 @@ int main(void)
         cmocka_unit_test(test_a_stop_counts_no_births_and_goes_on_counting_deaths),
         cmocka_unit_test(test_a_child_counts_what_it_inherited_and_its_own),
         cmocka_unit_test(test_a_child_without_fork_handlers_does_so_too),
+        cmocka_unit_test(test_the_sample_of_the_living_stays_fair_when_it_is_full),
+        cmocka_unit_test(test_a_block_of_the_sample_dies_moves_and_is_renewed),
         cmocka_unit_test(test_every_block_has_a_word_of_its_own),
     };
     return cmocka_run_group_tests(tests, helper_setup, helper_teardown);

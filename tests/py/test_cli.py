@@ -105,7 +105,7 @@ def test_help_and_version_are_on_stdout():
     (["table", "a", "b"], "one capture or process at a time"),
     (["table", "--by"], "needs a value"),
     (["table", "--by", "colour"], "--by is line, function, file, module, domain or thread, not"),
-    (["table", "--sort", "size"], "--sort is live, peak, total, blocks, temporary or largest, not"),
+    (["table", "--sort", "size"], "--sort is live, peak, total, blocks, temporary, largest or age, not"),
     (["table", "--limit", "-1"], "needs a number"),
     (["table", "--limit", "x"], "needs a number"),
     (["table", "--color", "maybe"], "auto, always or never"),

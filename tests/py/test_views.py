@@ -252,7 +252,7 @@ def test_record_without_sites_has_a_total_of_nothing(heapkeeper):
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
-@pytest.mark.parametrize("sort", [*SORT, "temporary", "largest"])
+@pytest.mark.parametrize("sort", [*SORT, "temporary", "largest", "age"])
 def test_rows_fit_a_terminal(exact, width, sort):
     import fcntl
     import pty

@@ -13,7 +13,8 @@
  * quarantine; when that is full all hashes are made worthless at once, by another seed, before the memory goes back.
  *
  * Lives: now and then, where the heap's budget is used up anyway, a block is watched: when it is freed, were few bytes allocated
- * meanwhile? It carries the bit that code objects carry, so who frees it comes the long way and nobody else pays.
+ * meanwhile? It carries the bit that code objects carry, so who frees it comes the long way and nobody else pays. The same blocks, and
+ * some of the apart lane, are the sample of the living, whose ages the capture knows (record/living.c).
  *
  * Lanes (record/exact.h): MEM and OBJECT under the main GIL take the fast functions; RAW, and interpreters with a GIL of
  * their own, the ones that say `apart`, which hold hk_exact_apart while they count. So do the blocks of the C library's malloc
@@ -68,26 +69,42 @@ static struct life *life_of(const void *block)
 }
 
 /* The one that is watched longest makes room. */
-static void life_watch(const void *block, struct life life)
+static void life_put(const void *block, const struct life *life)
 {
     static unsigned next;
     struct life *at = &lives[next++ % LIVES];
+    if (at->block != NULL && !at->is_code && hk_region_has(at->block) && !hk_exact_living_has(at->block))
+        *hk_slot_at(hk_pool_of(at->block), at->block) &= ~HK_SLOT_CODE;
+    *at = *life;
+    at->block = block;
+}
+
+/* life, living: of weight 0: not as such. site: whose it is now. */
+static void watch(const void *block, const struct life *life, uint32_t site, const struct hk_exact_living *living)
+{
     if (!hk_exact_marking_stop())
         return;
-    if (at->block != NULL && !at->is_code && hk_region_has(at->block))
-        *hk_slot_at(hk_pool_of(at->block), at->block) &= ~HK_SLOT_CODE;
-    *at = life;
-    at->block = block;
-    if (hk_region_has(block))
+    bool is_marked = hk_exact_living_add(block, site, living);
+    if (life->weight != 0) {
+        life_put(block, life);
+        is_marked = true;
+    }
+    if (is_marked && hk_region_has(block))
         *hk_slot_at(hk_pool_of(block), block) |= HK_SLOT_CODE;
     hk_exact_marking_go_on();
+}
+
+static uint32_t watch_weight(size_t size)
+{
+    return 1 + (uint32_t)(size / HK_CAPTURE_LIFE_BYTES < UINT32_MAX ? size / HK_CAPTURE_LIFE_BYTES : UINT32_MAX - 1);
 }
 
 /* A block for which the heap's budget was used up has been recorded. */
 static void life_begin(hk_heap *heap, const void *block, size_t size, uint32_t site)
 {
     static uint64_t random = 1;
-    struct life life = {.born = life_clock(), .site = site, .weight = 1 + (uint32_t)(size / HK_CAPTURE_LIFE_BYTES)};
+    struct life life = {.born = life_clock(), .site = site, .weight = watch_weight(size)};
+    struct hk_exact_living living = {.birth_ns = hk_exact_living_now(), .weight = life.weight};
     random = random * 6364136223846793005u + 1442695040888963407u;
     int64_t sooner = (int64_t)(random >> 33) % (2 * HK_CAPTURE_LIFE_BYTES); /* uniform: no rhythm of the program's is met */
     if (sooner < heap->budget) {
@@ -95,7 +112,7 @@ static void life_begin(hk_heap *heap, const void *block, size_t size, uint32_t s
         heap->budget_start -= sooner;
     }
     hk_exact_life(site, life.weight, false);
-    life_watch(block, life);
+    watch(block, &life, site, &living);
 }
 
 /* A walk meets this code: whoever frees it must be told. Called with the recorder's lock held. */
@@ -105,6 +122,7 @@ void hk_cpython_exact_mark_code(const void *code)
     struct life *life = life_of(block);
     if (life != NULL)
         life->is_code = true;
+    hk_exact_living_mark_code(block);
     if (hk_region_has(block))
         *hk_slot_at(hk_pool_of(block), block) |= HK_SLOT_CODE;
     else
@@ -180,24 +198,27 @@ struct record {
     uint32_t site; /* HK_EXACT_NONE: not recorded */
     bool is_code;
     uint8_t age; /* see windows.h; only while one is open */
-    struct life life; /* weight 0: was not watched */
+    struct life life; /* weight 0: was not watched; so of the next */
+    struct hk_exact_living living;
 };
 
 /* What was marked need not be code. */
-static void take_life(const void *block, struct record *record)
+static void take_life(const void *block, struct record *record, bool may_live)
 {
     struct life *life = life_of(block);
+    bool is_living = may_live && hk_exact_living_take(block, &record->living);
+    if (life == NULL && !is_living)
+        return;
+    record->is_code = (life != NULL && life->is_code) || (is_living && record->living.is_code);
     if (life == NULL)
         return;
     record->life = *life;
-    record->is_code = life->is_code;
     __atomic_store_n(&life->block, NULL, __ATOMIC_RELAXED);
 }
 
-static void give_life(const void *block, const struct record *record)
+static bool is_watched(const struct record *record)
 {
-    if (record->life.weight != 0)
-        life_watch(block, record->life);
+    return record->life.weight != 0 || record->living.weight != 0;
 }
 
 /* Takes the record off the block. */
@@ -205,8 +226,9 @@ static struct record record_take(const void *block)
 {
     struct record record = {.site = HK_EXACT_NONE};
     if (!hk_region_has(block)) {
-        hk_exact_large_take(block, &record.bytes, &record.site, &record.age, &record.is_code);
-        take_life(block, &record);
+        bool may_live = false;
+        hk_exact_large_take(block, &record.bytes, &record.site, &record.age, &record.is_code, &may_live);
+        take_life(block, &record, may_live);
         return record;
     }
     const struct hk_pool *pool = hk_pool_of(block);
@@ -217,7 +239,7 @@ static struct record record_take(const void *block)
     record.is_code = *word & HK_SLOT_CODE;
     *word = 0;
     if (__builtin_expect(record.is_code, 0))
-        take_life(block, &record);
+        take_life(block, &record, true);
     return record;
 }
 
@@ -292,7 +314,8 @@ static void record_restore(const void *block, const struct record *record)
         record_put(block, record->bytes, record->site, record->age);
     if (record->is_code && hk_region_has(block))
         *hk_slot_at(hk_pool_of(block), block) |= HK_SLOT_CODE;
-    give_life(block, record);
+    if (is_watched(record))
+        watch(block, &record->life, record->site, &record->living);
 }
 
 /* A block that shrinks stays where it was charged. */
@@ -551,10 +574,37 @@ static inline __attribute__((always_inline)) void main_moved(int domain, const s
         hk_window_birth(site, (size_t)bytes, true);
 }
 
+static uint32_t site_of(const void *block)
+{
+    uint32_t site = HK_EXACT_NONE;
+    size_t bytes;
+    uint8_t age;
+    if (!hk_region_has(block)) {
+        hk_exact_large_find(block, &bytes, &site, &age);
+        return site;
+    }
+    uint32_t word = *hk_slot_at(hk_pool_of(block), block);
+    return has_site(word) ? hk_slot_site(word) : HK_EXACT_NONE;
+}
+
+/* What was watched is so where it lies now; what was not may have become so large that it is taken up as something new would be. */
+static __attribute__((noinline)) void watch_moved(const struct record *had, const void *moved, size_t size, bool is_due)
+{
+    struct hk_exact_living living = had->living;
+    uint32_t site = site_of(moved);
+    if (living.weight == 0 && is_due)
+        living.birth_ns = hk_exact_living_now();
+    if (living.weight != 0 || is_due)
+        living.weight = watch_weight(size);
+    if (site != HK_EXACT_NONE)
+        watch(moved, &had->life, site, &living);
+}
+
 static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_heap *heap, void *block, size_t size, int way)
 {
     if (block == NULL)
         return main_malloc(domain, heap, size, way);
+    bool is_due = heap->budget < (int64_t)size;
     struct record had = record_take(block);
     void *moved = hk_realloc(heap, block, size);
     if (moved == NULL) {
@@ -562,8 +612,8 @@ static inline __attribute__((always_inline)) void *main_realloc(int domain, hk_h
         return NULL;
     }
     main_moved(domain, &had, moved, size, way);
-    if (__builtin_expect(had.life.weight != 0, 0))
-        life_watch(moved, had.life);
+    if (__builtin_expect(is_due || is_watched(&had), 0))
+        watch_moved(&had, moved, size, is_due);
     return moved;
 }
 
@@ -695,23 +745,44 @@ void hk_cpython_exact_reborn(const void *taken)
     size_t bytes = bytes_of(pool, *word);
     *word = (*word & ((1u << HK_SLOT_SITE_SHIFT) - 1)) | hk_slot_word(site, 0);
     hk_exact_move(&hk_exact.counters[had], bytes, &hk_exact.counters[site], bytes);
+    if (*word & HK_SLOT_CODE)
+        hk_exact_living_renew(start + (size_t)((const char *)taken - start) / pool->block_size * pool->block_size, site);
     if (hk_windows_are_open())
         hk_window_move(had, site, *hk_age_of(word), bytes);
 }
 
 /* --- apart lane --- */
 
-static void apart_put(const void *block, size_t size, uint32_t site, bool main)
+static int64_t apart_budget; /* bytes to the next block that is watched; under hk_exact_apart */
+
+/* had: the block that this one was, or NULL. */
+static __attribute__((noinline)) void apart_watch(const void *block, size_t size, uint32_t site, const struct record *had)
+{
+    static uint64_t random = 1;
+    const struct life none = {.weight = 0};
+    struct hk_exact_living living = {.birth_ns = hk_exact_living_now(), .weight = watch_weight(size)};
+    if (had != NULL && had->living.weight != 0)
+        living.birth_ns = had->living.birth_ns;
+    if (apart_budget < 0) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        apart_budget = (int64_t)(random >> 33) % (2 * HK_CAPTURE_LIFE_BYTES);
+    }
+    watch(block, &none, site, &living);
+}
+
+static void apart_put(const void *block, size_t size, uint32_t site, bool main, const struct record *had)
 {
     ssize_t bytes = site != HK_EXACT_NONE ? record_put(block, size, site, hk_window_age()) : -1;
     if (bytes < 0)
         return;
     hk_exact_apart_birth(site, (size_t)bytes, main);
+    if (__builtin_expect((apart_budget -= (int64_t)size) < 0 || (had != NULL && had->living.weight != 0), 0))
+        apart_watch(block, size, site, had);
     if (hk_windows_are_open())
         hk_window_birth(site, (size_t)bytes, main);
 }
 
-static void apart_born(int domain, const void *block, size_t size)
+static void apart_born(int domain, const void *block, size_t size, const struct record *had)
 {
     const void *state;
     if (!hk_exact.births && births_are_off())
@@ -719,7 +790,7 @@ static void apart_born(int domain, const void *block, size_t size)
     bool main = holds_main(&state);
     if (!hk_exact_apart_enter())
         return;
-    apart_put(block, size, hk_exact_site_apart(domain, state), main);
+    apart_put(block, size, hk_exact_site_apart(domain, state), main, had);
     hk_lock_release(&hk_exact_apart);
 }
 
@@ -727,17 +798,20 @@ static void apart_born(int domain, const void *block, size_t size)
 static bool goes_on(const struct record *had, void *moved, size_t size)
 {
     bool is_smaller = had->site != HK_EXACT_NONE && size < had->bytes;
-    if (is_smaller)
+    if (is_smaller) {
         moved_smaller(had, moved, size);
-    else
+        if (is_watched(had))
+            watch(moved, &had->life, had->site, &had->living);
+    } else {
         count_death(had);
+    }
     return is_smaller;
 }
 
 static void apart_moved(int domain, const struct record *had, void *moved, size_t size)
 {
     if (!goes_on(had, moved, size))
-        apart_born(domain, moved, size);
+        apart_born(domain, moved, size, had);
 }
 
 static void apart_code_died(void)
@@ -784,7 +858,7 @@ bool hk_cpython_exact_forget(const void *block)
 
 /* --- malloc's blocks: apart --- */
 
-void hk_cpython_exact_native_born(const void *block, size_t size)
+static void native_born(const void *block, size_t size, const struct record *had)
 {
     const void *state;
     if (is_over())
@@ -798,10 +872,15 @@ void hk_cpython_exact_native_born(const void *block, size_t size)
     if (__builtin_expect(hk_cpython_is_covered(), 0))
         hk_exact_codes_forget(); /* code objects may die unseen: no stack is known again by its addresses */
     if (hk_exact_apart_enter()) {
-        apart_put(block, size, hk_exact_site_native(state), main);
+        apart_put(block, size, hk_exact_site_native(state), main, had);
         hk_lock_release(&hk_exact_apart);
     }
     errno = error;
+}
+
+void hk_cpython_exact_native_born(const void *block, size_t size)
+{
+    native_born(block, size, NULL);
 }
 
 void hk_cpython_exact_native_dies(const void *block)
@@ -818,7 +897,7 @@ void *hk_cpython_exact_native_moves(void *(*reallocate)(void *block, size_t size
     if (moved == NULL)
         record_restore(block, &had);
     else if (!goes_on(&had, moved, size))
-        hk_cpython_exact_native_born(moved, size);
+        native_born(moved, size, &had);
     return moved;
 }
 
@@ -833,7 +912,7 @@ static void *raw_malloc(void *context, size_t size)
     hk_heap *heap = raw_heap(context);
     void *block = hk_malloc(heap, size);
     if (block != NULL)
-        apart_born(heap->domain, block, size);
+        apart_born(heap->domain, block, size, NULL);
     return block;
 }
 
@@ -843,7 +922,7 @@ static void *raw_calloc(void *context, size_t count, size_t size)
     hk_cpython_raw_calloc_seen(count, size);
     void *block = hk_calloc(heap, count, size);
     if (block != NULL)
-        apart_born(heap->domain, block, count * size);
+        apart_born(heap->domain, block, count * size, NULL);
     return block;
 }
 
@@ -870,7 +949,7 @@ static void *many_malloc(void *context, size_t size)
         return main_table(main->domain)->malloc(heap, size);
     void *block = hk_malloc(heap, size);
     if (block != NULL)
-        apart_born(main->domain, block, size);
+        apart_born(main->domain, block, size, NULL);
     return block;
 }
 
@@ -881,7 +960,7 @@ static void *many_calloc(void *context, size_t count, size_t size)
         return main_table(main->domain)->calloc(heap, count, size);
     void *block = hk_calloc(heap, count, size);
     if (block != NULL)
-        apart_born(main->domain, block, count * size);
+        apart_born(main->domain, block, count * size, NULL);
     return block;
 }
 
