@@ -125,17 +125,19 @@ def test_of_a_heap_with_more_blocks_than_find_room_the_sample_stays_fair(heapkee
 
 def test_blocks_of_the_other_lanes_and_of_a_child_have_ages(heapkeeper):
     """malloc's are in the sample; what a child inherited is as old as itself at least."""
+    path = os.path.join(heapkeeper.directory, "lanes.hkc")
     done = heapkeeper.run("""
-        import os, sqlite3, time
-        kept = [b"x" * (300 + i % 100) for i in range(20000)]
+        import glob, os, sqlite3
+        kept = [b"x" * (300 + (i & 63)) for i in range(20000)]
         base = sqlite3.connect(":memory:")
         base.execute("create table t (x)")
         base.executemany("insert into t values (?)", [("x" * 500,)] * 20000)
         if os.fork() == 0:
-            kept.append([b"y" * 400 for _ in range(20000)])
+            while not glob.glob(%r + ".*"): # its own capture, a while after it began
+                kept.append([b"y" * 400 for _ in range(1000)])
             os.kill(os.getpid(), 9)
         os.wait()
-    """, options=("--exact", "--native"))
+    """ % path, options=("--exact", "--native"), output=path)
     assert done.status == 0, done.err
     assert len(heapkeeper.captures) == 2
     parent, child = (rows_of(path, "domain") for path in heapkeeper.captures)
