@@ -1,9 +1,10 @@
 /* The call tree and its sites.
  *
  * A stack becomes a path of nodes (parent, code, offset), outermost first, and a path and a
- * domain become a site. The levels of the stack seen last are kept with their nodes: the outer
+ * domain become a site. The levels of the stack seen last are kept with their nodes (0: it has none): the outer
  * part of the next is mostly the same and needs no probe; where the host says when code objects die, not even a look at its code
- * objects. Nodes found of late are kept by their hash, since those of a program with a million stacks are in no cache.
+ * objects. Where nothing new can be made, frames inside of one without a node need no names. Nodes found of late are kept by their
+ * hash, since those of a program with a million stacks are in no cache.
  *
  * Both sections are bounded. What is known is always found; what is new is tried in turn as
  *
@@ -70,37 +71,111 @@ static uint32_t make_node(uint32_t parent, uint32_t code, int32_t offset, uint32
     return number;
 }
 
-/* The node of the innermost `depth` frames; makes what is missing while fewer than `most` nodes
- * are in use (0: makes nothing). 0: not there. whole: these are all frames, to be compared with the next stack's. */
-static uint32_t find_path(uint32_t depth, uint64_t most, bool whole)
+/* The code of a frame of the stack that was walked last; 0: no room. */
+static inline uint32_t code_of(uint32_t frame)
 {
-    uint32_t parent = 0;
-    bool same = whole; /* as in the stack seen last, so far */
+    struct hk_frame *at = &hk_rec.frames[frame];
+    uint32_t *code = &hk_rec.frame_codes[frame];
 
-    for (uint32_t level = 0; level < depth; level++) {
-        uint32_t frame = depth - 1 - level, code = hk_rec.frame_codes[frame];
+    if (*code != 0)
+        return *code;
+    return *code = at->offset == HK_FRAME_NATIVE ? hk_rec_native_code((uintptr_t)at->code, &at->offset) : hk_rec_code(at->code);
+}
+
+/* So many of the innermost `count` frames have codes; the callers of one that has none cannot be shown. */
+static uint32_t name_frames(uint32_t count)
+{
+    uint32_t named = 0;
+
+    while (named < count && code_of(named) != 0)
+        named++;
+    return named;
+}
+
+static uint32_t child_of(uint32_t parent, uint32_t code, int32_t offset, bool may_make)
+{
+    uint32_t hash = node_hash(parent, code, offset);
+    uint32_t node = find_node(parent, code, offset, hash);
+
+    return node == 0 && may_make ? make_node(parent, code, offset, hash) : node;
+}
+
+/* The node of the innermost `depth` frames, which are named; makes what is missing while there is room. 0: not there. */
+static uint32_t find_path(uint32_t depth, bool room)
+{
+    uint64_t most = room ? hk_rec.section[HK_SECTION_NODES].capacity : 0;
+    uint32_t node = 0;
+
+    for (uint32_t frame = depth; frame-- > 0;) {
+        bool may_make = hk_rec.section[HK_SECTION_NODES].count < most;
+        node = child_of(node, hk_rec.frame_codes[frame], hk_rec.frames[frame].offset, may_make);
+        if (node == 0)
+            return 0;
+    }
+    return node;
+}
+
+/* The outermost levels of this stack that are those of the last one, by the addresses of their code objects. Only where these are
+ * known to live. */
+static uint32_t known_levels(uint32_t depth)
+{
+    uint32_t level = 0, most = depth < hk_rec.last_depth ? depth : hk_rec.last_depth;
+
+    for (; hk_rec.exact && level < most; level++) {
+        const struct hk_frame *frame = &hk_rec.frames[depth - 1 - level];
+        const struct hk_rec_level *last = &hk_rec.last[level];
+        if (frame->code != last->address || frame->offset != last->offset)
+            break;
+    }
+    return level;
+}
+
+/* The code of the frame at a level, where those outside of it have been looked at: a recursion of one function or two needs no
+ * look-up. */
+static inline uint32_t code_at(uint32_t level, uint32_t frame)
+{
+    for (uint32_t back = 1; back <= 2 && back <= level && hk_rec.frames[frame].offset != HK_FRAME_NATIVE; back++)
+        if (hk_rec.last[level - back].address == hk_rec.frames[frame].code)
+            return hk_rec.frame_codes[frame] = hk_rec.last[level - back].code;
+    return code_of(frame);
+}
+
+/* The node of all frames; they need no names where they are known from the stack before, or one outside of them has no node.
+ * *unnamed: a frame cannot be named. */
+static uint32_t find_whole(uint32_t depth, bool room, bool *unnamed)
+{
+    const struct hk_rec_section *nodes = &hk_rec.section[HK_SECTION_NODES];
+    uint32_t level = known_levels(depth), node = level > 0 ? hk_rec.last[level - 1].node : 0;
+    bool same = true; /* as in the stack seen last, so far */
+
+    if (level > 0 && node == 0) {
+        if (!room)
+            return 0;
+        level--;
+        node = level > 0 ? hk_rec.last[level - 1].node : 0;
+    }
+    for (; level < depth; level++) {
+        uint32_t frame = depth - 1 - level, code = code_at(level, frame);
         int32_t offset = hk_rec.frames[frame].offset;
         struct hk_rec_level *last = &hk_rec.last[level];
-        if (same && level < hk_rec.last_depth && last->code == code && last->offset == offset) {
-            parent = last->node;
+        if (HK_UNLIKELY(code == 0)) {
+            hk_rec.last_depth = level;
+            *unnamed = true;
+            return 0;
+        }
+        if (same && level < hk_rec.last_depth && last->code == code && last->offset == offset && last->node != 0) {
+            node = last->node;
+            last->address = hk_rec.frames[frame].code;
             continue;
         }
         same = false;
-        uint32_t hash = node_hash(parent, code, offset);
-        uint32_t node = find_node(parent, code, offset, hash);
-        if (!node && hk_rec.section[HK_SECTION_NODES].count < most)
-            node = make_node(parent, code, offset, hash);
-        if (!node) {
-            hk_rec.last_depth = whole ? level : hk_rec.last_depth;
-            return 0;
-        }
-        parent = node;
-        if (!whole)
-            continue;
+        node = child_of(node, code, offset, room && nodes->count < nodes->capacity);
         *last = (struct hk_rec_level){hk_rec.frames[frame].code, code, offset, node};
         hk_rec.last_depth = level + 1;
+        if (node == 0)
+            return 0;
     }
-    return parent;
+    return node;
 }
 
 /* Whose the sites are that are looked for; 0 where threads are not told apart. */
@@ -206,44 +281,43 @@ bool hk_rec_link_sites(void)
     return true;
 }
 
-/* The site of the innermost `depth` frames; new nodes and sites only in the first `eighths` of
- * their sections. */
-static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t flags,
-                          uint32_t eighths)
+/* New nodes and sites only in the first `eighths` of their sections. */
+static bool has_room(uint32_t depth, uint32_t eighths)
 {
     const struct hk_rec_section *nodes = &hk_rec.section[HK_SECTION_NODES];
     const struct hk_rec_section *sites = &hk_rec.section[hk_rec_site_kind()];
-    bool room = sites->count < sites->capacity / 8 * eighths &&
-                nodes->count + depth <= nodes->capacity / 8 * eighths;
-    uint64_t had = nodes->count;
-    uint32_t node = 0, site;
+
+    return sites->count < sites->capacity / 8 * eighths && nodes->count + depth <= nodes->capacity / 8 * eighths;
+}
+
+/* The site of a node. `had`: so many nodes there were before its path was looked for. */
+static uint32_t site_of_node(uint32_t node, uint64_t had, int domain, uint8_t flags, bool room)
+{
+    uint32_t site = hk_rec.section[HK_SECTION_NODES].count > had ? HK_REC_NONE /* the path is new */ : find_site(node, domain, flags);
+
+    return site == HK_REC_NONE && room ? make_site(node, domain, flags) : site;
+}
+
+/* The site of the whole stack; see find_whole. */
+static uint32_t try_whole(uint32_t depth, int domain, uint8_t flags, bool *unnamed)
+{
+    uint64_t had = hk_rec.section[HK_SECTION_NODES].count;
+    bool room = has_room(depth, 6);
+    uint32_t node = depth > 0 ? find_whole(depth, room, unnamed) : 0;
+
+    return depth > 0 && node == 0 ? HK_REC_NONE : site_of_node(node, had, domain, flags, room);
+}
+
+/* The site of the innermost `depth` frames of a stack of which `whole` have names. */
+static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t flags, uint32_t eighths)
+{
+    uint64_t had = hk_rec.section[HK_SECTION_NODES].count;
+    bool room = has_room(depth, eighths);
+    uint32_t node = find_path(depth, room);
 
     if (depth < whole)
         flags |= HK_SITE_CUT;
-    if (depth > 0) {
-        node = find_path(depth, room ? nodes->capacity : 0, depth == whole);
-        if (!node)
-            return HK_REC_NONE;
-    }
-    site = nodes->count > had ? HK_REC_NONE /* the path is new */ : find_site(node, domain, flags);
-    if (site == HK_REC_NONE && room)
-        site = make_site(node, domain, flags);
-    return site;
-}
-
-/* The outermost levels of this stack that are those of the last one, by the addresses of their code objects. Only where these are
- * known to live. */
-static uint32_t known_levels(uint32_t depth)
-{
-    uint32_t level = 0, most = depth < hk_rec.last_depth ? depth : hk_rec.last_depth;
-
-    for (; hk_rec.exact && level < most; level++) {
-        const struct hk_frame *frame = &hk_rec.frames[depth - 1 - level];
-        const struct hk_rec_level *last = &hk_rec.last[level];
-        if (frame->code != last->address || frame->offset != last->offset)
-            break;
-    }
-    return level;
+    return depth > 0 && node == 0 ? HK_REC_NONE : site_of_node(node, had, domain, flags, room);
 }
 
 static uint32_t walk(int domain, uint8_t *flags)
@@ -259,50 +333,46 @@ static uint32_t walk(int domain, uint8_t *flags)
         hk_rec.last_depth = 0;
         hk_rec.last_codes = codes;
     }
-    uint32_t known = known_levels(depth);
-    for (uint32_t i = 0; i < depth - known; i++) {
-        if (hk_rec.frames[i].offset == HK_FRAME_NATIVE) {
-            hk_rec.frame_codes[i] = hk_rec_native_code((uintptr_t)hk_rec.frames[i].code, &hk_rec.frames[i].offset);
-            if (hk_rec.frame_codes[i] != 0)
-                continue;
-            *flags |= HK_SITE_CUT;
-            return i;
-        }
-        uint32_t back = i > 0 && hk_rec.frames[i].code == hk_rec.frames[i - 1].code   ? 1 /* recursion */
-                        : i > 1 && hk_rec.frames[i].code == hk_rec.frames[i - 2].code ? 2 /* of two functions */
-                                                                                      : 0;
-        hk_rec.frame_codes[i] = back ? hk_rec.frame_codes[i - back] : hk_rec_code(hk_rec.frames[i].code);
-        if (HK_UNLIKELY(hk_rec.frame_codes[i] == 0)) {
-            *flags |= HK_SITE_CUT; /* its callers cannot be shown without it */
-            return i;
-        }
-    }
-    for (uint32_t level = 0; level < known; level++)
-        hk_rec.frame_codes[depth - 1 - level] = hk_rec.last[level].code;
+    memset(hk_rec.frame_codes, 0, depth * sizeof *hk_rec.frame_codes);
     return depth;
+}
+
+/* What there is room for of a stack that is not to be had whole. */
+static uint32_t site_of_less(uint32_t depth, int domain, uint8_t flags)
+{
+    uint32_t named = name_frames(depth < CUT_DEPTH ? depth : CUT_DEPTH), site = HK_REC_NONE;
+
+    if (depth > 1)
+        hk_rec_limit(HK_LIMIT_NODES);
+    if (named > 0)
+        site = try_depth(named, depth, domain, flags, 7);
+    if (site == HK_REC_NONE && (named > 0 || depth == 0))
+        site = try_depth(named > 0 ? 1 : 0, depth, domain, flags, 8);
+    return site;
 }
 
 uint32_t hk_rec_site_here(int domain, uint8_t extra)
 {
     uint8_t flags = 0;
-    uint32_t depth = walk(domain, &flags), site;
-    bool lost = depth == 0 &&
-                (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
+    uint32_t depth = walk(domain, &flags), site = HK_REC_NONE;
+    bool unnamed = false, lost = depth == 0 && (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
 
     if (depth == HK_REC_FRAMES && (flags & HK_SITE_CUT))
         depth = ENDLESS_DEPTH;
     flags = (flags & (HK_SITE_CUT | HK_SITE_JIT | HK_SITE_BLIND)) | extra;
     if (hk_rec.stage != HK_REC_ON)
         return HK_REC_NONE;
-    site = lost ? HK_REC_NONE : try_depth(depth, depth, domain, flags, 6);
-    if (HK_UNLIKELY(site == HK_REC_NONE) && !lost) {
-        if (depth > 1)
-            hk_rec_limit(HK_LIMIT_NODES);
-        if (depth > 0)
-            site = try_depth(depth < CUT_DEPTH ? depth : CUT_DEPTH, depth, domain, flags, 7);
-        if (site == HK_REC_NONE)
-            site = try_depth(depth > 0 ? 1 : 0, depth, domain, flags, 8);
+    if (!lost)
+        site = try_whole(depth, domain, flags, &unnamed);
+    if (HK_UNLIKELY(unnamed)) {
+        depth = name_frames(depth);
+        lost = depth == 0;
+        flags |= HK_SITE_CUT;
+        if (!lost)
+            site = try_depth(depth, depth, domain, flags, 6);
     }
+    if (HK_UNLIKELY(site == HK_REC_NONE) && !lost)
+        site = site_of_less(depth, domain, flags);
     if (hk_rec.stage != HK_REC_ON)
         return HK_REC_NONE;
     if (HK_UNLIKELY(site == HK_REC_NONE)) {
