@@ -82,8 +82,7 @@ struct hk_arena {
     bool freed;      /* in the region's list */
 };
 
-#define HK_SIZE_UNIT 64u /* of hk_region.block_sizes */
-#define HK_OWNER_BYTES (sizeof(hk_heap *) + sizeof(uint8_t)) /* to a pool: owners, and block_sizes behind it */
+#define HK_OWNER_BYTES (sizeof(hk_heap *) + sizeof(uint8_t)) /* to a pool: owners, and classes behind it */
 
 /* Where an arena's pages come from. Pages that cannot be given back are dirty for good. */
 enum hk_pages {
@@ -104,11 +103,11 @@ struct hk_region {
     struct hk_arena *freed;
     uint32_t freed_count;
     hk_lock lock;
-    /* Of the process's region, for pools of threads' members (threads.h): whose, and the size of a block in units of
-     * HK_SIZE_UNIT, rounded up, as in the descriptor, but on lines that are rarely written, so that a thread that frees
-     * another's block does not wait for its descriptor. */
+    /* Of the process's region, for pools of threads' members (threads.h): whose, and of which class, as in the
+     * descriptor, but on lines that are rarely written, so that a thread that frees another's block does not wait for its
+     * descriptor. */
     hk_heap **owners;
-    uint8_t *block_sizes;
+    uint8_t *classes;
     size_t owners_writable; /* entries of both; all can be read */
 };
 
@@ -180,11 +179,13 @@ struct hk_heap {
     hk_heap *next_member, *next_idle; /* of a member, see threads.h */
     const struct hk_thread *thread;   /* of a member that is LIVE: whose it is; atomic */
 
-    /* On a cache line of their own: what other threads look at and write. */
+    /* Other threads look at these with each block of its that they free, so they are not beside what is often written. */
+    hk_heap *facade; /* of a member; else NULL */
+    uint16_t number; /* of a member, in its facade */
+    uint8_t state;   /* of a member: enum hk_member_state; atomic */
+
+    /* Other threads write it: on a cache line of its own. */
     _Alignas(64) void *remote; /* blocks freed from outside the host's lock, or by another thread; atomic. See remote.c */
-    hk_heap *facade;           /* of a member; else NULL */
-    uint16_t number;           /* of a member, in its facade */
-    uint8_t state;             /* of a member: enum hk_member_state; atomic */
 };
 
 #define HK_SMALL_ARENAS (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE) /* so many a heap has without huge pages */

@@ -51,7 +51,7 @@ static bool tables_init(size_t span)
     hk_region.pools = (struct hk_pool *)(pools + pools_skew());
     hk_region.arenas = hk_os_map(arenas * sizeof(struct hk_arena));
     hk_region.owners = hk_os_reserve_zero(arenas * HK_ARENA_POOLS * HK_OWNER_BYTES, hk_os_page_size());
-    hk_region.block_sizes = (uint8_t *)(hk_region.owners + arenas * HK_ARENA_POOLS);
+    hk_region.classes = (uint8_t *)(hk_region.owners + arenas * HK_ARENA_POOLS);
     if (pools != NULL && hk_region.arenas != NULL && hk_region.owners != NULL)
         return true;
     if (pools != NULL)
@@ -100,7 +100,7 @@ static void owners_shrink(size_t keep, size_t old)
     if (from >= old)
         return;
     hk_os_unmap(hk_region.owners + from, (old - from) * sizeof(hk_heap *));
-    hk_os_unmap(hk_region.block_sizes + from, old - from);
+    hk_os_unmap(hk_region.classes + from, old - from);
     if (hk_region.owners_writable > from)
         hk_region.owners_writable = from;
 }

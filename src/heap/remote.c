@@ -5,8 +5,9 @@
  * path. Until then they count as allocated. A push takes the cache line of the list's head from another processor, and
  * its owner that of each block in turn. So threads send each other's blocks home in batches:
  *
- *      batch      the addresses of up to HK_BATCH blocks of one owner, or of HK_BATCH_BYTES if those are fewer, in the member of the
- *                 thread that freed them (HK_BATCHES of them, by the owner's number). The blocks are not touched
+ *      batch      the addresses of up to HK_BATCH blocks of one owner, in the member of the thread that freed them (HK_BATCHES of
+ *                 them, by the owner's number; HK_BATCHES_BYTES of blocks in all). The blocks are not touched, nor are their
+ *                 pools' descriptors, which their owner writes to
  *      carrier    a block in the list. Its first word is the next carrier, those that follow are addresses of blocks that come
  *                 home with it, as many as there is room for, at most HK_BATCH - 1; a NULL ends fewer
  *
@@ -21,8 +22,7 @@
  *      the one who frees has no member
  *
  * What is left in batches is sent when their thread ends, trims the heap, or needs another pool. A thread that does none of
- * these keeps at most HK_BATCH - 1 blocks of each owner, of less than HK_BATCH_BYTES in all: less than 64 KiB, however many
- * owners there are.
+ * these keeps at most HK_BATCH - 1 blocks of each owner, and less than HK_BATCHES_BYTES, however many owners there are.
  *
  * A pool changes its owner only when that one's thread has ended, so a block that is sent to, or lies in the list of, a
  * former owner is sent on. */
@@ -30,11 +30,10 @@
 
 #include <string.h>
 
-/* How many other blocks a block can carry. */
-static uint32_t room_in(const void *block)
+/* How many other blocks a block of so many bytes can carry. */
+static uint32_t room_in(size_t bytes)
 {
-    size_t words = hk_pool_block_bytes(hk_pool_find(block)) / sizeof(void *);
-    return words < HK_BATCH ? (uint32_t)words - 1 : HK_BATCH - 1;
+    return bytes < HK_BATCH * sizeof(void *) ? (uint32_t)(bytes / sizeof(void *)) - 1 : HK_BATCH - 1;
 }
 
 static void push(hk_heap *heap, void **first, void **last)
@@ -48,7 +47,7 @@ static void push(hk_heap *heap, void **first, void **last)
 void hk_remote_push(hk_heap *heap, void *block)
 {
     void **carrier = block;
-    if (HK_STEP > sizeof(void *) || room_in(block) > 0)
+    if (HK_STEP > sizeof(void *) || hk_pool_block_bytes(hk_pool_find(block)) > sizeof(void *))
         carrier[1] = NULL;
     push(heap, carrier, carrier);
 }
@@ -72,7 +71,7 @@ void hk_remote_drain(hk_heap *heap)
     while (carrier != NULL) {
         void **next = carrier[0];
         __builtin_prefetch(next);
-        uint32_t room = room_in(carrier);
+        uint32_t room = room_in(hk_pool_block_bytes(hk_pool_find(carrier)));
         for (uint32_t i = 1; i <= room && carrier[i] != NULL; i++)
             come_home(heap, carrier[i]);
         come_home(heap, carrier);
@@ -123,7 +122,7 @@ static void push_batch(struct hk_batch *batch)
     void **first = NULL, **last = NULL;
     while (batch->count > 0) {
         void **carrier = batch->blocks[--batch->count];
-        uint32_t room = room_in(carrier), count = room < batch->count ? room : batch->count;
+        uint32_t room = room_in(hk_threads_block_bytes(carrier)), count = room < batch->count ? room : batch->count;
         batch->count -= count;
         memcpy(carrier + 1, batch->blocks + batch->count, count * sizeof(void *));
         if (count < room)
@@ -139,6 +138,7 @@ static void send(hk_heap *mine, struct hk_batch *batch)
 {
     if (batch->count == 0)
         return;
+    hk_member_of(mine)->batches_bytes -= batch->bytes;
     batch->bytes = 0;
     if (!is_without_thread(batch->owner)) {
         push_batch(batch);
@@ -168,10 +168,14 @@ static void free_batched(hk_heap *mine, hk_heap *owner, void *block)
         send(mine, batch);
         batch->owner = owner;
     }
+    uint32_t bytes = hk_threads_block_bytes(block);
     batch->blocks[batch->count++] = block;
-    batch->bytes += hk_threads_block_bytes(block);
-    if (batch->count == HK_BATCH || batch->bytes >= HK_BATCH_BYTES)
+    batch->bytes += bytes;
+    hk_member_of(mine)->batches_bytes += bytes;
+    if (batch->count == HK_BATCH)
         send(mine, batch);
+    else if (hk_member_of(mine)->batches_bytes >= HK_BATCHES_BYTES)
+        hk_threads_send_batches(mine);
 }
 
 void hk_threads_free_foreign(hk_heap *mine, hk_heap *owner, void *block)

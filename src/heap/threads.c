@@ -281,7 +281,7 @@ static bool owners_make_writable(size_t index)
     if (to > limit)
         to = limit;
     if (!hk_os_commit(hk_region.owners + from, (to - from) * sizeof(hk_heap *)) ||
-        !hk_os_commit(hk_region.block_sizes + from, to - from))
+        !hk_os_commit(hk_region.classes + from, to - from))
         return false;
     while (from < to && !__atomic_compare_exchange_n(&hk_region.owners_writable, &from, to, false, __ATOMIC_RELEASE,
                                                      __ATOMIC_ACQUIRE))
@@ -291,7 +291,6 @@ static bool owners_make_writable(size_t index)
 
 struct hk_pool *hk_threads_take_empty(hk_heap *member, uint8_t size_class)
 {
-    uint32_t units = (hk_class_size[size_class] + HK_SIZE_UNIT - 1) / HK_SIZE_UNIT;
     hk_heap *facade = member->facade;
     hk_threads_send_batches(member);
     hk_lock_take(&facade->lock);
@@ -302,7 +301,7 @@ struct hk_pool *hk_threads_take_empty(hk_heap *member, uint8_t size_class)
     }
     if (pool != NULL) {
         hk_threads_set_owner(pool, member);
-        __atomic_store_n(&hk_region.block_sizes[pool - hk_region.pools], (uint8_t)units, __ATOMIC_RELAXED);
+        __atomic_store_n(&hk_region.classes[pool - hk_region.pools], size_class, __ATOMIC_RELAXED);
     }
     hk_lock_release(&facade->lock);
     return pool;

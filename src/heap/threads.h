@@ -40,19 +40,20 @@
 
 enum hk_member_state { HK_MEMBER_LIVE, HK_MEMBER_IDLE, HK_MEMBER_SHARED, HK_MEMBER_FROZEN, HK_MEMBER_ASIDE };
 
-/* Blocks of one owner, freed by another member's thread, that were not sent home yet: fewer than both of these. */
+/* Blocks of one owner, freed by another member's thread, that were not sent home yet: fewer than these. */
 #define HK_BATCH 14
-#define HK_BATCH_BYTES 4096u
 struct hk_batch {
     hk_heap *owner;
     uint32_t count, bytes;
     void *blocks[HK_BATCH];
 };
 
-#define HK_BATCHES 16 /* so less than 64 KiB for a thread */
+#define HK_BATCHES 16
+#define HK_BATCHES_BYTES (64u << 10) /* of all of a member's: fewer than these */
 struct hk_member {
     hk_heap heap;
     struct hk_batch batches[HK_BATCHES]; /* by the owner's number */
+    uint32_t batches_bytes;
 };
 
 struct hk_facade {
@@ -165,10 +166,10 @@ static inline hk_heap *hk_threads_owner(const void *block)
     return __atomic_load_n(&hk_region.owners[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED);
 }
 
-/* Of a member's block, rounded up; read where others rarely write. */
+/* Of a member's block; read where others rarely write. */
 static inline uint32_t hk_threads_block_bytes(const void *block)
 {
-    return __atomic_load_n(&hk_region.block_sizes[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED) * HK_SIZE_UNIT;
+    return hk_class_size[__atomic_load_n(&hk_region.classes[hk_pool_of(block) - hk_region.pools], __ATOMIC_RELAXED)];
 }
 
 static inline struct hk_facade *hk_facade_of(hk_heap *heap)
