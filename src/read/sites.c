@@ -114,7 +114,7 @@ static uint32_t saturated(uint64_t count)
     return count < UINT32_MAX ? (uint32_t)count : UINT32_MAX;
 }
 
-/* A site of an exact capture, as one of a sampled one would be. `freed` may have been copied before the `total` of the same
+/* A site of an exact capture, as one of a sampled one would be; what it does not have stays as it is in *raw, 0. `freed` may have been copied before the `total` of the same
  * moment, never the other way that matters: what is more than there was is nothing. */
 static void read_exact(const struct hk_capture *c, size_t index, struct hk_capture_site *raw, struct hk_lives *lives)
 {
@@ -124,22 +124,20 @@ static void read_exact(const struct hk_capture *c, size_t index, struct hk_captu
     hk_capture_entry(c, HK_SECTION_EXACT_SITES, index, &at, sizeof at);
     uint64_t bytes = at.inherited_bytes + n.total_bytes, blocks = at.inherited_blocks + n.total_blocks;
     bool saved = (int32_t)(n.peak_serial - (uint32_t)c->status.peak_serial) >= 0 && n.peak_serial;
-    *raw = (struct hk_capture_site){
-        .node = at.node,
-        .domain = at.domain,
-        .flags = at.flags,
-        .thread = at.thread,
-        .live_bytes = bytes > n.freed_bytes ? bytes - n.freed_bytes : 0,
-        .live_blocks = blocks > n.freed_blocks ? blocks - n.freed_blocks : 0,
-        .peak_bytes = at.inherited_bytes + n.peak_bytes,
-        .peak_blocks = at.inherited_blocks + n.peak_blocks,
-        .total_bytes = n.total_bytes,
-        .total_blocks = n.total_blocks,
-        .peak_serial = saved ? c->status.peak_serial : 0,
-        .samples_total = saturated(n.total_blocks),
-        .mark = n.mark < HK_MARKS ? n.mark : HK_MARKS - 1,
-        .mark_generation = n.mark_generation,
-    };
+    raw->node = at.node;
+    raw->domain = at.domain;
+    raw->flags = at.flags;
+    raw->thread = at.thread;
+    raw->live_bytes = bytes > n.freed_bytes ? bytes - n.freed_bytes : 0;
+    raw->live_blocks = blocks > n.freed_blocks ? blocks - n.freed_blocks : 0;
+    raw->peak_bytes = at.inherited_bytes + n.peak_bytes;
+    raw->peak_blocks = at.inherited_blocks + n.peak_blocks;
+    raw->total_bytes = n.total_bytes;
+    raw->total_blocks = n.total_blocks;
+    raw->peak_serial = saved ? c->status.peak_serial : 0;
+    raw->samples_total = saturated(n.total_blocks);
+    raw->mark = n.mark < HK_MARKS ? n.mark : HK_MARKS - 1;
+    raw->mark_generation = n.mark_generation;
     raw->samples_live = saturated(raw->live_blocks);
     raw->inherited_bytes = at.inherited_bytes < raw->live_bytes ? at.inherited_bytes : raw->live_bytes;
     memcpy(raw->at_mark, at.at_mark, sizeof raw->at_mark);
@@ -161,7 +159,7 @@ static void read_raw(const struct hk_sites *s, size_t index, struct hk_capture_s
 void hk_sites_marks(const struct hk_sites *s, const struct hk_site *site, uint64_t at_mark[HK_MARKS],
                     uint64_t born_in[HK_MARKS])
 {
-    struct hk_capture_site raw;
+    struct hk_capture_site raw = {.node = 0};
     struct hk_lives lives;
     read_raw(s, site->entry, &raw, &lives);
     hk_growth_update(&raw, s->capture->status.marks_generation, s->capture->mark_count, at_mark, born_in);
@@ -279,36 +277,36 @@ static void add_ages(struct hk_sites *s)
         hk_living_add(&s->lines[s->sites[s->living[i].site].line].ages, &s->living[i]);
 }
 
-static bool read_site(struct hk_sites *s, size_t index, struct hk_site *site, uint64_t at_mark[HK_MARKS],
+/* *raw: all zeros before the first. */
+static bool read_site(struct hk_sites *s, size_t index, struct hk_capture_site *raw, struct hk_site *site, uint64_t at_mark[HK_MARKS],
                       uint64_t born_in[HK_MARKS])
 {
     const struct hk_capture *c = s->capture;
-    struct hk_capture_site raw;
     struct hk_lives lives;
-    read_raw(s, index, &raw, &lives);
-    if (raw.domain > 3 || (raw.node && raw.node >= c->tables[HK_SECTION_NODES].count))
+    read_raw(s, index, raw, &lives);
+    if (raw->domain > 3 || (raw->node && raw->node >= c->tables[HK_SECTION_NODES].count))
         return false;
 
     /* A serial above the status' is of a peak reached after the status was copied. */
-    bool saved = raw.peak_serial >= c->status.peak_serial && raw.peak_serial;
+    bool saved = raw->peak_serial >= c->status.peak_serial && raw->peak_serial;
     *site = (struct hk_site){
-        .node = raw.node,
-        .domain = raw.domain,
-        .flags = raw.flags,
-        .thread = raw.thread <= HK_CAPTURE_THREADS ? raw.thread : 0,
-        .live_bytes = raw.live_bytes,
-        .live_blocks = raw.live_blocks,
-        .peak_bytes = saved ? raw.peak_bytes : raw.live_bytes,
-        .peak_blocks = saved ? raw.peak_blocks : raw.live_blocks,
-        .total_bytes = raw.total_bytes,
-        .total_blocks = raw.total_blocks,
-        .inherited_bytes = raw.inherited_bytes,
-        .samples_total = raw.samples_total,
-        .samples_live = raw.samples_live,
+        .node = raw->node,
+        .domain = raw->domain,
+        .flags = raw->flags,
+        .thread = raw->thread <= HK_CAPTURE_THREADS ? raw->thread : 0,
+        .live_bytes = raw->live_bytes,
+        .live_blocks = raw->live_blocks,
+        .peak_bytes = saved ? raw->peak_bytes : raw->live_bytes,
+        .peak_blocks = saved ? raw->peak_blocks : raw->live_blocks,
+        .total_bytes = raw->total_bytes,
+        .total_blocks = raw->total_blocks,
+        .inherited_bytes = raw->inherited_bytes,
+        .samples_total = raw->samples_total,
+        .samples_live = raw->samples_live,
         .lives = lives,
         .entry = (uint32_t)index,
     };
-    hk_growth_update(&raw, c->status.marks_generation, c->mark_count, at_mark, born_in);
+    hk_growth_update(raw, c->status.marks_generation, c->mark_count, at_mark, born_in);
     return true;
 }
 
@@ -390,10 +388,11 @@ static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index
     line->total_blocks += site->total_blocks;
     line->samples_total += site->samples_total;
     hk_lives_add(&line->lives, &site->lives);
-    for (unsigned i = 0; i < HK_MARKS; i++) {
+    for (unsigned i = 0; i < HK_MARKS; i++)
         line->at_mark[i] += at_mark[i];
-        line->born_in[i] += born_in[i];
-    }
+    if (s->kind != HK_SECTION_EXACT_SITES) /* else they are 0 */
+        for (unsigned i = 0; i < HK_MARKS; i++)
+            line->born_in[i] += born_in[i];
     if (site->live_bytes > s->sites[line->heaviest_live].live_bytes)
         line->heaviest_live = index;
     if (site->peak_bytes > s->sites[line->heaviest_peak].peak_bytes)
@@ -402,6 +401,7 @@ static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index
         line->heaviest_total = index;
     if (site->growth.rise > s->sites[line->steepest].growth.rise)
         line->steepest = index;
+    line->growth.growing |= site->growth.growing; /* see judge_lines */
     site->line = (uint32_t)(line - s->lines);
 }
 
@@ -421,6 +421,7 @@ static void read_sites(struct hk_sites *s, struct line_table *table)
 {
     size_t count = s->capture->tables[s->kind].count, counters = s->capture->tables[HK_SECTION_COUNTERS].count;
     uint64_t at_mark[HK_MARKS], born_in[HK_MARKS];
+    struct hk_capture_site raw = {.node = 0};
     if (s->kind == HK_SECTION_EXACT_SITES && count > counters)
         count = counters;
     s->sites = hk_must_calloc(count, sizeof *s->sites);
@@ -429,13 +430,15 @@ static void read_sites(struct hk_sites *s, struct line_table *table)
     table->slots = hk_must_calloc(table->size, sizeof *table->slots);
     for (size_t i = 0; i < count; i++) {
         struct hk_site *site = &s->sites[s->site_count];
-        if (!read_site(s, i, site, at_mark, born_in)) {
+        if (!read_site(s, i, &raw, site, at_mark, born_in)) {
             s->dropped++;
             continue;
         }
         uint32_t index = (uint32_t)s->site_count++;
         add_to_sums(s, site);
         site->growth = hk_growth_judge(&s->run, hk_sites_mean(s, site->total_bytes, site->samples_total), at_mark, born_in);
+        if (site->flags & HK_SITE_OTHER)
+            site->growth.growing = false;
         add_to_line(s, line_of(s, table, index), index, at_mark, born_in);
         if (s->kind != HK_SECTION_EXACT_SITES)
             add_spans(s, index, born_in);
@@ -454,15 +457,13 @@ static void judge_lines(struct hk_sites *s)
 {
     for (size_t i = 0; i < s->line_count; i++) {
         struct hk_line *line = &s->lines[i];
+        bool has_growing_site = line->growth.growing;
         line->growth =
             hk_growth_judge(&s->run, hk_sites_mean(s, line->total_bytes, line->samples_total),
                             line->at_mark, line->born_in);
         if (line->flags & HK_SITE_OTHER) /* a mixture, and it grows because the tables are full */
             line->growth.growing = false;
-    }
-    for (size_t i = 0; i < s->site_count; i++) {
-        if (s->sites[i].growth.growing && !(s->sites[i].flags & HK_SITE_OTHER))
-            s->lines[s->sites[i].line].growth.growing = true;
+        line->growth.growing |= has_growing_site;
     }
 }
 
@@ -510,13 +511,16 @@ static void judge_functions(struct hk_sites *s, const uint32_t *functions)
 /* A path belongs to its line's growth if it carries a real part of it. */
 static void pass_down(struct hk_sites *s)
 {
+    bool any = false;
+    for (size_t i = 0; i < s->line_count; i++)
+        any |= s->lines[i].growth.growing;
+    if (!any) /* there may be hundreds of thousands of sites */
+        return;
     for (size_t i = 0; i < s->site_count; i++) {
         struct hk_site *site = &s->sites[i];
         const struct hk_line *line = &s->lines[site->line];
-        if (site->flags & HK_SITE_OTHER)
-            site->growth.growing = false;
-        else if (line->growth.growing && site->growth.rise > 2.0 * site->growth.error &&
-                 site->growth.rise >= 0.1 * line->growth.rise)
+        if (!(site->flags & HK_SITE_OTHER) && line->growth.growing && site->growth.rise > 2.0 * site->growth.error &&
+            site->growth.rise >= 0.1 * line->growth.rise)
             site->growth.growing = true;
         if (line->growth.growing && line->steepest == i)
             site->growth.growing = true;
