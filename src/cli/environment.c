@@ -264,6 +264,7 @@ bool hk_environment_set(const struct hk_settings *s, const struct hk_place *plac
                 set("HEAPKEEPER_NATIVE_STACKS", s->native_stacks ? "1" : NULL) &&
                 set("HEAPKEEPER_NATIVE", s->native ? "all" : s->family ? self : NULL) &&
                 set("HEAPKEEPER_CHILDREN", s->keep_children ? "keep" : NULL) &&
+                (!s->exact_lines || set("PYTHON_JIT", "0")) &&
                 set("HEAPKEEPER_TRACEMALLOC", s->tracemalloc ? "1" : NULL) &&
                 set("HEAPKEEPER_ALIGN", s->align16 ? "16" : NULL);
     if (!done)

@@ -14,6 +14,7 @@ struct hk_settings {
     bool debug;            /* misuse of memory is found, reported, and ends the program */
     bool family;           /* the library with the malloc family */
     bool native_stacks;    /* with the callers of those who call malloc */
+    bool exact_lines;      /* Python's JIT stays off */
     bool tracemalloc;      /* the standard library's stands on our record */
     bool memory_profiler;  /* the program's import memory_profiler is heapkeeper.memory_profiler */
     char *lines, *lines_output; /* patterns of functions to be profiled by line ("": the main script's); NULL: none */

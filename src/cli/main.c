@@ -41,6 +41,7 @@ static const char run_usage[] =
     "  --sample[=BYTES]    record one allocation per BYTES on average (K, M: 64K, 1M; chosen by itself if\n"
     "                      not given): no slower than without, for production\n"
     "  --no-record         only the heap's own counters\n"
+    "  --exact-lines       without Python's JIT (3.14, 3.15), of whose code lines may be 1 to 3 off: they have a ~\n"
     "  --tracemalloc       --exact, and the program's own `import tracemalloc` reads that record\n"
     "  --memory-profiler   the program's own `import memory_profiler` and `-m memory_profiler` are heapkeeper's\n"
     "  --lines[=PATTERN]   figures beside the source of functions, line by line, at the program's end: those of the\n"

@@ -34,7 +34,7 @@ struct options {
     const char *output, *python;
 };
 
-enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, RSS, BOUND, KEEP_CHILDREN };
+enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, RSS, BOUND, KEEP_CHILDREN, EXACT_LINES };
 
 /* "64K", "1M", "4096". False if it is no number of bytes. */
 static bool parse_bytes(const char *text, uint64_t *bytes)
@@ -158,6 +158,9 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case RSS:
         o->settings.lines_rss = true;
         return 0;
+    case EXACT_LINES:
+        o->settings.exact_lines = true;
+        return 0;
     case KEEP_CHILDREN:
         o->settings.keep_children = true;
         return 0;
@@ -211,6 +214,7 @@ static int parse(int argc, char **argv, struct options *o, int *program)
     static const struct option known[] = {
         {"sample", optional_argument, NULL, SAMPLE},
         {"exact", no_argument, NULL, EXACT},
+        {"exact-lines", no_argument, NULL, EXACT_LINES},
         {"no-record", no_argument, NULL, NO_RECORD},
         {"output", required_argument, NULL, 'o'},
         {"force", no_argument, NULL, 'f'},

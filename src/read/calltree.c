@@ -127,7 +127,7 @@ static uint32_t child(struct builder *b, uint32_t parent, const struct hk_source
 
 static void make_root(struct builder *b)
 {
-    frame_index(b, &(struct hk_source_frame){"", "", "", 0, NULL, 0, NULL});
+    frame_index(b, &(struct hk_source_frame){"", "", "", 0, NULL, 0, NULL, false});
     widen_nodes(b);
     b->tree->nodes[b->tree->node_count++] = (struct hk_tree_node){0, 0, 0};
 }
@@ -203,7 +203,7 @@ static void add_stacks(struct builder *b, bool cut)
         if (caller)
             b->place[caller] = 1;
     }
-    uint32_t root = cut ? child(b, 0, &(struct hk_source_frame){"...", "...", "", 0, NULL, 0, NULL}) : 0;
+    uint32_t root = cut ? child(b, 0, &(struct hk_source_frame){"...", "...", "", 0, NULL, 0, NULL, false}) : 0;
     for (size_t i = 1; i < count; i++)
         if (b->place[i])
             place_node(b, (uint32_t)i, root);

@@ -87,13 +87,15 @@ static const char *code_of(const struct hk_source_frame *f)
 static struct hk_group common(const struct hk_sites *s, const struct hk_line *line, enum hk_group_by by)
 {
     const struct hk_source_frame *f = &line->frame;
-    struct hk_group g = {.frame = {"", "", "", 0, NULL, 0, NULL}};
+    struct hk_group g = {.frame = {"", "", "", 0, NULL, 0, NULL, false}};
     const char *directory = hk_capture_string(s->capture, s->capture->header.working_directory), *code = code_of(f);
     if (by == HK_BY_LINE || by == HK_BY_FUNCTION) {
         g.frame = *f;
         g.frame.address = 0;
-        if (by == HK_BY_FUNCTION)
+        if (by == HK_BY_FUNCTION) {
             g.frame.line = 0;
+            g.frame.is_near = false;
+        }
     } else if (by == HK_BY_FILE) {
         g.frame.file = f->file;
         if (!*f->file)
@@ -188,6 +190,7 @@ static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk
         struct hk_group wanted = common(s, &s->lines[i], by), *g = find_or_add(&t, &wanted);
         hk_amounts_add(&g->amounts, &amounts);
         hk_ages_add(&g->ages, &s->lines[i].ages);
+        g->frame.is_near |= wanted.frame.is_near;
         add_marks(g, s->lines[i].at_mark, s->lines[i].born_in);
         g->site_count += s->lines[i].site_count;
     }
@@ -208,7 +211,7 @@ static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by
         const struct hk_site *site = &s->sites[i];
         unsigned key = key_of(site, by_thread);
         if (!index[key]) {
-            all->groups[all->count].frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL};
+            all->groups[all->count].frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL, false};
             all->groups[all->count].name = by_thread ? hk_sites_thread(s, key) : hk_must_strdup(hk_domain_name(key));
             index[key] = (uint32_t)++all->count;
         }

@@ -266,7 +266,8 @@ static int32_t line_at(struct hk_resolver *r, uint32_t node)
 static struct hk_source_frame frame_of_place(const struct hk_native_place *place)
 {
     return (struct hk_source_frame){place->function, place->qualified_name, place->file, place->line,
-                                    place->module,   place->address,        NULL};
+                                    place->module,   place->address,        NULL,
+                                    false};
 }
 
 size_t hk_resolver_frames(struct hk_resolver *r, uint32_t node, struct hk_source_frame *frames, size_t max)
@@ -281,7 +282,7 @@ size_t hk_resolver_frames(struct hk_resolver *r, uint32_t node, struct hk_source
             frames[count++] = frame_of_place(place);
         return count;
     }
-    frames[0] = (struct hk_source_frame){code->name, code->qualified_name, code->file, line_at(r, node), NULL, 0, NULL};
+    frames[0] = (struct hk_source_frame){code->name, code->qualified_name, code->file, line_at(r, node), NULL, 0, NULL, false};
     return 1;
 }
 

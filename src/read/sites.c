@@ -52,7 +52,7 @@ const char *hk_sites_unread_module(const struct hk_sites *s, enum hk_symbols_sta
 /* `function` tells the functions of a capture apart, and special lines from them. */
 static struct hk_source_frame where(const struct hk_sites *s, const struct hk_site *site, uint32_t *function)
 {
-    struct hk_source_frame frame = {"", "", "", 0, NULL, 0, NULL}, native;
+    struct hk_source_frame frame = {"", "", "", 0, NULL, 0, NULL, false}, native;
     bool has_python = s->capture->header.python_version != 0;
     enum special_line kind = special(s, site);
     *function = UINT32_MAX - (uint32_t)kind;
@@ -457,6 +457,7 @@ static void judge_lines(struct hk_sites *s)
 {
     for (size_t i = 0; i < s->line_count; i++) {
         struct hk_line *line = &s->lines[i];
+        line->frame.is_near = (line->flags & HK_SITE_JIT) != 0 && line->frame.line > 0;
         bool has_growing_site = line->growth.growing;
         line->growth =
             hk_growth_judge(&s->run, hk_sites_mean(s, line->total_bytes, line->samples_total),

@@ -20,6 +20,7 @@ struct hk_source_frame {
     const char *module;  /* of machine code: the file name of its module; NULL: a Python frame */
     uint64_t address;    /* of machine code: the return address, as its module counts */
     const char *through; /* of a Python frame: the module of the machine code that asked on its behalf; or NULL */
+    bool is_near;        /* of a line: some of it was asked for by code of a JIT, and may be of a line 1 to 3 further up or down */
 };
 
 /* What blocks are like, since format 1.5 of exact captures; see struct hk_capture_exact_site. */

@@ -66,7 +66,7 @@ static void load_stack(struct export *e, const struct hk_site *site)
     e->frames_left -= e->count < e->frames_left ? e->count : e->frames_left;
     e->whole &= !cut;
     if (cut || (site->flags & HK_SITE_CUT)) {
-        e->frames[0] = (struct hk_source_frame){"...", "...", "", 0, NULL, 0, NULL};
+        e->frames[0] = (struct hk_source_frame){"...", "...", "", 0, NULL, 0, NULL, false};
         e->count++;
     } else {
         memmove(e->frames, own, e->count * sizeof *own);

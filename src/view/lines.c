@@ -33,6 +33,7 @@ struct figures {
         int line;
         struct hk_amounts amounts;
         const char *function;
+        bool is_near;
     } *at;
     size_t count;
     struct hk_amounts total;
@@ -52,15 +53,17 @@ static struct figures gather(const struct hk_lines_view *v)
         const struct hk_line *l = &v->sites->lines[i];
         if (strcmp(l->frame.file, v->file) != 0)
             continue;
-        f.at[f.count++] = (struct figure){l->frame.line, hk_amounts_of_line(l), l->frame.qualified_name};
+        f.at[f.count++] = (struct figure){l->frame.line, hk_amounts_of_line(l), l->frame.qualified_name, l->frame.is_near};
     }
     qsort(f.at, f.count, sizeof *f.at, by_line);
     for (size_t i = 0; i < f.count; i++) { /* a line of several functions, or with libraries beneath */
         hk_amounts_add(&f.total, &f.at[i].amounts);
-        if (kept && f.at[kept - 1].line == f.at[i].line)
+        if (kept && f.at[kept - 1].line == f.at[i].line) {
             hk_amounts_add(&f.at[kept - 1].amounts, &f.at[i].amounts);
-        else
+            f.at[kept - 1].is_near |= f.at[i].is_near;
+        } else {
             f.at[kept++] = f.at[i];
+        }
     }
     f.count = kept;
     return f;
@@ -135,12 +138,13 @@ struct page {
 };
 
 /* Line `number` beside row `row`. */
-static void put_line(const struct page *p, int number, size_t row, const char *text, enum hk_style style)
+static void put_line(const struct page *p, int number, bool is_near, size_t row, const char *text, enum hk_style style)
 {
-    char source[SOURCE + 8], name[SOURCE + 64];
+    char source[SOURCE + 8], name[SOURCE + 64], digits[16];
     size_t margin = (size_t)p->digits + 2, room = p->rows.name_columns > margin + 10 ? p->rows.name_columns - margin : 10;
     clean_source(p->t, text, source, sizeof source, room);
-    snprintf(name, sizeof name, "%*d  %s", p->digits, number, source);
+    snprintf(digits, sizeof digits, "%s%d", is_near ? "~" : "", number);
+    snprintf(name, sizeof name, "%*s  %s", p->digits, digits, source);
     hk_rows_put(&p->rows, p->t, row, name, style);
 }
 
@@ -165,7 +169,7 @@ static void put_lines(const struct page *p)
         const struct figure *f = end ? NULL : &p->figures->at[i];
         size_t line = end || f->line <= 0 ? last + 1 : (size_t)f->line;
         if (!end && f->line <= 0) {
-            put_line(p, 0, i + 1, f->function, HK_PLAIN);
+            put_line(p, 0, false, i + 1, f->function, HK_PLAIN);
             continue;
         }
         size_t behind = i == 0 || p->figures->at[i - 1].line <= 0 ? 0 : context; /* lines below the last figure */
@@ -176,14 +180,14 @@ static void put_lines(const struct page *p)
         for (size_t start = next; next < until; next++) {
             bool near = next - start < behind || until - next <= ahead;
             if (near)
-                put_line(p, (int)next, blank, p->source->lines[next - 1], HK_DIM);
+                put_line(p, (int)next, false, blank, p->source->lines[next - 1], HK_DIM);
             else if (!gap)
                 hk_rows_put(&p->rows, p->t, blank, p->t->utf8 ? "…" : "...", HK_DIM);
             gap |= !near;
         }
         if (end)
             break;
-        put_line(p, f->line, i + 1, text_of(p, f, &known), is_heavy(p, &f->amounts) ? HK_BOLD : HK_PLAIN);
+        put_line(p, f->line, f->is_near, i + 1, text_of(p, f, &known), is_heavy(p, &f->amounts) ? HK_BOLD : HK_PLAIN);
         next = line + 1;
     }
 }
@@ -214,6 +218,11 @@ void hk_lines_text(const struct hk_lines_view *v, const struct hk_terminal *t)
     p.rows.optional[BLOCKS] = p.rows.optional[PEAK] = true;
     hk_rows_lay_out(&p.rows, t, 40);
     p.digits = digits_of(source.line_count > largest ? source.line_count : largest);
+    for (size_t i = 0; i < f.count; i++)
+        if (f.at[i].is_near) { /* room for a ~ */
+            p.digits++;
+            break;
+        }
 
     hk_head_text(t, v->capture);
     fprintf(t->out, "%s%s", hk_text_clean(t, clean, sizeof clean, v->file), hk_dot(t));
@@ -244,6 +253,7 @@ static void put_json_line(struct hk_json *j, int line, const struct hk_source *s
         hk_json_string(j, "source", source->lines[line - 1]);
     if (f)
         hk_json_string(j, "function", f->function);
+    hk_json_bool(j, "jit", f && f->is_near);
     hk_amounts_json(j, f ? &f->amounts : &nothing);
     hk_json_end_object(j);
 }

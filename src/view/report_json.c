@@ -157,6 +157,7 @@ static void put_lines(struct hk_json *j, const struct hk_sites *s)
         hk_json_unsigned(j, "total_blocks", line->total_blocks);
         hk_lives_json(j, s, &line->lives);
         hk_ages_json(j, s, &line->ages);
+        hk_json_bool(j, "jit", line->frame.is_near);
         hk_json_unsigned(j, "samples", line->samples_total);
         hk_json_unsigned(j, "sites", line->site_count);
         put_growth(j, &line->growth);

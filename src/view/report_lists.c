@@ -131,6 +131,8 @@ size_t hk_list_path(const struct hk_report *r, const struct hk_site *site, const
                     struct hk_source_frame frames[HK_LIST_FRAMES], bool *cut)
 {
     size_t count = hk_sites_stack(r->sites, site->node, frames, HK_LIST_FRAMES, cut);
+    if (count > 0)
+        frames[count - 1].is_near = (site->flags & HK_SITE_JIT) != 0;
     count = shorten_native(dots, frames, choose_frames(frames, count, *cut));
     *cut |= (site->flags & HK_SITE_CUT) != 0;
     return count;
@@ -147,7 +149,7 @@ void hk_list_piece(const struct hk_terminal *t, char *to, size_t size, const str
     char name[128];
     bool is_module = strcmp(f->function, "<module>") == 0 && *f->file;
     hk_text_clean(t, name, sizeof name, is_module ? base_name(f->file) : f->function);
-    snprintf(to, size, f->line ? "%s:%d" : "%s", name, f->line);
+    snprintf(to, size, f->line ? f->is_near ? "%s:~%d" : "%s:%d" : "%s", name, f->line);
 }
 
 char *hk_list_temporary(char to[32], const struct hk_lives *lives)

@@ -129,8 +129,15 @@ static void note_watch(struct hk_notes *n, const struct hk_capture *c)
         note(n, "A free-threaded Python: it requires its own allocator.");
     if (h->python_flags & 2)
         note(n, "A debug build of Python: every block carries the debug allocator's marks.");
-    if (h->python_flags & 8)
-        note(n, "Code was run by the JIT: lines of such sites may be 1 to 3 off.");
+}
+
+static void note_jit(struct hk_notes *n, const struct hk_report *r)
+{
+    bool any = (r->capture->header.python_flags & 8) != 0;
+    for (size_t i = 0; r->sites && !any && i < r->sites->line_count; i++)
+        any = r->sites->lines[i].frame.is_near;
+    if (any)
+        note(n, "Some code was run by Python's JIT: lines with ~ may be 1 to 3 off (run --exact-lines turns it off).");
 }
 
 static void note_stacks(struct hk_notes *n, const struct hk_report *r)
@@ -292,6 +299,7 @@ struct hk_notes hk_notes(const struct hk_report *r)
 {
     struct hk_notes n = {NULL, 0};
     note_watch(&n, r->capture);
+    note_jit(&n, r);
     note_stacks(&n, r);
     note_modules(&n, r);
     note_limits(&n, r);

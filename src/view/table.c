@@ -298,8 +298,10 @@ void hk_group_json(struct hk_json *j, enum hk_group_by by, const struct hk_group
     }
     if (by != HK_BY_DOMAIN && by != HK_BY_THREAD && by != HK_BY_MODULE)
         hk_json_string(j, "file", g->frame.file);
-    if (by == HK_BY_LINE)
+    if (by == HK_BY_LINE) {
         hk_json_signed(j, "line", g->frame.line);
+        hk_json_bool(j, "jit", g->frame.is_near);
+    }
     if (g->frame.module && by != HK_BY_MODULE)
         hk_json_string(j, "module", g->frame.module);
     if (g->frame.through)

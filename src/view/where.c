@@ -21,7 +21,7 @@ void hk_where_text(const struct hk_terminal *t, const char *directory, char *to,
         return;
     }
     if (f->line)
-        snprintf(line, sizeof line, ":%d", f->line);
+        snprintf(line, sizeof line, ":%s%d", f->is_near ? "~" : "", f->line);
     size_t rest = hk_text_columns(name) + strlen(line) + hk_text_columns(through) + 4;
     hk_text_clean(t, file, sizeof file, f->file);
     hk_text_shorten_path(file, directory);
