@@ -123,11 +123,13 @@ def work(first, count):
 
 
 def left_behind():
-    """Of the interpreters' heaps: (blocks, bytes); of all others: bytes."""
+    """Of the interpreters' heaps: (blocks, bytes); of all others: bytes, without the sampled blocks where interpreters leave some: those
+    are in one heap with the main interpreter's."""
     figures = stats()
     own = [heap for heap in figures["heaps"] if heap["name"].startswith("interpreter ")]
     blocks, live = sum(heap["live_blocks"] for heap in own), sum(heap["live_bytes"] for heap in own)
-    return blocks, live, figures["live_bytes"] + figures["large_bytes"] - live, len(own)
+    sampled = 0 if LEAVES_NOTHING else sum(heap["live_bytes"] for heap in figures["heaps"] if heap["name"].endswith(", sampled"))
+    return blocks, live, figures["live_bytes"] + figures["large_bytes"] - live - sampled, len(own)
 
 
 def settle(soak, early):
