@@ -10,7 +10,6 @@
 #include "record/internal.h"
 
 #define FIRST_CAPACITY 512u /* slots: one page */
-#define HUGE_BYTES (4u << 20) /* all of a table is in memory; from here on most probes would wait for the kernel's tables of pages, too */
 
 uint32_t hk_rec_hash(uint64_t a, uint64_t b)
 {
@@ -56,7 +55,7 @@ static bool grow(struct hk_rec_index *index)
         hk_rec_limit(HK_LIMIT_MEMORY);
         return false;
     }
-    if (capacity * sizeof *slots >= HUGE_BYTES)
+    if (capacity * sizeof *slots >= HK_REC_HUGE_BYTES)
         hk_os_huge_pages(slots, capacity * sizeof *slots, true);
     memset(slots, 0xff, capacity * sizeof *slots);
     for (uint32_t i = 0; i < index->capacity; i++)

@@ -41,6 +41,7 @@
 #define HK_REC_DOMAINS 4
 #define HK_REC_EXACT_SITES ((1u << 20) - 2) /* a block has 20 bits for its site */
 #define HK_REC_LATE_NODES 4096u
+#define HK_REC_HUGE_BYTES (4u << 20) /* all of a hash table is in memory; from here on most probes would wait for the kernel's tables of pages, too */
 #define HK_REC_MODULES 1024u /* that are looked up; the file has room for fewer */
 
 #define HK_LIKELY(x)   __builtin_expect(!!(x), 1)
@@ -69,6 +70,12 @@ struct hk_rec_slot {
 
 struct hk_rec_index {
     struct hk_rec_slot *slots;
+    uint32_t capacity, used; /* capacity: a power of two, or 0 */
+};
+
+/* The nodes of the tree by what they are: hash -> number, of as few bytes as may be, since there are up to millions. See sites.c. */
+struct hk_rec_nodes {
+    uint32_t *slots;
     uint32_t capacity, used; /* capacity: a power of two, or 0 */
 };
 
@@ -137,7 +144,8 @@ struct hk_recorder {
     char path[PATH_MAX];
 
     /* tables */
-    struct hk_rec_index strings, codes, nodes;
+    struct hk_rec_index strings, codes;
+    struct hk_rec_nodes nodes;
     uint32_t *first_site; /* per node: a site + 1; 0: none */
     struct hk_rec_site_link *next_site; /* per site */
     uint32_t node_links, site_links;  /* room in them */

@@ -5,6 +5,8 @@
  * part of the next is mostly the same and needs no probe; where the host says when code objects die, not even a look at its code
  * objects. Where nothing new can be made, frames inside of one without a node need no names. Nodes found of late are kept by their
  * hash, since those of a program with a million stacks are in no cache.
+ * The table of all nodes has four bytes for each: its number, and of its hash as many bits as there is room for, so that a probe looks at a
+ * node only if it is most likely the one. Growing works the hashes out anew.
  *
  * Both sections are bounded. What is known is always found; what is new is tried in turn as
  *
@@ -38,9 +40,56 @@ static bool is_node(uint32_t number, uint32_t parent, uint32_t code, int32_t off
     return node->parent == parent && node->code == code && node->offset == offset;
 }
 
+#define NUMBER_BITS 23u /* of a node: more than the largest file has room for */
+#define NUMBER(slot) ((slot) & ((1u << NUMBER_BITS) - 1)) /* 0: the slot is empty */
+#define SAME_TAG(slot, hash) ((((slot) ^ (hash)) >> NUMBER_BITS) == 0)
+#define FIRST_NODES 1024u /* one page */
+_Static_assert(HK_CAPTURE_LARGEST_BOUND / 32 * 7 / sizeof(struct hk_capture_node) < 1u << NUMBER_BITS, "numbers fit");
+
+static void place_node(uint32_t *slots, uint32_t capacity, uint32_t hash, uint32_t number)
+{
+    uint32_t at = hash & (capacity - 1);
+
+    while (slots[at] != 0)
+        at = (at + 1) & (capacity - 1);
+    slots[at] = (hash >> NUMBER_BITS << NUMBER_BITS) | number;
+}
+
+/* Nodes 1 to used are in it. */
+static bool grow_nodes(void)
+{
+    struct hk_rec_nodes *table = &hk_rec.nodes;
+    uint32_t capacity = table->capacity ? table->capacity * 2 : FIRST_NODES;
+    uint32_t *slots = hk_rec_map(capacity * sizeof *slots);
+
+    if (!slots) {
+        hk_rec_limit(HK_LIMIT_MEMORY);
+        return false;
+    }
+    if (capacity * sizeof *slots >= HK_REC_HUGE_BYTES)
+        hk_os_huge_pages(slots, capacity * sizeof *slots, true);
+    for (uint32_t i = 1; i <= table->used; i++)
+        place_node(slots, capacity, node_hash(hk_rec_node(i)->parent, hk_rec_node(i)->code, hk_rec_node(i)->offset), i);
+    hk_rec_unmap(table->slots, table->capacity * sizeof *slots);
+    table->slots = slots;
+    table->capacity = capacity;
+    return true;
+}
+
+static bool add_node(uint32_t hash, uint32_t number)
+{
+    struct hk_rec_nodes *table = &hk_rec.nodes;
+
+    if (table->used >= table->capacity / 4 * 3 && !grow_nodes() && table->used + 1 >= table->capacity)
+        return false;
+    place_node(table->slots, table->capacity, hash, number);
+    table->used++;
+    return true;
+}
+
 static uint32_t find_node(uint32_t parent, uint32_t code, int32_t offset, uint32_t hash)
 {
-    const struct hk_rec_index *index = &hk_rec.nodes;
+    const struct hk_rec_nodes *index = &hk_rec.nodes;
     uint32_t mask = index->capacity - 1;
     struct hk_rec_slot *late = &hk_rec.late_nodes[hash % HK_REC_LATE_NODES];
 
@@ -49,9 +98,9 @@ static uint32_t find_node(uint32_t parent, uint32_t code, int32_t offset, uint32
     if (late->hash == hash && late->entry != 0 && late->entry < hk_rec.section[HK_SECTION_NODES].count &&
         is_node(late->entry, parent, code, offset))
         return late->entry;
-    for (uint32_t at = hash & mask; index->slots[at].entry != HK_REC_NONE; at = (at + 1) & mask)
-        if (index->slots[at].hash == hash && is_node(index->slots[at].entry, parent, code, offset))
-            return (*late = index->slots[at]).entry;
+    for (uint32_t at = hash & mask; index->slots[at] != 0; at = (at + 1) & mask)
+        if (SAME_TAG(index->slots[at], hash) && is_node(NUMBER(index->slots[at]), parent, code, offset))
+            return (*late = (struct hk_rec_slot){hash, NUMBER(index->slots[at])}).entry;
     return 0;
 }
 
@@ -60,7 +109,7 @@ static uint32_t make_node(uint32_t parent, uint32_t code, int32_t offset, uint32
     uint32_t number = (uint32_t)hk_rec.section[HK_SECTION_NODES].count;
     struct hk_capture_node *node = hk_rec_append(HK_SECTION_NODES, 1);
 
-    if (!node || !hk_rec_index_add(&hk_rec.nodes, hash, number))
+    if (!node || !add_node(hash, number))
         return 0;
     node->parent = parent;
     node->code = code;

@@ -151,15 +151,19 @@ void hk_exact_sites_forget(void)
 #define KEYS_MOST_BITS 21
 #define KEYS_HUGE_BITS 18 /* from 4 MiB on: else most look-ups wait for the kernel's tables of pages, too */
 
-/* Open addressing, at most three quarters full. Keys of an older seed stay until it is. */
+/* Open addressing, at most three quarters full. Keys of an older seed stay until it is. 12 bytes: of a million there are 2^20 to 2^21. */
 struct known_key {
-    uint64_t key;
-    uint32_t word; /* hk_slot_word of the site and no slack */
-    uint32_t unused;
+    uint32_t low, high; /* the key */
+    uint32_t word;      /* hk_slot_word of the site and no slack; 0: empty */
 };
 
+static inline uint64_t known_of(const struct known_key *known)
+{
+    return (uint64_t)known->high << 32 | known->low;
+}
+
 static struct {
-    struct known_key *entries; /* key 0: empty. NULL: none yet */
+    struct known_key *entries; /* NULL: none yet */
     uint32_t bits, used, stale; /* stale: of used, when the seed changed last */
     bool failed;
 } all_keys;
@@ -167,7 +171,7 @@ static struct {
 static struct known_key *place_of(struct known_key *entries, uint32_t bits, uint64_t key)
 {
     uint32_t mask = (1u << bits) - 1, at = (uint32_t)(key >> (64 - bits));
-    while (entries[at].key != 0 && entries[at].key != key)
+    while (entries[at].word != 0 && known_of(&entries[at]) != key)
         at = (at + 1) & mask;
     return &entries[at];
 }
@@ -187,8 +191,8 @@ static bool grow_keys(void)
     if (old == NULL || is_stale)
         all_keys.used = all_keys.stale = 0;
     for (uint32_t i = 0; old != NULL && !is_stale && i < 1u << had; i++)
-        if (old[i].key != 0)
-            *place_of(entries, bits, old[i].key) = old[i];
+        if (old[i].word != 0)
+            *place_of(entries, bits, known_of(&old[i])) = old[i];
     if (old != NULL)
         hk_os_unmap(old, sizeof *old << had);
     all_keys.entries = entries;
@@ -201,7 +205,7 @@ static void add_key(uint64_t key, uint32_t word)
     bool is_full = all_keys.entries == NULL || all_keys.used >= (3u << all_keys.bits) / 4;
     if (all_keys.failed || key == 0 || (is_full && !grow_keys()))
         return;
-    *place_of(all_keys.entries, all_keys.bits, key) = (struct known_key){key, word, 0};
+    *place_of(all_keys.entries, all_keys.bits, key) = (struct known_key){(uint32_t)key, (uint32_t)(key >> 32), word};
     all_keys.used++;
 }
 
