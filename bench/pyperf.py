@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""What recording every block costs the programs of pyperformance, beside memray: ratios of time to the same Python.
+"""What recording every block costs the programs of pyperformance, beside memray: ratios of CPU time to the same Python.
 
     python3 bench/pyperf.py [--python P] [--rounds N] [--modes A,B] [--benchmarks A,B] [--seconds S] [--venv DIR] [--json FILE]
-                            [--check]
+                            [--check] [--peer-rounds N] [--from FILE]
 
 pyperformance comes from PyPI, with what its benchmarks need, into a virtual environment that is kept: --venv, default
 ~/.cache/heapkeeper/venvs/pyperf-VERSION. A benchmark whose needs cannot be had as wheels, or that fails without us, is left out
 and named. Each script is run as pyperf's worker: one value to warm up, then three; the number of loops in a value is the one
 that takes --seconds in stock Python. In each round every benchmark (in shuffled order) runs once in every mode (in shuffled order).
-A process's figure is its smallest value; a ratio is taken to `stock` in the same round, what is printed is the median over the
-rounds.
+A process's figure is its smallest value, in CPU seconds; a ratio is taken to `stock` in the same round, what is printed is the median over the
+rounds. memray runs in the first --peer-rounds of them (default: all). With --json every value is in the file as soon as it is there; --from prints
+the table of such a file and measures nothing.
 
 Modes: stock; again, stock once more: the machine's noise; exact: heapkeeper run --exact; sample; memray; memray-python, with
 --trace-python-allocators, which is what exact records.
@@ -31,6 +32,8 @@ from common import Failed, Ratios
 
 MODES = ("stock", "again", "exact", "sample", "memray", "memray-python")
 GEOMEAN = 1.25  # goal, of exact
+WORKER = os.path.join(common.BENCH, "pyperf_worker.py")
+FRESH_MIB = 64  # free memory to have ready before a process; see common.settle
 WHICH = {"argparse": "many_optionals", "async_tree": "none", "networkx": "shortest_path", "pickle": "pickle",
          "sqlglot_v2": "parse"}  # of scripts that hold several and have to be told
 
@@ -73,7 +76,7 @@ def name_of(path):
 
 
 def command(mode, python, script, directory, loops, values):
-    words = [script, *[WHICH[name] for name in [name_of(script)] if name in WHICH], "--worker", "--worker-task=0", "--warmups", "1" if values > 1 else "0", "--values", str(values),
+    words = [WORKER, script, *[WHICH[name] for name in [name_of(script)] if name in WHICH], "--worker", "--worker-task=0", "--warmups", "1" if values > 1 else "0", "--values", str(values),
              "--loops", str(loops), "--output", os.path.join(directory, "result")]
     if mode in ("exact", "sample"):
         return [common.heapkeeper(), "run", "--" + mode, "-o", os.path.join(directory, "capture"), "--force", "--python", python, *words]
@@ -85,6 +88,7 @@ def command(mode, python, script, directory, loops, values):
 
 def measure(mode, python, script, loops, seed, values=3):
     """The smallest value, seconds of a loop."""
+    common.settle(FRESH_MIB)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory:
         environment = dict(common.clean_environment(), PYTHONHASHSEED=str(seed))
         common.run(command(mode, python, script, directory, loops, values), environment, timeout=900)
@@ -122,13 +126,14 @@ def choose_loops(python, scripts, seconds):
     return chosen, failed
 
 
-def rounds(options, python, scripts, loops, modes):
+def rounds(options, python, scripts, loops, modes, save):
     seconds = {mode: {name: [] for name in loops} for mode in modes}
     failures = {}
     for number in range(options.rounds):
         draw = random.Random(number)
+        now = [mode for mode in modes if number < options.peer_rounds or not mode.startswith("memray")]
         for done, name in enumerate(draw.sample(sorted(loops), len(loops))):
-            for mode in draw.sample(modes, len(modes)):
+            for mode in draw.sample(now, len(now)):
                 common.progress("round %d, %d of %d, %s, %s" % (number + 1, done + 1, len(loops), name, mode))
                 try:
                     value = measure(mode, python, scripts[name], loops[name], number)
@@ -136,6 +141,7 @@ def rounds(options, python, scripts, loops, modes):
                     failures.setdefault((mode, name), str(failure))
                     value = None
                 seconds[mode][name].append(value)
+            save(seconds, failures)
     common.progress("")
     return seconds, failures
 
@@ -148,6 +154,8 @@ def ratios_of(seconds, mode):
 def print_table(seconds, modes):
     shown = [mode for mode in modes if mode != "stock"]
     ratios = {mode: ratios_of(seconds, mode) for mode in shown}
+    ratios = {mode: rows for mode, rows in ratios.items() if rows.rows}
+    shown = [mode for mode in shown if mode in ratios]
     print("%-26s%10s" % ("", "stock, ms") + "".join("%15s" % mode for mode in shown))
     for name in sorted(seconds["stock"]):
         stock = [value for value in seconds["stock"][name] if value]
@@ -170,9 +178,17 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.25, help="that a value takes in stock Python, about")
     parser.add_argument("--modes", type=common.words(MODES), default=["stock", "again", "exact", "memray", "memray-python"])
     parser.add_argument("--benchmarks", metavar="A,B", help="default: all that run")
+    parser.add_argument("--peer-rounds", type=int, metavar="N", help="so many rounds have memray, too")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--from", dest="saved", metavar="FILE", help="print what was saved there by --json")
     parser.add_argument("--check", action="store_true", help="exit status 1 if the goal is missed, or fewer than 40 ran")
     options = parser.parse_args()
+    if options.saved:
+        with open(options.saved) as file:
+            saved = json.load(file)
+        print(saved["machine"])
+        sys.exit(0 if show(saved) or not options.check else 1)
+    options.peer_rounds = options.rounds if options.peer_rounds is None else options.peer_rounds
     if common.heapkeeper() is None:
         common.refuse("%s/heapkeeper does not exist; run make" % common.build_dir())
     python, scripts, left_out = environment_with_pyperformance(options.python, options.venv)
@@ -183,26 +199,38 @@ def main():
                 common.refuse("no benchmark %s (there are: %s)" % (name, " ".join(scripts)))
         scripts = {name: scripts[name] for name in wanted}
     modes = [mode for mode in MODES if mode == "stock" or mode in options.modes]
-    build = common.python_build(python)
-    print(common.machine())
-    print("Python %s (%s), %d rounds" % (build["version"], build["kind"], options.rounds))
-    loops, failed = choose_loops(python, scripts, options.seconds)
-    if left_out + failed:
-        print("left out: " + " ".join(sorted(left_out + failed)))
-    seconds, failures = rounds(options, python, scripts, loops, modes)
-    ratios = print_table(seconds, modes)
-    for (mode, name), text in sorted(failures.items()):
-        print("failed: %s, %s: %s" % (mode, name, text.splitlines()[-1][:150]))
-    good = True
-    if "exact" in ratios:
-        value, count = ratios["exact"].geomean(), len(ratios["exact"].rows)
-        good = value <= GEOMEAN and count >= 40
-        print("%-7s exact, geomean: %.2f, goal <= %.2f; %d benchmarks, goal >= 40" % ("met" if good else "MISSED", value, GEOMEAN, count))
+    saved = {"build": common.python_build(python), "machine": common.machine(), "rounds": options.rounds}
+    saved["loops"], failed = choose_loops(python, scripts, options.seconds)
+    saved["left out"] = sorted(left_out + failed)
+
+    def save(seconds, failures):
+        saved.update({"seconds": seconds, "failures": sorted([*key, text] for key, text in failures.items()), "load": os.getloadavg()[0]})
+        if options.json:
+            with open(options.json + ".new", "w") as file:
+                json.dump(saved, file, indent=1)
+            os.replace(options.json + ".new", options.json)
+
+    print(saved["machine"])
+    rounds(options, python, scripts, saved["loops"], modes, save)
+    good = show(saved)
     print("load at the end: %.1f" % os.getloadavg()[0])
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"build": build, "loops": loops, "seconds": seconds}, file, indent=1)
     sys.exit(1 if options.check and not good else 0)
+
+
+def show(saved):
+    """Prints it; True: the goal is met."""
+    print("Python %s (%s), %d rounds" % (saved["build"]["version"], saved["build"]["kind"], saved["rounds"]))
+    if saved["left out"]:
+        print("left out: " + " ".join(saved["left out"]))
+    ratios = print_table(saved["seconds"], list(saved["seconds"]))
+    for mode, name, text in saved["failures"]:
+        print("failed: %s, %s: %s" % (mode, name, text.splitlines()[-1][:150]))
+    if "exact" not in ratios:
+        return True
+    value, count = ratios["exact"].geomean(), len(ratios["exact"].rows)
+    good = value <= GEOMEAN and count >= 40
+    print("%-7s exact, geomean: %.2f, goal <= %.2f; %d benchmarks, goal >= 40" % ("met" if good else "MISSED", value, GEOMEAN, count))
+    return good
 
 
 if __name__ == "__main__":
