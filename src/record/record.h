@@ -42,10 +42,18 @@ struct hk_code_identity {
 
 /* The host's side. All pointers may be called in a hook and must not allocate or lock. `stack`
  * may be NULL. */
+/* Of a stack that is mostly the one before. Who asks has told ones only in this way since, and remembers `levels` of it, outermost first;
+ * what lies at an address is the code that lay there. If told, `levels` are those of them that are this stack's, too, and the frames are
+ * those inside of them; of these the innermost `enough`, if it is all that are remembered. */
+struct hk_stack_known {
+    uint32_t levels, enough;
+    bool told;
+};
+
 struct hk_stack_source {
     /* Fills at most max frames, innermost first; returns their number. Sets HK_SITE_* bits in
-     * *flags (CUT if there were more than max, JIT, BLIND if the thread has no stack to walk). */
-    int (*stack)(int domain, struct hk_frame *frames, int max, uint8_t *flags);
+     * *flags (CUT if there were more than max, JIT, BLIND if the thread has no stack to walk). known: NULL, or see there. */
+    int (*stack)(int domain, struct hk_frame *frames, int max, uint8_t *flags, struct hk_stack_known *known);
     void (*identify)(const void *code, struct hk_code_identity *out);
     /* Copies a name as UTF-8 without NUL into buffer; returns its length (cut at capacity).
      * which: 0 file, 1 name, 2 qualified name (0: none). */

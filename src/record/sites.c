@@ -164,11 +164,11 @@ static uint32_t find_path(uint32_t depth, bool room)
     return node;
 }
 
-/* The outermost levels of this stack that are those of the last one, by the addresses of their code objects. Only where these are
- * known to live. */
-static uint32_t known_levels(uint32_t depth)
+/* The outermost levels of this stack that are those of the last one, by the addresses of their code objects; `level` of them are known
+ * to be. Only where these live. */
+static uint32_t known_levels(uint32_t depth, uint32_t level)
 {
-    uint32_t level = 0, most = depth < hk_rec.last_depth ? depth : hk_rec.last_depth;
+    uint32_t most = depth < hk_rec.last_depth ? depth : hk_rec.last_depth;
 
     for (; hk_rec.exact && level < most; level++) {
         const struct hk_frame *frame = &hk_rec.frames[depth - 1 - level];
@@ -189,12 +189,12 @@ static inline uint32_t code_at(uint32_t level, uint32_t frame)
     return code_of(frame);
 }
 
-/* The node of all frames; they need no names where they are known from the stack before, or one outside of them has no node.
- * *unnamed: a frame cannot be named. */
-static uint32_t find_whole(uint32_t depth, bool room, bool *unnamed)
+/* The node of all frames, of which `known` levels are not told. They need no names where they are known from the stack before, or one
+ * outside of them has no node. *unnamed: a frame cannot be named. */
+static uint32_t find_whole(uint32_t depth, uint32_t known, bool room, bool *unnamed)
 {
     const struct hk_rec_section *nodes = &hk_rec.section[HK_SECTION_NODES];
-    uint32_t level = known_levels(depth), node = level > 0 ? hk_rec.last[level - 1].node : 0;
+    uint32_t level = known_levels(depth, known), node = level > 0 ? hk_rec.last[level - 1].node : 0;
     bool same = true; /* as in the stack seen last, so far */
 
     if (level > 0 && node == 0) {
@@ -348,11 +348,11 @@ static uint32_t site_of_node(uint32_t node, uint64_t had, int domain, uint8_t fl
 }
 
 /* The site of the whole stack; see find_whole. */
-static uint32_t try_whole(uint32_t depth, int domain, uint8_t flags, bool *unnamed)
+static uint32_t try_whole(uint32_t depth, uint32_t known, int domain, uint8_t flags, bool *unnamed)
 {
     uint64_t had = hk_rec.section[HK_SECTION_NODES].count;
     bool room = has_room(depth, 6);
-    uint32_t node = depth > 0 ? find_whole(depth, room, unnamed) : 0;
+    uint32_t node = depth > 0 ? find_whole(depth, known, room, unnamed) : 0;
 
     return depth > 0 && node == 0 ? HK_REC_NONE : site_of_node(node, had, domain, flags, room);
 }
@@ -369,28 +369,42 @@ static uint32_t try_depth(uint32_t depth, uint32_t whole, int domain, uint8_t fl
     return depth > 0 && node == 0 ? HK_REC_NONE : site_of_node(node, had, domain, flags, room);
 }
 
-static uint32_t walk(int domain, uint8_t *flags)
+/* *known: so many levels, outermost, are those of the stack seen last, and not among the frames; NULL: none may be. */
+static uint32_t walk(int domain, uint8_t *flags, uint32_t *known)
 {
     uint32_t codes = hk_exact_codes();
-    int found =
-        hk_rec.source.stack ? hk_rec.source.stack(domain, hk_rec.frames, HK_REC_FRAMES, flags) : 0;
-    uint32_t depth = found > 0 ? (uint32_t)found : 0;
+    struct hk_stack_known told = {.enough = HK_REC_FRAMES};
 
-    if (depth > HK_REC_FRAMES)
-        depth = HK_REC_FRAMES;
     if (hk_rec.exact && hk_rec.last_codes != codes) { /* what lies at these addresses may be another code by now */
         hk_rec.last_depth = 0;
         hk_rec.last_codes = codes;
     }
-    memset(hk_rec.frame_codes, 0, depth * sizeof *hk_rec.frame_codes);
-    return depth;
+    if (known && hk_rec.last_told)
+        told.levels = hk_rec.last_depth;
+    if (told.levels > 0 && hk_rec.last[told.levels - 1].node == 0 && !has_room(1, 6))
+        told.enough = CUT_DEPTH; /* with so many of its levels it has no node, and gets none */
+    int found = hk_rec.source.stack ? hk_rec.source.stack(domain, hk_rec.frames, HK_REC_FRAMES, flags, known ? &told : NULL) : 0;
+    uint32_t count = found > 0 ? (uint32_t)found : 0;
+    if (count > HK_REC_FRAMES)
+        count = HK_REC_FRAMES;
+    hk_rec.last_told = told.told;
+    if (known)
+        *known = told.told ? told.levels : 0;
+    memset(hk_rec.frame_codes, 0, count * sizeof *hk_rec.frame_codes);
+    return count + (known ? *known : 0);
 }
 
 /* What there is room for of a stack that is not to be had whole. */
-static uint32_t site_of_less(uint32_t depth, int domain, uint8_t flags)
+static uint32_t site_of_less(uint32_t depth, uint32_t known, int domain, uint8_t flags)
 {
-    uint32_t named = name_frames(depth < CUT_DEPTH ? depth : CUT_DEPTH), site = HK_REC_NONE;
+    uint32_t named = depth < CUT_DEPTH ? depth : CUT_DEPTH, site = HK_REC_NONE;
 
+    for (uint32_t frame = depth - known; frame < named; frame++) { /* not told */
+        const struct hk_rec_level *last = &hk_rec.last[depth - 1 - frame];
+        hk_rec.frames[frame] = (struct hk_frame){last->address, last->offset};
+        hk_rec.frame_codes[frame] = last->code;
+    }
+    named = name_frames(named);
     if (depth > 1)
         hk_rec_limit(HK_LIMIT_NODES);
     if (named > 0)
@@ -400,20 +414,31 @@ static uint32_t site_of_less(uint32_t depth, int domain, uint8_t flags)
     return site;
 }
 
+/* Under the main interpreter's lock, where stacks come in turn. */
+static bool is_main_lane(int domain, uint8_t flags)
+{
+    return hk_rec.exact && domain != 0 && domain != HK_DOMAIN_NATIVE && !(flags & HK_SITE_APART);
+}
+
 uint32_t hk_rec_site_here(int domain, uint8_t extra)
 {
-    uint8_t flags = 0;
-    uint32_t depth = walk(domain, &flags), site = HK_REC_NONE;
+    uint8_t flags = 0, again = 0;
+    uint32_t known = 0, depth = walk(domain, &flags, is_main_lane(domain, extra) ? &known : NULL), site = HK_REC_NONE;
     bool unnamed = false, lost = depth == 0 && (flags & HK_SITE_CUT); /* there is a stack, but not even its innermost frame fits */
 
     if (depth == HK_REC_FRAMES && (flags & HK_SITE_CUT))
         depth = ENDLESS_DEPTH;
     flags = (flags & (HK_SITE_CUT | HK_SITE_JIT | HK_SITE_BLIND)) | extra;
+    if (hk_rec.stage != HK_REC_ON || lost)
+        hk_rec.last_told = false;
     if (hk_rec.stage != HK_REC_ON)
         return HK_REC_NONE;
     if (!lost)
-        site = try_whole(depth, domain, flags, &unnamed);
+        site = try_whole(depth, known, domain, flags, &unnamed);
     if (HK_UNLIKELY(unnamed)) {
+        if (known > 0)
+            depth = walk(domain, &again, NULL);
+        known = 0;
         depth = name_frames(depth);
         lost = depth == 0;
         flags |= HK_SITE_CUT;
@@ -421,7 +446,7 @@ uint32_t hk_rec_site_here(int domain, uint8_t extra)
             site = try_depth(depth, depth, domain, flags, 6);
     }
     if (HK_UNLIKELY(site == HK_REC_NONE) && !lost)
-        site = site_of_less(depth, domain, flags);
+        site = site_of_less(depth, known, domain, flags);
     if (hk_rec.stage != HK_REC_ON)
         return HK_REC_NONE;
     if (HK_UNLIKELY(site == HK_REC_NONE)) {

@@ -39,7 +39,7 @@ static struct hk_capture_point fake_heap;
 static char helper_directory[64];
 static char helper_path[128];
 
-static inline int helper_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags)
+static inline int helper_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags, struct hk_stack_known *known)
 {
     int n = fake_depth < max ? fake_depth : max;
     memcpy(frames, fake_stack, (size_t)n * sizeof *frames);

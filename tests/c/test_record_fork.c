@@ -337,13 +337,13 @@ static void on_signal(int number)
     in_handler();
 }
 
-static int interrupted_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags)
+static int interrupted_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags, struct hk_stack_known *known)
 {
     if (in_source) {
         in_source = 0;
         raise(SIGUSR1); /* arrives here, with the recorder's lock held */
     }
-    return helper_stack(domain, frames, max, flags);
+    return helper_stack(domain, frames, max, flags, known);
 }
 
 static void interrupt_with(void (*handler)(void))

@@ -10,7 +10,7 @@ static struct fake_code codes[32];
 static uint64_t totals[THREADS], lives[THREADS];
 static uint64_t allocated;
 
-static int threaded_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags)
+static int threaded_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags, struct hk_stack_known *known)
 {
     static __thread uint64_t r = 1;
     int depth = (int)(r % 20) + 1;

@@ -218,11 +218,3 @@ uint64_t hk_exact_key_deep(const void *state, uint64_t start)
     }
     return hk_exact_jit(state, key, HK_WAY_3_13);
 }
-
-uint64_t hk_exact_key_whole(const void *state, uint64_t start, uint64_t *frames)
-{
-    uint64_t key = start;
-    for (uintptr_t frame = innermost(state); frame != 0; frame = previous_of(frame), ++*frames)
-        key = step(key, frame);
-    return hk_exact_jit(state, key, HK_WAY_3_13);
-}

@@ -20,14 +20,15 @@
 
 struct hk_exact_stacks hk_exact_stacks;
 
-#define FAIR 256 /* frames of a walk that is made to see whether marks are right */
+#define BELIEVED 64 /* new stacks, after one of so many frames that none are kept: their marks are not looked at */
 
 static struct {
-    uint64_t debt; /* frames beyond that: so long marks are believed, or a stack of 20,000 would be walked for each site */
+    uint32_t believed; /* so many are left of these */
     bool is_asked; /* a test: each stack is walked whole, too; else those that the cache does not know */
     uint64_t done, differ;
 } comparison;
 
+static bool may_look; /* exact_seen.c has memory */
 static uint32_t blind[2][HK_DOMAINS][HK_CAPTURE_THREADS + 1]; /* [apart][domain][thread]: a site + 1; 0: not asked for yet */
 
 /* --- where the state is --- */
@@ -132,7 +133,8 @@ bool hk_exact_stacks_init(const hk_py_layout *layout, bool with_native)
         s->way = HK_WAY_FRAMES;
     if (s->way == HK_WAY_3_13)
         hk_exact_marks_init(layout);
-    else if (s->way != HK_WAY_FRAMES && hk_exact_chain_init())
+    may_look = hk_exact_seen_init();
+    if (may_look && s->way != HK_WAY_3_13 && s->way != HK_WAY_FRAMES)
         s->unmarked = HK_LONG_WALK;
     comparison.is_asked = secure_getenv("HEAPKEEPER_TEST_COMPARE_STACKS") != NULL;
     if (comparison.is_asked && s->unmarked != UINT32_MAX)
@@ -283,42 +285,63 @@ static uint64_t key_of(const void *state, uint64_t start)
     }
 }
 
-static uint64_t long_key_of(const void *state, uint64_t start)
+/* By a look, where there are no marks. The usual way walks so many frames before it comes here; where it does so in vain, few. */
+static uint64_t long_key_of(const void *state, uint64_t start, bool *looked)
 {
+    uint32_t *unmarked = &hk_exact_stacks.unmarked;
     if (hk_exact_stacks.way == HK_WAY_3_13)
         return hk_exact_key_deep(state, start);
-    return hk_exact_stacks.unmarked == UINT32_MAX ? key_of(state, start) : hk_exact_key_long(state, start);
+    if (*unmarked == UINT32_MAX)
+        return key_of(state, start);
+    uint64_t key = hk_exact_look(state, start);
+    *looked = true;
+    if (*unmarked >= HK_LONG) /* not a test's */
+        *unmarked = hk_exact_seen_count() > HK_MUCH_LONGER ? HK_LONG : HK_LONG_WALK;
+    hk_exact_stacks.shortened++;
+    return key;
 }
 
-/* Is the key to be compared with that of a walk? Only marks say what they do not look at. */
-static bool is_doubtful(void)
+/* The key of a new stack, by a look at all frames: only marks say what they do not look at. */
+static uint64_t look_again(const void *state, uint64_t start, uint64_t key)
 {
-    if (hk_exact_stacks.way != HK_WAY_3_13)
-        return false;
-    if (comparison.debt < FAIR)
-        return true;
-    comparison.debt -= FAIR;
-    return false;
+    if (!may_look)
+        return key;
+    if (comparison.believed > 0) {
+        comparison.believed--;
+        hk_exact_seen_forget();
+        return key;
+    }
+    uint64_t whole = hk_exact_look(state, start);
+    if (hk_exact_seen_count() == UINT32_MAX)
+        comparison.believed = BELIEVED; /* or a stack of 20,000 frames would be walked for each site */
+    return whole;
 }
 
-/* Of a stack that the cache does not know. */
-static uint32_t site_of_key(const void *state, uint64_t start, uint64_t key, int domain)
+static uint64_t compare(const void *state, uint64_t start, uint64_t key, uint64_t looked)
+{
+    uint64_t whole = key_of(state, start);
+    comparison.done++;
+    comparison.differ += whole != key || whole != looked;
+    return whole;
+}
+
+/* Of a stack that the cache does not know. looked: its key is from a look. */
+static uint32_t site_of_key(const void *state, uint64_t start, uint64_t key, int domain, bool looked)
 {
     hk_key_entry *entry = hk_exact_entry(key);
     uint32_t word = comparison.is_asked ? 0 : find_again(entry, key);
     if (word != 0)
         return hk_slot_site(word);
-    if (comparison.is_asked || is_doubtful()) {
-        uint64_t frames = 0, whole = hk_exact_stacks.way == HK_WAY_3_13 ? hk_exact_key_whole(state, start, &frames) : key_of(state, start);
-        comparison.debt += frames > FAIR ? frames - FAIR : 0;
-        comparison.done++;
-        comparison.differ += whole != key;
-        bool is_same = whole == key && !comparison.is_asked;
+    uint64_t whole = looked ? key : look_again(state, start, key);
+    if (comparison.is_asked)
+        whole = compare(state, start, key, whole);
+    if (whole != key || comparison.is_asked) {
         if (whole != key)
             hk_exact_stacks.generation++; /* all marks are worthless */
         key = whole;
         entry = hk_exact_entry(key);
-        if (!is_same && (word = find_again(entry, key)) != 0)
+        word = find_again(entry, key);
+        if (word != 0)
             return hk_slot_site(word);
     }
     hk_cpython_collections_look();
@@ -334,16 +357,18 @@ uint32_t hk_exact_site_main(int domain)
     meet_thread();
     if (state == NULL || !hk_cpython_stacks_ready(domain))
         return site_blind(domain, false);
-    uint64_t start = hk_exact_start(domain), key = long_key_of(state, start);
+    bool looked = false;
+    uint64_t start = hk_exact_start(domain), key = long_key_of(state, start, &looked);
     prefetch_key(key); /* while we wait for the cache's */
-    return site_of_key(state, start, key, domain);
+    return site_of_key(state, start, key, domain, looked);
 }
 
 uint32_t hk_exact_site_missed(int domain, const void *state, uint64_t key)
 {
     if (__builtin_expect(hk_exact_thread == 0, 0))
         return hk_exact_site_main(domain);
-    return site_of_key(state, hk_exact_start(domain), key, domain);
+    prefetch_key(key);
+    return site_of_key(state, hk_exact_start(domain), key, domain, false);
 }
 
 void hk_exact_stacks_say(void)

@@ -7,7 +7,7 @@
  * new.
  *
  * Deep stacks: from 3.13 on frames carry marks, by which a walk ends after some frames (exact_marks.c); before, the stack
- * is compared with the last one (exact_chain.c). The key is the same.
+ * is compared with the last one (exact_seen.c), as on all versions one is whose key is new. The key is the same.
  *
  * An instruction pointer stands for a place in the program only while its code object lives. So when one dies all keys become
  * worthless (hk_exact_stacks.seed; see exact.c on the quarantine). */
@@ -55,6 +55,7 @@ struct hk_frame_mark {
 };
 #define HK_LONG 16 /* frames; a stack that is longer is worth a mark, or to be compared with the last one */
 #define HK_LONG_WALK 64 /* the same where there are no marks, unless stacks are much longer: to compare costs more at first */
+#define HK_MUCH_LONGER 96
 #define HK_FAR 2 /* frames before one with a mark; a walk that passes so many costs patience */
 #define HK_MARK_BITS 12 /* marks: 2^12, by the frame's address */
 #define HK_MARKS_BYTES (sizeof(struct hk_frame_mark) << HK_MARK_BITS)
@@ -116,18 +117,21 @@ uint32_t hk_exact_site_apart(int domain, const void *state);
  * one. */
 uint32_t hk_exact_site_native(const void *state);
 
-/* --- exact_chain.c: the key of a long stack where there are no marks; the main lane --- */
+/* --- exact_seen.c: the main lane --- */
 
-bool hk_exact_chain_init(void); /* false: no memory */
-uint64_t hk_exact_key_long(const void *state, uint64_t start);
+bool hk_exact_seen_init(void); /* false: no memory; the others are not to be called then */
+/* The key, by a look at all frames. */
+uint64_t hk_exact_look(const void *state, uint64_t start);
+uint32_t hk_exact_seen_count(void); /* frames; UINT32_MAX: of so long a stack none are kept */
+void hk_exact_seen_forget(void);     /* the recorder is about to be asked for another stack than was looked at last */
+/* For the recorder: the stack that was looked at just now; see hk_stack_known. -1: it is to be walked. */
+int hk_exact_seen_frames(const void *state, struct hk_frame *frames, int max, struct hk_stack_known *known);
 
 /* --- exact_marks.c: where way is HK_WAY_3_13; the main lane --- */
 
 void hk_exact_marks_init(const hk_py_layout *layout);
 /* The key of a stack of any depth; places marks. */
 uint64_t hk_exact_key_deep(const void *state, uint64_t start);
-/* The same without marks; *frames: how many they are. */
-uint64_t hk_exact_key_whole(const void *state, uint64_t start, uint64_t *frames);
 
 /* This thread's state; NULL: it has none, or a function is to be asked. */
 static inline __attribute__((always_inline)) const void *hk_exact_state(void)

@@ -74,76 +74,97 @@ bool hk_py_has_frame(const hk_py_layout *layout, const void *thread_state)
     return first_frame(layout, thread_state) != 0;
 }
 
+static inline bool read_object(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out)
+{
+    uintptr_t code = bits_at((const void *)frame, l->frame_code);
+    int32_t index;
+    memcpy(&index, (const char *)frame + l->frame_instruction, sizeof index);
+    if (!is_plausible(code) || index > MOST_BYTES / 2)
+        return false;
+    out->code = (const void *)code;
+    out->offset = index < 0 ? -1 : index * l->instruction_unit;
+    return true;
+}
+
 static int walk_objects(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max,
                         bool *more)
 {
     int n = 0;
-    while (frame != 0) {
-        if (n == max || !is_plausible(frame)) {
+    for (; frame != 0; frame = bits_at((const void *)frame, l->frame_previous)) {
+        if (n == max || !is_plausible(frame) || !read_object(l, frame, &out[n])) {
             *more = true;
             break;
         }
-        const void *f = (const void *)frame;
-        uintptr_t code = bits_at(f, l->frame_code);
-        int32_t index;
-        memcpy(&index, (const char *)f + l->frame_instruction, sizeof index);
-        if (!is_plausible(code) || index > MOST_BYTES / 2) {
-            *more = true;
-            break;
-        }
-        out[n].code = (const void *)code;
-        out[n].offset = index < 0 ? -1 : index * l->instruction_unit;
         n++;
-        frame = bits_at(f, l->frame_previous);
     }
     return n;
 }
 
 /* The offsets are copied first: the frames that are written could, for all the compiler knows, be part
  * of the layout. */
+struct offsets {
+    int32_t code, instruction, owner, first_shim;
+    intptr_t instructions, trampoline_end;
+    uintptr_t code_bits;
+};
+
+static inline struct offsets offsets_of(const hk_py_layout *l)
+{
+    return (struct offsets){
+        .code = l->frame_code,
+        .instruction = l->frame_instruction,
+        .owner = l->frame_owner,
+        .first_shim = l->first_shim_owner,
+        .instructions = l->code_adaptive,
+        /* The clean-up code is a handful of units, so only a frame at its very start needs a look. */
+        .trampoline_end = l->has_init_trampoline ? 16 : -16,
+        .code_bits = ~l->code_tag_mask,
+    };
+}
+
+/* 1: a frame of the program's; 0: one of the interpreter's own; -1: none at all. */
+static inline int read_struct(const hk_py_layout *l, const struct offsets *to, uintptr_t frame, hk_py_frame *out)
+{
+    const char *f = (const char *)frame;
+    if ((unsigned char)f[to->owner] >= to->first_shim)
+        return 0;
+    uintptr_t code = bits_at(f, to->code) & to->code_bits;
+    intptr_t offset = (intptr_t)(bits_at(f, to->instruction) - code) - to->instructions;
+    if (!is_plausible(code) || offset < -2 || offset > MOST_BYTES)
+        return -1;
+    if (offset < to->trampoline_end && hk_py_is_trampoline(l, (const void *)code))
+        return 0;
+    out->code = (const void *)code;
+    out->offset = offset < 0 ? -1 : (int32_t)offset;
+    return 1;
+}
+
 static int walk_structs(const hk_py_layout *l, uintptr_t frame, hk_py_frame *out, int max,
                         bool *more)
 {
-    const int32_t to_previous = l->frame_previous, to_code = l->frame_code;
-    const int32_t to_instruction = l->frame_instruction, to_owner = l->frame_owner;
-    const int32_t first_shim = l->first_shim_owner;
-    const intptr_t instructions = l->code_adaptive;
-    const uintptr_t code_bits = ~l->code_tag_mask;
-    /* The clean-up code is a handful of units, so only a frame at its very start needs a look. */
-    const intptr_t trampoline_end = l->has_init_trampoline ? 16 : -16;
+    const int32_t to_previous = l->frame_previous;
+    const struct offsets to = offsets_of(l);
     int n = 0, shims = 0;
-    while (frame != 0) {
-        if (!is_plausible(frame))
-            goto cut;
-        const char *f = (const char *)frame;
-        uintptr_t previous = bits_at(f, to_previous);
-        if ((unsigned char)f[to_owner] >= first_shim) {
-            if (++shims > MOST_SHIMS)
-                goto cut;
-            frame = previous;
-            continue;
+    for (; frame != 0; frame = bits_at((const void *)frame, to_previous)) {
+        hk_py_frame read;
+        int is_ours = is_plausible(frame) ? read_struct(l, &to, frame, &read) : -1;
+        if (is_ours < 0 || (is_ours == 1 && n == max) || (is_ours == 0 && ++shims > MOST_SHIMS)) {
+            *more = true;
+            break;
         }
-        uintptr_t code = bits_at(f, to_code) & code_bits;
-        intptr_t offset = (intptr_t)(bits_at(f, to_instruction) - code) - instructions;
-        if (!is_plausible(code) || offset < -2 || offset > MOST_BYTES)
-            goto cut;
-        if (offset < trampoline_end && hk_py_is_trampoline(l, (const void *)code)) {
-            if (++shims > MOST_SHIMS)
-                goto cut;
-            frame = previous;
-            continue;
-        }
-        if (n == max)
-            goto cut;
-        out[n].code = (const void *)code;
-        out[n].offset = offset < 0 ? -1 : (int32_t)offset;
-        n++;
-        frame = previous;
+        if (is_ours == 1)
+            out[n++] = read;
     }
     return n;
-cut:
-    *more = true;
-    return n;
+}
+
+int hk_py_frame_at(const hk_py_layout *layout, uintptr_t frame, hk_py_frame *out)
+{
+    if (layout->frames != HK_PY_FRAME_OBJECTS) {
+        const struct offsets to = offsets_of(layout);
+        return is_plausible(frame) ? read_struct(layout, &to, frame, out) : -1;
+    }
+    return is_plausible(frame) && read_object(layout, frame, out) ? 1 : -1;
 }
 
 int hk_py_walk(const hk_py_layout *layout, const void *thread_state, hk_py_frame *out, int max,

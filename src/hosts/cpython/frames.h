@@ -44,6 +44,8 @@ static inline void *hk_py_locked_thread_state(const hk_py_layout *layout)
  * Thread: only the one that hk_py_this_thread_state answered. */
 int hk_py_walk(const hk_py_layout *layout, const void *thread_state, hk_py_frame *out, int max,
                bool *truncated);
+/* One frame: 1, and *out; 0: it is one of the interpreter's own; -1: it is none. */
+int hk_py_frame_at(const hk_py_layout *layout, uintptr_t frame, hk_py_frame *out);
 
 /* False: the thread has no frame at all. */
 bool hk_py_has_frame(const hk_py_layout *layout, const void *thread_state);

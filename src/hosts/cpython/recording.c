@@ -40,16 +40,19 @@ static void *thread_state_for(int domain)
     return hk_py_locked_thread_state(hk_python.layout);
 }
 
-static int source_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags)
+static int source_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags, struct hk_stack_known *known)
 {
     void *state = stacks_on ? thread_state_for(domain) : NULL;
-    int native = domain >= HK_DOMAINS ? hk_native_stack(state != NULL, frames, max, flags) : 0;
+    int native = domain >= HK_DOMAINS ? hk_native_stack(state != NULL, frames, max, flags) : 0, count = -1;
     if (state == NULL) {
         *flags |= HK_SITE_BLIND;
         return native;
     }
     bool truncated = false;
-    int count = native + hk_py_walk(hk_python.layout, state, frames + native, max - native, &truncated);
+    if (known != NULL) /* the main lane's, which has looked at this stack just now */
+        count = hk_exact_seen_frames(state, frames, max, known);
+    if (count < 0)
+        count = native + hk_py_walk(hk_python.layout, state, frames + native, max - native, &truncated);
     if (truncated)
         *flags |= HK_SITE_CUT;
     if (hk_py_in_jit(hk_python.layout, state))

@@ -29,7 +29,7 @@ static int program_stack(struct hk_frame *frames, int max, uint8_t *flags)
     return count;
 }
 
-static int source_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags)
+static int source_stack(int domain, struct hk_frame *frames, int max, uint8_t *flags, struct hk_stack_known *known)
 {
     uint8_t cut = 0;
     if (domain < HK_DOMAINS) {

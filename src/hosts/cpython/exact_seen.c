@@ -1,0 +1,184 @@
+/* The stack that was looked at last, frame by frame: the next is mostly the same but for its innermost frames.
+ *
+ * A walk waits for each frame's memory before it knows where the next is. A stack that is known needs no such wait: the
+ * processor reads ahead while each frame's link and instruction are compared with what they were. So a look is a walk of all frames all
+ * the same, and needs no proof; but what is known of a frame whose callers are as they were need not be found out again: its key, which
+ * is that of the whole stack without marks, and what the recorder was told of it.
+ *
+ *      level    outermost first: frame, instruction, what it and its callers add to a key (as in exact_marks.c), and how many of these
+ *               frames the recorder sees, if it was told
+ *      index    frame -> its level; what it says is looked at before it is believed
+ *
+ * A frame of a level is read only when the frame before it, or the thread's state, has led to it: it may have ended.
+ *
+ * Main lane only: the main interpreter's lock is held. */
+#include "hosts/cpython/exact_stack.h"
+
+#define MOST_FRAMES 16384u /* of longer stacks nothing is kept */
+#define INDEX_BITS 12
+
+struct frame {
+    uintptr_t frame, place;
+};
+
+static struct {
+    struct level {
+        uintptr_t frame, place;
+        uint64_t rest;
+        uint32_t recorded; /* of the first `told` levels */
+    } *level; /* NULL: there is no memory */
+    struct frame *fresh;
+    uint64_t *power; /* of HK_KEY_BASE */
+    const void *state; /* whose stack it is */
+    uint32_t count, told; /* told: so many levels are as the recorder knows them */
+    uint32_t powers, looks;
+    bool is_long; /* so much that none of it was kept */
+    uint16_t index[1 << INDEX_BITS];
+} seen;
+
+bool hk_exact_seen_init(void)
+{
+    seen.level = hk_os_map(MOST_FRAMES * sizeof *seen.level);
+    seen.fresh = hk_os_map(MOST_FRAMES * sizeof *seen.fresh);
+    seen.power = hk_os_map((MOST_FRAMES + 1) * sizeof *seen.power);
+    if (seen.level == NULL || seen.fresh == NULL || seen.power == NULL)
+        return false;
+    seen.power[0] = 1;
+    return true;
+}
+
+uint32_t hk_exact_seen_count(void)
+{
+    return seen.is_long ? UINT32_MAX : seen.count;
+}
+
+void hk_exact_seen_forget(void)
+{
+    seen.count = seen.told = 0;
+}
+
+static inline uint16_t *index_of(uintptr_t frame)
+{
+    return &seen.index[(frame >> 3) * HK_KEY_BASE >> (64 - INDEX_BITS)];
+}
+
+static uint64_t power_of(uint32_t exponent)
+{
+    for (; seen.powers < exponent; seen.powers++)
+        seen.power[seen.powers + 1] = seen.power[seen.powers] * HK_KEY_BASE;
+    return seen.power[exponent];
+}
+
+/* True if the frame at a level, which was reached, and all its callers are as they were. Else *broken: the first that is not, or whose
+ * caller is another. */
+static inline __attribute__((always_inline)) bool is_unchanged(uint32_t at, uint32_t *broken, int way)
+{
+    for (const struct level *level = &seen.level[at];; level--, at--) {
+        uintptr_t known = level->frame, expected = at > 0 ? level[-1].frame : 0;
+        __asm__("" : "+r"(known)); /* not to be taken for what the frame before said, for which the processor would have to wait */
+        if (hk_exact_place(known, way) != level->place || hk_word_at((const void *)known, hk_exact_previous(way)) != expected) {
+            *broken = at;
+            return false;
+        }
+        if (at == 0)
+            return true;
+    }
+}
+
+static void keep(uint32_t base, uint32_t fresh)
+{
+    uint64_t rest = base > 0 ? seen.level[base - 1].rest : 0;
+    if (seen.told > base)
+        seen.told = base;
+    seen.count = base;
+    for (uint32_t at = base; fresh > 0; at++) {
+        const struct frame *frame = &seen.fresh[--fresh];
+        rest += frame->place * power_of(at + 1);
+        seen.level[at] = (struct level){frame->frame, frame->place, rest, 0};
+        *index_of(frame->frame) = (uint16_t)at;
+        seen.count = at + 1;
+    }
+}
+
+static inline __attribute__((always_inline)) uint64_t look(const void *state, uint64_t start, int way)
+{
+    uint32_t looks = ++seen.looks, fresh = 0, base = 0, broken, at;
+    uint64_t key = start;
+    const intptr_t previous = hk_exact_previous(way);
+    bool fits = true;
+    for (uintptr_t frame = hk_exact_innermost(state, way); frame != 0;) {
+        at = *index_of(frame);
+        if (at >= seen.count || seen.level[at].frame != frame) {
+            broken = at = 0;
+        } else if (is_unchanged(at, &broken, way)) {
+            base = at + 1;
+            key = key * power_of(base) + seen.level[at].rest;
+            break;
+        }
+        for (uint32_t some = at - broken + 1; some > 0; some--) { /* the frames from that level to the one that is not as it was */
+            uintptr_t place = hk_exact_place(frame, way);
+            key = (key + place) * HK_KEY_BASE;
+            if (fresh < MOST_FRAMES)
+                seen.fresh[fresh++] = (struct frame){frame, place};
+            else
+                fits = false;
+            frame = hk_word_at((const void *)frame, previous);
+        }
+    }
+    fits &= base + fresh <= MOST_FRAMES;
+    if (fits)
+        keep(base, fresh);
+    seen.state = state;
+    seen.is_long = !fits;
+    bool alone = seen.looks == looks; /* else a signal handler's look was between */
+    if (!fits || !alone)
+        hk_exact_seen_forget();
+    return alone ? hk_exact_jit(state, key, way) : hk_exact_key(state, start, way);
+}
+
+uint64_t hk_exact_look(const void *state, uint64_t start)
+{
+    switch (hk_exact_stacks.way) {
+    case HK_WAY_3_11:
+        return look(state, start, HK_WAY_3_11);
+    case HK_WAY_3_12:
+        return look(state, start, HK_WAY_3_12);
+    case HK_WAY_3_13:
+        return look(state, start, HK_WAY_3_13);
+    case HK_WAY_FRAMES:
+        return look(state, start, HK_WAY_FRAMES);
+    default:
+        return look(state, start, HK_WAY_OBJECTS);
+    }
+}
+
+int hk_exact_seen_frames(const void *state, struct hk_frame *frames, int max, struct hk_stack_known *known)
+{
+    uint32_t told = seen.told, at = seen.count, most = (uint32_t)max;
+    int count = 0;
+    if (seen.level == NULL || seen.state != state || seen.count == 0 || seen.count > (uint32_t)max)
+        goto unknown;
+    while (told > 0 && seen.level[told - 1].recorded > known->levels)
+        told--;
+    if (told > 0 && seen.level[told - 1].recorded == known->levels)
+        most = known->enough;
+    for (; at > told && (uint32_t)count < most; at--) {
+        int is_recorded = hk_py_frame_at(hk_python.layout, seen.level[at - 1].frame, &frames[count]);
+        if (is_recorded < 0)
+            goto unknown;
+        seen.level[at - 1].recorded = (uint32_t)is_recorded;
+        count += is_recorded;
+    }
+    known->levels = told > 0 ? seen.level[told - 1].recorded : 0;
+    known->told = true;
+    seen.told = told;
+    if (at == told) {
+        for (uint32_t recorded = known->levels; at < seen.count; at++)
+            seen.level[at].recorded = recorded += seen.level[at].recorded;
+        seen.told = seen.count;
+    }
+    return count;
+unknown:
+    seen.told = 0;
+    return -1;
+}
