@@ -45,6 +45,7 @@ SLOW = ("tracemalloc1", "tracemalloc25", "memray-python")
 IDLE = ("fib",)  # hardly allocates: no lead can be had there
 GEOMEAN, WORST, DEEP, LEAD = 1.30, 1.90, 1.60, 4.0  # goals: of exact; tracemalloc25 / exact, the smallest
 REALISTIC = 1.40  # of the program that is no workload
+FRESH_MIB = (64, 512)  # free memory to have ready before a workload, a program; see common.settle
 SCRIPT = os.path.join(common.BENCH, "exact_workloads.py")
 
 
@@ -90,6 +91,7 @@ def command(mode, python, name, repeat, directory):
 
 
 def measure(mode, python, name, repeat, seed, directory):
+    common.settle(FRESH_MIB[name in PROGRAMS])
     environment = dict(common.clean_environment(), PYTHONHASHSEED=str(seed))
     output = common.run(command(mode, python, name, repeat, directory), environment, timeout=600).output
     said = [line for line in output.splitlines() if line.startswith('{"%s"' % name)]
@@ -216,6 +218,7 @@ def main():
     for (mode, name), text in failures.items():
         print("failed: %s, %s: %s" % (mode, name, text.splitlines()[-1][:150]))
     good = "exact" not in modes or judge(seconds, tuple(map(int, build["version"].split(".")[:2])))
+    print(common.settled_note())
     print("load at the end: %.1f" % os.getloadavg()[0])
     if options.json:
         with open(options.json, "w") as file:
