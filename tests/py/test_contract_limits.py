@@ -355,7 +355,7 @@ def test_what_the_kernel_kills_for_its_memory_leaves_an_exact_record_that_names_
     inside = ("sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', directory)
     output = None if where == "on the disk" else "/dev/shm/heapkeeper-test-%d" % os.getpid()
     try:
-        done = heapkeeper.run(code, python=every_python, options=("--exact",), prefix=inside, output=output)
+        done = heapkeeper.run(code, python=every_python, options=("--exact",), prefix=inside, output=output, timeout=900)
         assert (done.status, kills()) == (-9, 1), done.err
         report = heapkeeper.report()
         check_real_path(report, "killed", every_python, mode="exact")
