@@ -47,18 +47,22 @@ HK_HOT static void *locked_calloc(void *heap, size_t count, size_t size)
     return hk_calloc_unlocked(heap, count, size);
 }
 
-/* hk_realloc of a block of the heap's own pools, without its questions: lists grow by it. */
+/* hk_realloc of a block of the heap's own pools, without its questions: lists grow by it, and give their items back at 0, of which
+ * a byte is asked for: the class of none has no fast path. */
 HK_HOT static void *locked_realloc(void *heap, void *block, size_t size)
 {
     if (block == NULL) /* a list's first items */
         return hk_malloc_unlocked(heap, size);
     struct hk_pool *pool = hk_region_has(block) ? hk_pool_of(block) : NULL;
-    if (pool == NULL || pool->heap != heap || pool->block_size == 0 || size <= pool->block_size)
+    if (pool == NULL || pool->heap != heap || pool->block_size == 0 || (HK_STEP < HK_ALIGNMENT && size <= pool->block_size))
         return hk_realloc(heap, block, size);
-    void *moved = hk_malloc_unlocked(heap, size);
+    size_t old = pool->block_size;
+    if (size <= old && size > old - old / 4)
+        return block;
+    void *moved = hk_malloc_unlocked(heap, size + (size == 0));
     if (moved == NULL)
-        return NULL;
-    memcpy(moved, block, pool->block_size);
+        return size <= old ? block : NULL;
+    memcpy(moved, block, size < old ? size : old);
     hk_pool_free(heap, pool, block);
     return moved;
 }
