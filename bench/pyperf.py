@@ -32,7 +32,7 @@ from common import Failed, Ratios
 
 MODES = ("stock", "again", "exact", "sample", "memray", "memray-python")
 GEOMEAN = 1.25  # goal, of exact
-WORKER = os.path.join(common.BENCH, "pyperf_worker.py")
+CLOCK = os.path.join(common.BENCH, "pyperf_clock")
 FRESH_MIB = 64  # free memory to have ready before a process; see common.settle
 WHICH = {"argparse": "many_optionals", "async_tree": "none", "networkx": "shortest_path", "pickle": "pickle",
          "sqlglot_v2": "parse"}  # of scripts that hold several and have to be told
@@ -76,7 +76,7 @@ def name_of(path):
 
 
 def command(mode, python, script, directory, loops, values):
-    words = [WORKER, script, *[WHICH[name] for name in [name_of(script)] if name in WHICH], "--worker", "--worker-task=0", "--warmups", "1" if values > 1 else "0", "--values", str(values),
+    words = [script, *[WHICH[name] for name in [name_of(script)] if name in WHICH], "--worker", "--worker-task=0", "--warmups", "1" if values > 1 else "0", "--values", str(values),
              "--loops", str(loops), "--output", os.path.join(directory, "result")]
     if mode in ("exact", "sample"):
         return [common.heapkeeper(), "run", "--" + mode, "-o", os.path.join(directory, "capture"), "--force", "--python", python, *words]
@@ -90,7 +90,7 @@ def measure(mode, python, script, loops, seed, values=3):
     """The smallest value, seconds of a loop."""
     common.settle(FRESH_MIB)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory:
-        environment = dict(common.clean_environment(), PYTHONHASHSEED=str(seed))
+        environment = dict(common.clean_environment(), PYTHONHASHSEED=str(seed), PYTHONPATH=CLOCK)
         common.run(command(mode, python, script, directory, loops, values), environment, timeout=900)
         with open(os.path.join(directory, "result")) as file:
             result = json.load(file)
