@@ -26,7 +26,7 @@ static struct {
         uintptr_t frame, place;
         uint64_t rest;
         uint32_t recorded; /* of the first `told` levels */
-    } *level; /* NULL: there is no memory */
+    } *level; /* NULL: there is no memory. Before the first is one without a frame: what the outermost frame says of its caller */
     struct frame *fresh;
     uint64_t *power; /* of HK_KEY_BASE */
     const void *state; /* whose stack it is */
@@ -38,7 +38,8 @@ static struct {
 
 bool hk_exact_seen_init(void)
 {
-    seen.level = hk_os_map(MOST_FRAMES * sizeof *seen.level);
+    struct level *level = hk_os_map((MOST_FRAMES + 1) * sizeof *level);
+    seen.level = level != NULL ? level + 1 : NULL;
     seen.fresh = hk_os_map(MOST_FRAMES * sizeof *seen.fresh);
     seen.power = hk_os_map((MOST_FRAMES + 1) * sizeof *seen.power);
     if (seen.level == NULL || seen.fresh == NULL || seen.power == NULL)
@@ -73,16 +74,15 @@ static uint64_t power_of(uint32_t exponent)
  * caller is another. */
 static inline __attribute__((always_inline)) bool is_unchanged(uint32_t at, uint32_t *broken, int way)
 {
-    for (const struct level *level = &seen.level[at];; level--, at--) {
-        uintptr_t known = level->frame, expected = at > 0 ? level[-1].frame : 0;
+    for (const struct level *level = &seen.level[at], *outermost = seen.level; level >= outermost; level--) {
+        uintptr_t known = level->frame;
         __asm__("" : "+r"(known)); /* not to be taken for what the frame before said, for which the processor would have to wait */
-        if (hk_exact_place(known, way) != level->place || hk_word_at((const void *)known, hk_exact_previous(way)) != expected) {
-            *broken = at;
+        if (hk_exact_place(known, way) != level->place || hk_word_at((const void *)known, hk_exact_previous(way)) != level[-1].frame) {
+            *broken = (uint32_t)(level - outermost);
             return false;
         }
-        if (at == 0)
-            return true;
     }
+    return true;
 }
 
 static void keep(uint32_t base, uint32_t fresh)
