@@ -241,14 +241,17 @@ static uint32_t first_of_image(uint32_t index)
 uint32_t hk_rec_native_code(uintptr_t address, int32_t *offset)
 {
     struct hk_capture_code code = {.flags = HK_CODE_NATIVE};
-    uint32_t index = look_up(address);
+    uint32_t index = look_up(address), number;
+    int32_t inside = 0;
 
-    *offset = 0;
     if (index != HK_REC_NONE && modules()[index].path != 0) { /* else: made at run time, and its place says nothing */
         const struct hk_capture_module *module = &modules()[index];
         code.file = module->path;
         code.module = first_of_image(index) + 1;
-        *offset = (int32_t)(uint32_t)(address - (module->base ? module->base : module->start - module->offset));
+        inside = (int32_t)(uint32_t)(address - (module->base ? module->base : module->start - module->offset));
     }
-    return hk_rec.stage == HK_REC_ON ? hk_rec_code_by_content(&code) : 0;
+    number = hk_rec.stage == HK_REC_ON ? hk_rec_code_by_content(&code) : 0;
+    if (number != 0) /* else it is an address still, for whoever asks again */
+        *offset = inside;
+    return number;
 }
