@@ -244,7 +244,7 @@ uint64_t hk_rec_parse_number(const char **at, int base);
 
 /* modules.c */
 void hk_rec_read_modules(void);
-/* The code of the module with this return address, and the address' offset from its load base; 0: no room. Uses
+/* The code of the module with this return address, and the address' offset from its load base; 0: no room, and *offset as it was. Uses
  * hk_rec.buffer. */
 uint32_t hk_rec_native_code(uintptr_t address, int32_t *offset);
 
