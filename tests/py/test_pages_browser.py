@@ -3,6 +3,7 @@
 tools/browser.sh installs both; without them these tests are skipped, and each says so.
 """
 
+import contextlib
 import glob
 import os
 import shutil
@@ -35,15 +36,21 @@ def browser():
     return path, sync_playwright, None if path else "no Chromium: tools/browser.sh installs it"
 
 
-@pytest.fixture(scope="module")
-def chromium():
+@contextlib.contextmanager
+def launched(*arguments):
     path, playwright, reason = browser()
     if reason:
         pytest.skip(reason)
     with playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=300_000)
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox", *arguments], timeout=300_000)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with launched() as opened:
+        yield opened
 
 
 @pytest.fixture

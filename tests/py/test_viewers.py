@@ -13,8 +13,8 @@ import textwrap
 
 import pytest
 
-from conftest import BUILD, TREE, Runner, build_is_usable
-from test_pages_browser import ARTEFACTS, browser
+from conftest import TREE, Runner, build_is_usable
+from test_pages_browser import launched, picture
 from test_views import show, table
 
 pytestmark = pytest.mark.once
@@ -58,15 +58,8 @@ def capture(tmp_path_factory, python):
 @pytest.fixture(scope="module")
 def chromium():
     """With WebGL in software, which speedscope draws with."""
-    path, playwright, reason = browser()
-    if reason:
-        pytest.skip(reason)
-    with playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, timeout=300_000,
-                                        args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-                                              "--allow-file-access-from-files"])
+    with launched("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--allow-file-access-from-files") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -79,11 +72,6 @@ def page(chromium):
     yield page
     context.close()
     assert faults == []
-
-
-def picture(page, name):
-    os.makedirs(ARTEFACTS, exist_ok=True)
-    page.screenshot(path=os.path.join(ARTEFACTS, name + ".png"))
 
 
 def without_the_net(page):
