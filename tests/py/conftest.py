@@ -292,6 +292,16 @@ def build_is_usable():
     return None
 
 
+def recorded_exactly(tmp_path_factory, python, program):
+    """A Runner that has run the program under exact recording, for the tests of a module. Few sites: no start-up files."""
+    reason = build_is_usable()
+    if reason:
+        pytest.skip(reason)
+    runner = Runner(tmp_path_factory.mktemp("exact"), python)
+    runner.good(["-I", "-S", "-c", textwrap.dedent(program)], options=("--exact",))
+    return runner
+
+
 @pytest.fixture
 def heapkeeper(tmp_path, python):
     reason = build_is_usable()

@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-import textwrap
 
 import pytest
 
 import capture_writer as cw
-from conftest import Runner, build_is_usable
+from conftest import recorded_exactly
 from test_views import PROGRAM, evil, export, show, table
 
 pytestmark = pytest.mark.once
@@ -23,12 +22,7 @@ OF = ("live", "peak", "total")
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory, python):
-    reason = build_is_usable()
-    if reason:
-        pytest.skip(reason)
-    runner = Runner(tmp_path_factory.mktemp("pprof"), python)
-    runner.good(["-I", "-S", "-c", textwrap.dedent(PROGRAM)], options=("--exact",))
-    return runner.output
+    return recorded_exactly(tmp_path_factory, python, PROGRAM).output
 
 
 # ---- pprof ----

@@ -5,12 +5,11 @@ import os
 import re
 import signal
 import subprocess
-import textwrap
 
 import pytest
 
 import capture_writer as cw
-from conftest import COMMAND, Runner, build_is_usable
+from conftest import COMMAND, recorded_exactly
 from screen import DOWN, ENTER, LEFT, PAGE_DOWN, RIGHT, UP, Screen
 from test_contract_hostile import has_control_bytes
 from test_views import evil, show, table
@@ -40,12 +39,7 @@ def children(rows, index):
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory, python):
-    reason = build_is_usable()
-    if reason:
-        pytest.skip(reason)
-    runner = Runner(tmp_path_factory.mktemp("tree"), python)
-    runner.good(["-I", "-S", "-c", textwrap.dedent(PROGRAM)], options=("--exact",))
-    return runner.output
+    return recorded_exactly(tmp_path_factory, python, PROGRAM).output
 
 
 @pytest.mark.parametrize("of, name", [("live", "live_bytes"), ("peak", "peak_bytes"), ("total", "total_bytes"), ("blocks", "live_bytes")])

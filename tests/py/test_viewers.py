@@ -9,11 +9,10 @@ import os
 import re
 import shutil
 import subprocess
-import textwrap
 
 import pytest
 
-from conftest import TREE, Runner, build_is_usable
+from conftest import TREE, recorded_exactly
 from test_pages_browser import launched, picture
 from test_views import show, table
 
@@ -47,12 +46,7 @@ PROGRAM = """
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory, python):
-    reason = build_is_usable()
-    if reason:
-        pytest.skip(reason)
-    runner = Runner(tmp_path_factory.mktemp("viewers"), python)
-    runner.good(["-I", "-S", "-c", textwrap.dedent(PROGRAM)], options=("--exact",))
-    return runner.output
+    return recorded_exactly(tmp_path_factory, python, PROGRAM).output
 
 
 @pytest.fixture(scope="module")

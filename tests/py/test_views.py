@@ -6,12 +6,11 @@ import json
 import os
 import re
 import subprocess
-import textwrap
 
 import pytest
 
 import capture_writer as cw
-from conftest import COMMAND, Runner, build_is_usable, check_real_path, execute, read_terminal
+from conftest import COMMAND, check_real_path, execute, read_terminal, recorded_exactly
 from test_contract_hostile import has_control_bytes
 
 BY = ("line", "function", "file", "module", "domain")
@@ -57,11 +56,7 @@ def export(capture, format, *words):
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, python):
     """The program's capture and its report, made once."""
-    reason = build_is_usable()
-    if reason:
-        pytest.skip(reason)
-    runner = Runner(tmp_path_factory.mktemp("exact"), python)
-    runner.good(["-I", "-S", "-c", textwrap.dedent(PROGRAM)], options=("--exact",))  # few sites: no start-up files
+    runner = recorded_exactly(tmp_path_factory, python, PROGRAM)
     report = runner.report()
     check_real_path(report, python=python, mode="exact")
     return runner.output, report
