@@ -1,6 +1,6 @@
 /* Strings and code objects, each kept once.
  *
- * A code object is known by its address as long as its identity (pointers, size, first line) is
+ * A code object is known by its address as long as its identity (digests of names and lines, size) is
  * what it was: a freed code's address is used again by another. What is behind a new identity is
  * read (names, line table) and compared by content, so that a program which compiles the same
  * source over and over keeps one entry. The table of addresses is a cache: when it is full it is
@@ -160,8 +160,7 @@ static bool grow_addresses(void)
 
 static bool same_identity(const struct hk_code_identity *a, const struct hk_code_identity *b)
 {
-    return a->file == b->file && a->name == b->name && a->table == b->table &&
-           a->first_line == b->first_line && a->size == b->size;
+    return a->names == b->names && a->table == b->table && a->first_line == b->first_line && a->size == b->size;
 }
 
 uint32_t hk_rec_code(const void *address)

@@ -33,9 +33,10 @@ struct hk_frame {
 #define HK_FRAME_NATIVE INT32_MIN
 
 /* What a code object is at this moment, cheap to get: if any field differs from what was seen
- * under the same address before, another code lives there now. */
+ * under the same address before, another code lives there now. Addresses of what may be freed do not do:
+ * what is dropped with one code object is used for the next one's names. */
 struct hk_code_identity {
-    const void *file, *name, *table;
+    uint64_t names, table; /* digests of their contents; or what else stands for them */
     int32_t first_line;
     uint32_t size;
 };

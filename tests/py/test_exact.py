@@ -180,6 +180,21 @@ def test_code_that_dies_and_whose_address_returns(exact, every_python):
     assert found == {"made-%d" % number: 1000 + number + 33 for number in range(1500)}
 
 
+def test_code_with_the_addresses_of_dead_code_and_its_names(exact, every_python):
+    """All that such a code object points to lies where the like of the dead one lay, but for the text of its file's name."""
+    report = exact("""
+        import types
+        def work(n): return bytes(n)
+        kept = []
+        for number in range(500):
+            code = work.__code__.replace(co_filename="made-%d" % number)
+            kept.append(types.FunctionType(code, globals())(1000 + number))
+            del code
+    """, python=every_python)
+    found = {site["file"]: site["live_bytes"] for site in report["sites"] if site["file"].startswith("made-")}
+    assert found == {"made-%d" % number: 1000 + number + 33 for number in range(500)}
+
+
 def test_large_blocks_and_their_growth(exact, every_python):
     report = exact("""
         def large(): return [bytes(10000 + i) for i in range(100)]

@@ -208,8 +208,9 @@ def test_what_a_program_names_is_nested_and_has_what_lived_then(run, mode):
     assert all(span["ended"] for spans_ in found.values() for span in spans_)
     assert outer["begin_ns"] <= grow["begin_ns"] < grow["end_ns"] <= shrink["begin_ns"] < shrink["end_ns"] <= outer["end_ns"]
     assert (outer["row"], grow["row"], shrink["row"]) == (0, 1, 1) and outer["thread"] == "main thread"
-    assert 19 * MIB < grow["end_live_bytes"] - grow["begin_live_bytes"] < 22 * MIB
-    assert 19 * MIB < shrink["begin_live_bytes"] - shrink["end_live_bytes"] < 22 * MIB
+    near = 4 * MIB if mode == "--sample" else MIB  # one small block that is sampled stands for some hundred KiB
+    assert abs(grow["end_live_bytes"] - grow["begin_live_bytes"] - 20 * MIB) < near
+    assert abs(shrink["begin_live_bytes"] - shrink["end_live_bytes"] - 20 * MIB) < near
     assert grow["end_rss_bytes"] > 19 * MIB and grow["begin_rss_bytes"] > 0
     work = found["work"]
     assert sorted(span["row"] for span in work) == [2, 3, 4, 5] and {span["thread"] for span in work} != {"main thread"}

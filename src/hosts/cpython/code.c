@@ -1,9 +1,8 @@
 /* What a code object and the strings it points to say, read by offset.
  *
  * A code object's fields never change once it exists, except its instructions (specialisation,
- * instrumentation), whose number stays. So pointers to names and the line table, first line and
- * size together tell one code object from a later one at the same address, except for a twin
- * compiled from the same source, which is as good.
+ * instrumentation), whose number stays. Pointers do not tell one from a later one at the same address: what was freed
+ * with it is given out again, in the same order, when the next one is compiled. What they point to does.
  */
 #include <string.h>
 
@@ -186,4 +185,32 @@ size_t hk_py_copy_string(const hk_py_layout *layout, const void *unicode, char *
     }
     buffer[used] = 0;
     return used;
+}
+
+uint64_t hk_py_digest(const hk_py_layout *layout, const void *object, uint64_t before)
+{
+    const char *data;
+    int64_t length;
+    uint64_t digest, word = 0;
+    int kind = 1;
+    if (is_a(layout, object, layout->unicode_type, SUBCLASS_OF_STR)) {
+        data = characters_of(layout, object, &kind);
+        length = word_at(object, layout->unicode_length);
+    } else {
+        size_t size;
+        data = (const char *)hk_py_bytes(layout, object, &size);
+        length = (int64_t)size;
+    }
+    if (data == NULL || length < 0)
+        return before;
+    length *= kind;
+    digest = (before ^ (uint64_t)length) * 0x9e3779b97f4a7c15u;
+    for (; length >= (int64_t)sizeof(word); length -= (int64_t)sizeof(word), data += sizeof(word)) {
+        memcpy(&word, data, sizeof(word));
+        digest = ((digest ^ digest >> 29) + word) * 0x9e3779b97f4a7c15u;
+    }
+    word = 0;
+    memcpy(&word, data, (size_t)length);
+    digest = ((digest ^ digest >> 29) + word) * 0x9e3779b97f4a7c15u;
+    return digest ^ digest >> 32;
 }

@@ -81,6 +81,9 @@ bool hk_py_is_trampoline(const hk_py_layout *layout, const void *code);
  * string may contain NULs. */
 size_t hk_py_copy_string(const hk_py_layout *layout, const void *unicode, char *buffer, size_t cap);
 
+/* Of the contents of a str or a bytes object and what was digested before; `before` if it is neither. */
+uint64_t hk_py_digest(const hk_py_layout *layout, const void *object, uint64_t before);
+
 /* The contents of a bytes object, borrowed; NULL and *length 0 if it is none. */
 const uint8_t *hk_py_bytes(const hk_py_layout *layout, const void *object, size_t *length);
 

@@ -69,19 +69,6 @@ static size_t source_name(const void *code, int which, char *buffer, size_t capa
     return name == NULL ? 0 : hk_py_copy_string(hk_python.layout, name, buffer, capacity);
 }
 
-/* Stands for the names of a code object where those may have died unseen, with the code object, and others lie in their places. */
-static const void *digest_of_names(const void *code)
-{
-    char text[512];
-    uintptr_t digest = 14695981039346656037u; /* FNV-1a */
-    for (int which = 0; which < 2; which++) {
-        size_t size = source_name(code, which, text, sizeof(text));
-        for (size_t i = 0; i < size && i < sizeof(text); i++)
-            digest = (digest ^ (uint8_t)text[i]) * 1099511628211u;
-    }
-    return (const void *)digest;
-}
-
 static void source_identify(const void *code, struct hk_code_identity *out)
 {
     hk_py_code info;
@@ -90,9 +77,13 @@ static void source_identify(const void *code, struct hk_code_identity *out)
         hk_cpython_exact_mark_code(code);
     if (!hk_py_code_info(hk_python.layout, code, &info))
         return;
-    *out = (struct hk_code_identity){info.filename, info.name, info.linetable, info.firstlineno, info.units};
-    if (__builtin_expect(hk_cpython_is_covered(), 0))
-        out->file = digest_of_names(code);
+    out->names = hk_py_digest(hk_python.layout, info.filename, 0);
+    out->names = hk_py_digest(hk_python.layout, info.name, out->names);
+    if (info.qualname != info.name)
+        out->names = hk_py_digest(hk_python.layout, info.qualname, out->names);
+    out->table = hk_py_digest(hk_python.layout, info.linetable, 0);
+    out->first_line = info.firstlineno;
+    out->size = info.units;
 }
 
 static const uint8_t *source_line_table(const void *code, size_t *size)
