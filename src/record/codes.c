@@ -1,6 +1,6 @@
 /* Strings and code objects, each kept once.
  *
- * A code object is known by its address as long as its identity (digests of names and lines, size) is
+ * A code object is known by its address as long as its identity (hashes of names, first line, size) is
  * what it was: a freed code's address is used again by another. What is behind a new identity is
  * read (names, line table) and compared by content, so that a program which compiles the same
  * source over and over keeps one entry. The table of addresses is a cache: when it is full it is
@@ -158,11 +158,6 @@ static bool grow_addresses(void)
     return true;
 }
 
-static bool same_identity(const struct hk_code_identity *a, const struct hk_code_identity *b)
-{
-    return a->names == b->names && a->table == b->table && a->first_line == b->first_line && a->size == b->size;
-}
-
 uint32_t hk_rec_code(const void *address)
 {
     struct hk_code_identity identity = {0};
@@ -179,7 +174,7 @@ uint32_t hk_rec_code(const void *address)
     if (HK_UNLIKELY(hk_rec.address_used >= hk_rec.address_capacity / 2) && !grow_addresses())
         return 0;
     slot = find_address(hk_rec.addresses, hk_rec.address_capacity, address);
-    if (HK_LIKELY(slot->address && same_identity(&slot->identity, &identity))) {
+    if (HK_LIKELY(slot->address && hk_same_code(&slot->identity, &identity))) {
         slot->codes = codes;
         return slot->code;
     }

@@ -33,13 +33,18 @@ struct hk_frame {
 #define HK_FRAME_NATIVE INT32_MIN
 
 /* What a code object is at this moment, cheap to get: if any field differs from what was seen
- * under the same address before, another code lives there now. Addresses of what may be freed do not do:
- * what is dropped with one code object is used for the next one's names. */
+ * under the same address before, another code lives there now. */
 struct hk_code_identity {
-    uint64_t names, table; /* digests of their contents; or what else stands for them */
+    uint64_t file, name; /* what stands for the names: hashes, since other names may lie where a dead code's did */
+    const void *table;
     int32_t first_line;
     uint32_t size;
 };
+
+static inline bool hk_same_code(const struct hk_code_identity *a, const struct hk_code_identity *b)
+{
+    return a->file == b->file && a->name == b->name && a->table == b->table && a->first_line == b->first_line && a->size == b->size;
+}
 
 /* The host's side. All pointers may be called in a hook and must not allocate or lock. `stack`
  * may be NULL. */

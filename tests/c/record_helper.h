@@ -50,9 +50,9 @@ static inline int helper_stack(int domain, struct hk_frame *frames, int max, uin
 static inline void helper_identify(const void *code, struct hk_code_identity *out)
 {
     const struct fake_code *c = code;
-    out->names = (uintptr_t)c->file;
-    out->names += 31 * (uintptr_t)c->name;
-    out->table = (uintptr_t)c->table;
+    out->file = (uintptr_t)c->file;
+    out->name = (uintptr_t)c->name;
+    out->table = c->table;
     out->first_line = c->line;
     out->size = (uint32_t)c->table_size;
 }

@@ -1,8 +1,9 @@
 /* What a code object and the strings it points to say, read by offset.
  *
  * A code object's fields never change once it exists, except its instructions (specialisation,
- * instrumentation), whose number stays. Pointers do not tell one from a later one at the same address: what was freed
- * with it is given out again, in the same order, when the next one is compiled. What they point to does.
+ * instrumentation), whose number stays. The addresses of its names do not tell it from a later one at the same
+ * address: what was freed with it is given out again, in the same order, when the next one is compiled. Their
+ * hashes do, with first line and size; and where names, size and first line are the same, so are lines nearly always.
  */
 #include <string.h>
 
@@ -187,30 +188,42 @@ size_t hk_py_copy_string(const hk_py_layout *layout, const void *unicode, char *
     return used;
 }
 
-uint64_t hk_py_digest(const hk_py_layout *layout, const void *object, uint64_t before)
+/* Of a str: the hash that it keeps, once it has been asked for it, as all interned ones have; else one of ours. */
+static uint64_t hash_of(const hk_py_layout *l, const void *unicode)
 {
-    const char *data;
-    int64_t length;
-    uint64_t digest, word = 0;
-    int kind = 1;
-    if (is_a(layout, object, layout->unicode_type, SUBCLASS_OF_STR)) {
-        data = characters_of(layout, object, &kind);
-        length = word_at(object, layout->unicode_length);
-    } else {
-        size_t size;
-        data = (const char *)hk_py_bytes(layout, object, &size);
-        length = (int64_t)size;
-    }
+    int kind;
+    if (!is_a(l, unicode, l->unicode_type, SUBCLASS_OF_STR))
+        return 0;
+    uint64_t hash = (uint64_t)word_at(unicode, l->unicode_length + (int32_t)sizeof(hash)), word = 0;
+    if (hash != UINT64_MAX)
+        return hash;
+    const char *data = characters_of(l, unicode, &kind);
+    int64_t length = word_at(unicode, l->unicode_length);
     if (data == NULL || length < 0)
-        return before;
+        return 0;
     length *= kind;
-    digest = (before ^ (uint64_t)length) * 0x9e3779b97f4a7c15u;
-    for (; length >= (int64_t)sizeof(word); length -= (int64_t)sizeof(word), data += sizeof(word)) {
+    hash = (uint64_t)length;
+    for (; length > 0; length -= (int64_t)sizeof(word), data += sizeof(word)) { /* words are aligned: the last is readable whole */
         memcpy(&word, data, sizeof(word));
-        digest = ((digest ^ digest >> 29) + word) * 0x9e3779b97f4a7c15u;
+        if (length < (int64_t)sizeof(word))
+            word &= ~(UINT64_MAX << 8 * length);
+        hash = (hash + word) * 0x9e3779b97f4a7c15u;
     }
-    word = 0;
-    memcpy(&word, data, (size_t)length);
-    digest = ((digest ^ digest >> 29) + word) * 0x9e3779b97f4a7c15u;
-    return digest ^ digest >> 32;
+    return hash;
+}
+
+bool hk_py_identify(const hk_py_layout *layout, const void *code, struct hk_code_identity *out)
+{
+    hk_py_code info;
+    memset(out, 0, sizeof(*out));
+    if (!hk_py_code_info(layout, code, &info))
+        return false;
+    out->file = hash_of(layout, info.filename);
+    out->name = hash_of(layout, info.name);
+    if (info.qualname != NULL && info.qualname != info.name)
+        out->name += 31 * hash_of(layout, info.qualname);
+    out->table = info.linetable;
+    out->first_line = info.firstlineno;
+    out->size = info.units;
+    return true;
 }

@@ -23,7 +23,7 @@
 
 struct code {
     const void *address;
-    hk_py_code identity; /* its pointers are compared, never followed */
+    struct hk_code_identity identity;
     uint32_t file, name; /* in the text, NUL terminated */
     uint32_t table, table_size;
 };
@@ -58,10 +58,10 @@ static uint32_t put_name(const void *string)
     return at;
 }
 
-static void put_table(struct code *code)
+static void put_table(struct code *code, const void *bytes)
 {
     size_t size = 0;
-    const uint8_t *table = hk_py_bytes(hk_python.layout, code->identity.linetable, &size);
+    const uint8_t *table = hk_py_bytes(hk_python.layout, bytes, &size);
     if (table == NULL || size > MOST_TEXT - known.text_used)
         return;
     code->table = (uint32_t)known.text_used;
@@ -70,30 +70,25 @@ static void put_table(struct code *code)
     known.text_used += size;
 }
 
-static bool is_same(const hk_py_code *a, const hk_py_code *b)
-{
-    return a->filename == b->filename && a->name == b->name && a->qualname == b->qualname && a->linetable == b->linetable &&
-           a->firstlineno == b->firstlineno && a->units == b->units;
-}
-
 /* The number of a code object; 0: not known. The lock is held. */
 static uint32_t number_of(const void *address)
 {
-    hk_py_code identity;
-    if (!hk_py_code_info(hk_python.layout, address, &identity))
+    struct hk_code_identity identity;
+    hk_py_code info;
+    if (!hk_py_identify(hk_python.layout, address, &identity))
         return 0;
     uint32_t at = (uint32_t)(((uintptr_t)address >> 4) * 0x9e3779b97f4a7c15u >> 40) & (MOST_SLOTS - 1);
     while (known.slots[at] != 0 && known.codes[known.slots[at]].address != address)
         at = (at + 1) & (MOST_SLOTS - 1);
-    if (known.slots[at] != 0 && is_same(&known.codes[known.slots[at]].identity, &identity))
+    if (known.slots[at] != 0 && hk_same_code(&known.codes[known.slots[at]].identity, &identity))
         return known.slots[at];
-    if (known.count + 1 >= MOST_CODES)
+    if (known.count + 1 >= MOST_CODES || !hk_py_code_info(hk_python.layout, address, &info))
         return 0;
     struct code *code = &known.codes[++known.count];
     *code = (struct code){.address = address, .identity = identity};
-    code->file = put_name(identity.filename);
-    code->name = put_name(identity.qualname != NULL ? identity.qualname : identity.name);
-    put_table(code);
+    code->file = put_name(info.filename);
+    code->name = put_name(info.qualname != NULL ? info.qualname : info.name);
+    put_table(code, info.linetable);
     known.slots[at] = known.count;
     return known.count;
 }
@@ -143,9 +138,9 @@ static size_t describe(uint64_t frame, char *buffer, size_t capacity)
         return 0;
     const struct code *code = &known.codes[number];
     int line = hk_line_of(hk_python.layout->minor, (const uint8_t *)known.text + code->table, code->table_size,
-                          code->identity.firstlineno, (int32_t)(uint32_t)frame - 1);
+                          code->identity.first_line, (int32_t)(uint32_t)frame - 1);
     int length = snprintf(buffer, capacity, "%s (%s:%d)", known.text + code->name, known.text + code->file,
-                          line >= 0 ? line : code->identity.firstlineno);
+                          line >= 0 ? line : code->identity.first_line);
     for (char *at = buffer; *at != '\0'; at++)
         if ((unsigned char)*at < 0x20 || *at == 0x7f)
             *at = '?'; /* names come from the program, and go to a terminal */

@@ -67,10 +67,11 @@ typedef struct hk_py_code {
         first_traceable; /* in code units: instructions before it are the prologue; 0 before 3.11 */
 } hk_py_code;
 
-/* False if `code` is not a code object (any more); it must be readable memory. Cheap enough to be
- * the check of identity whenever a code address is looked up: if any field differs, another code
- * lives there now. */
+/* False if `code` is not a code object (any more); it must be readable memory. */
 bool hk_py_code_info(const hk_py_layout *layout, const void *code, hk_py_code *out);
+
+/* The same; what tells it from all others that may have lain there. */
+bool hk_py_identify(const hk_py_layout *layout, const void *code, struct hk_code_identity *out);
 
 /* True for the hidden code that cleans up after a Python __init__ (3.13 on): its attributes must
  * not be used. */
@@ -80,9 +81,6 @@ bool hk_py_is_trampoline(const hk_py_layout *layout, const void *code);
  * surrogates become U+FFFD. Returns the bytes before the NUL; 0 if it is not a str or cap is 0. A
  * string may contain NULs. */
 size_t hk_py_copy_string(const hk_py_layout *layout, const void *unicode, char *buffer, size_t cap);
-
-/* Of the contents of a str or a bytes object and what was digested before; `before` if it is neither. */
-uint64_t hk_py_digest(const hk_py_layout *layout, const void *object, uint64_t before);
 
 /* The contents of a bytes object, borrowed; NULL and *length 0 if it is none. */
 const uint8_t *hk_py_bytes(const hk_py_layout *layout, const void *object, size_t *length);

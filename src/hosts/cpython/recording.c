@@ -71,19 +71,9 @@ static size_t source_name(const void *code, int which, char *buffer, size_t capa
 
 static void source_identify(const void *code, struct hk_code_identity *out)
 {
-    hk_py_code info;
-    memset(out, 0, sizeof(*out));
     if (hk_python.exact)
         hk_cpython_exact_mark_code(code);
-    if (!hk_py_code_info(hk_python.layout, code, &info))
-        return;
-    out->names = hk_py_digest(hk_python.layout, info.filename, 0);
-    out->names = hk_py_digest(hk_python.layout, info.name, out->names);
-    if (info.qualname != info.name)
-        out->names = hk_py_digest(hk_python.layout, info.qualname, out->names);
-    out->table = hk_py_digest(hk_python.layout, info.linetable, 0);
-    out->first_line = info.firstlineno;
-    out->size = info.units;
+    hk_py_identify(hk_python.layout, code, out);
 }
 
 static const uint8_t *source_line_table(const void *code, size_t *size)
