@@ -23,7 +23,8 @@
  *                   +--------------------------+
  *
  * The file is as long as its bound from the start and sparse: a page costs memory once it is written.
- * At a clean exit it is cut after the last used page.
+ * At a clean exit it is cut after the last used page, or a copy takes its place in which section follows
+ * section (record/pack.c); the order of sections is no part of the format.
  *
  * Rules
  * - One process writes; any number read, without locks, at any moment, also after the writer was killed.

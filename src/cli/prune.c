@@ -15,6 +15,7 @@
 
 #define KEEP_BYTES         ((uint64_t)256 << 20)
 #define KEEP_EMPTY_SECONDS (24 * 3600) /* a capture nobody took over takes no room, but a name */
+#define KEEP_COPY_SECONDS  60 /* a copy that is not in its place yet: whoever makes it was killed (record/pack.c) */
 
 struct file {
     char name[256];
@@ -126,6 +127,13 @@ static void remove_oldest(int directory, struct file *files, size_t count)
     }
 }
 
+static bool is_left_copy(int directory, const char *name)
+{
+    struct stat st;
+    return name[0] == '.' && ends_with(name, ".new") && strstr(name, ".hkc.") && fstatat(directory, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           S_ISREG(st.st_mode) && st.st_uid == geteuid() && time(NULL) - st.st_mtim.tv_sec > KEEP_COPY_SECONDS;
+}
+
 void hk_prune(const char *directory)
 {
     DIR *d = opendir(directory);
@@ -134,6 +142,8 @@ void hk_prune(const char *directory)
     if (!d)
         return;
     for (struct dirent *entry; (entry = readdir(d)) && count < 20000;) {
+        if (is_left_copy(dirfd(d), entry->d_name))
+            unlinkat(dirfd(d), entry->d_name, 0);
         if (entry->d_name[0] == '.' ||
             !(ends_with(entry->d_name, ".hkc") || ends_with(entry->d_name, ".children")))
             continue;

@@ -1,4 +1,4 @@
-/* The capture file: opened, mapped, grown, cut.
+/* The capture file: opened, mapped, grown. Its end is pack.c.
  *
  * Writing to a hole of a full disk is SIGBUS and not an error. So the file is made as long as
  * its bound (sparse) and mapped whole, once; before a page is written for the first time it is
@@ -339,29 +339,4 @@ bool hk_rec_file_is_ours(int fd)
 
     return fstat(fd, &status) == 0 && status.st_dev == (dev_t)hk_rec.device &&
            status.st_ino == (ino_t)hk_rec.inode;
-}
-
-/* Cuts the file after its last used page. By its path, as no descriptor was kept: it may be gone
- * or another. */
-void hk_rec_file_cut(void)
-{
-    uint64_t used = HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status);
-
-    if (!hk_rec.named)
-        return;
-    for (int kind = 1; kind < HK_SECTION_KINDS; kind++) {
-        const struct hk_rec_section *section = &hk_rec.section[kind];
-        uint64_t end =
-            (uint64_t)(section->data - hk_rec.map) + section->count * section->entry_size;
-        if (section->count > 0 && end > used)
-            used = end;
-    }
-    used = round_up(used, hk_rec.page);
-    int fd = hk_rec_open(hk_rec.path, O_RDWR | O_NOFOLLOW, 0);
-    if (fd < 0)
-        return;
-    if (used < hk_rec.bound && hk_rec_file_is_ours(fd) && ftruncate(fd, (off_t)used) != 0) {
-        /* It stays as long as it was: sparse, and as valid. */
-    }
-    hk_rec_close(fd);
 }

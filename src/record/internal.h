@@ -2,6 +2,7 @@
  *
  *   record.c    what the heap and the hosts call: start, allocation, free, facts, exit
  *   file.c      the capture file: created or taken over, mapped once, grown without a descriptor
+ *   pack.c      its end: a packed copy takes its place, or it is cut
  *   process.c   facts about the process for the header
  *   modules.c   the map of native modules; return addresses to modules and offsets
  *   index.c     hash indexes in anonymous memory: hash -> number of an entry in the file
@@ -42,6 +43,7 @@
 #define HK_REC_EXACT_SITES ((1u << 20) - 2) /* a block has 20 bits for its site */
 #define HK_REC_LATE_NODES 4096u
 #define HK_REC_HUGE_BYTES (4u << 20) /* all of a hash table is in memory; from here on most probes would wait for the kernel's tables of pages, too */
+#define HK_REC_PACK_NS 128u /* a process that ran for less per byte does not pack its capture; a byte takes some 0.7 */
 #define HK_REC_MODULES 1024u /* that are looked up; the file has room for fewer */
 
 #define HK_LIKELY(x)   __builtin_expect(!!(x), 1)
@@ -219,7 +221,6 @@ bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t i
                       uint64_t bound, const char **why);
 bool hk_rec_file_unnamed(uint64_t bound, const char **why);
 void hk_rec_file_close(void); /* unmaps */
-void hk_rec_file_cut(void);
 bool hk_rec_file_is_ours(int fd); /* fd: opened by the path the capture was made under */
 void hk_rec_layout(void);
 /* Room for `more` entries, which can be written; NULL: full, or the disk is. */
@@ -329,6 +330,9 @@ void hk_rec_check_wiped(void);
 
 /* fold.c */
 bool hk_rec_fold(const char *path); /* true: the record is written, the capture removed */
+
+/* pack.c */
+void hk_rec_file_end(void); /* nothing is written to the file any more */
 
 static inline struct hk_capture_header *hk_rec_header(void)
 {

@@ -552,7 +552,7 @@ void hk_record_exit(const char *small_child)
         hk_rec_header()->end_ns = hk_rec_clock() - hk_rec.start_ns;
         __atomic_store_n(&hk_rec_header()->state, HK_STATE_EXITED, __ATOMIC_RELEASE);
         if (stage != HK_REC_ON || !small_child || !hk_rec_fold(small_child))
-            hk_rec_file_cut();
+            hk_rec_file_end();
     }
     if (!hk_rec.exact) /* another thread may be counting */
         hk_rec_file_close();

@@ -176,6 +176,32 @@ def test_old_runs_are_pruned_to_the_bound(heapkeeper, tmp_path):
     assert sum("old." not in path for path in left) >= 1
 
 
+@pytest.mark.parametrize("options", [("--exact",), ("--sample=16K",), ("--exact", "--bound", "512M")])
+def test_capture_is_no_longer_than_its_content_once_its_process_has_ended(heapkeeper, options):
+    heapkeeper.good("""
+        import time
+        keep = [bytearray(100) for _ in range(1000)]
+        while time.process_time() < 1:
+            keep[0] = bytearray(100)
+    """, options=options)
+    ended = os.stat(heapkeeper.output)
+    assert ended.st_size <= ended.st_blocks * 512 and stat.S_IMODE(ended.st_mode) == 0o600
+    assert heapkeeper.report()["state"] == "ended"
+    assert os.listdir(os.path.dirname(heapkeeper.output)) == [os.path.basename(heapkeeper.output)]
+
+
+def test_copy_that_a_killed_process_left_beside_a_capture_is_removed_later(heapkeeper, tmp_path):
+    default_run(heapkeeper, env={"HEAPKEEPER_DIR": str(tmp_path)})
+    capture, = captures_in(tmp_path)
+    old, new, other = [tmp_path / name for name in (".%s.00000abc.new" % os.path.basename(capture), ".x.hkc.1.new", ".x.new")]
+    for path in (old, new, other):
+        path.write_bytes(b"hkcaptur")
+    os.utime(str(old), (1000000, 1000000))
+    os.utime(str(other), (1000000, 1000000))
+    default_run(heapkeeper, env={"HEAPKEEPER_DIR": str(tmp_path)})
+    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
+
+
 # --- safe ---
 
 

@@ -43,6 +43,29 @@ def near(value, truth, samples):
     return abs(value - truth) <= 5 * truth / max(samples, 1) ** 0.5
 
 
+def test_child_whose_parent_has_ended_before_it_records_anything_knows_its_stacks(heapkeeper):
+    """A daemon: the parent's capture is packed by then, and the child reads the parent's stacks from the old file."""
+    heapkeeper.good("""
+        import os
+        def of_the_parent(n): return [bytearray(1000) for _ in range(n)]
+        def of_the_child(n): return [bytearray(2000) for _ in range(n)]
+        before = of_the_parent(20000)
+        ended, kept = os.pipe()
+        if os.fork() == 0:
+            os.close(kept)
+            os.read(ended, 1)
+            mine = of_the_child(40000)
+            LARGE
+    """.replace("LARGE", LARGE))
+    reports = {report["parent_pid"]: report for report in by_pid(heapkeeper).values()}
+    child = next(reports[report["pid"]] for report in reports.values() if report["pid"] in reports)
+    parent = next(report for report in reports.values() if report["pid"] == child["parent_pid"])
+    inherited = [site for site in sites_in(child, "of_the_parent")[0] if site["live_bytes"]]
+    assert near(live_in(child, "of_the_parent"), 20000 * 1057, sum(s["samples_live"] for s in inherited))
+    assert near(live_in(parent, "of_the_parent"), 20000 * 1057, 1000)
+    assert live_in(child, "of_the_child") > 60 << 20
+
+
 def test_child_has_a_capture_of_its_own_and_what_it_inherited_is_marked(heapkeeper, every_python):
     pid = int(heapkeeper.good(FAMILY, python=every_python).out)
     reports = by_pid(heapkeeper)
