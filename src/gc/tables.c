@@ -72,6 +72,21 @@ void hk_gc_arena_clear(const struct hk_arena *arena)
            HK_ARENA_POOLS * sizeof(*hk_gc_tables.pools));
 }
 
+/* The first granules of all blocks of so many, up to `end`. Most pools have hundreds, so they are put down a word at a time. */
+static void blocks_of(uint64_t *map, size_t step, size_t end)
+{
+    uint64_t every = 1; /* bit i: i is a multiple of step */
+    for (size_t i = step; i < 64; i *= 2)
+        every |= every << i;
+    size_t first = 0, rest = 64 % step; /* of the word, the first that is one */
+    for (size_t at = 0; at < end; at += 64, map++) {
+        *map = first < 64 ? every << first : 0;
+        if (end - at < 64)
+            *map &= ((uint64_t)1 << (end - at)) - 1;
+        first = first >= rest ? first - rest : first + step - rest;
+    }
+}
+
 uint32_t hk_gc_note_pool(const struct hk_pool *pool)
 {
     uint64_t allocated[HK_POOL_WORDS] = {0};
@@ -79,8 +94,7 @@ uint32_t hk_gc_note_pool(const struct hk_pool *pool)
     size_t step = pool->block_size >> HK_GRANULE_SHIFT, carved = pool->carved >> HK_GRANULE_SHIFT;
     if (pool->place < HK_PLACE_CURRENT || step == 0)
         return 0;
-    for (size_t at = 0; at < carved; at += step)
-        allocated[at / 64] |= (uint64_t)1 << at % 64;
+    blocks_of(allocated, step, carved);
     for (const char *block = *hk_pool_list(pool->heap, (struct hk_pool *)pool); block != NULL; block = *(char *const *)block) {
         size_t at = (size_t)(block - start) >> HK_GRANULE_SHIFT;
         allocated[at / 64] &= ~((uint64_t)1 << at % 64);
