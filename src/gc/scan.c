@@ -6,9 +6,8 @@
  *      3. reach: from each white object with something left, all that can be reached turns black (not white)
  *      4. what is white now is garbage: all references to it come from garbage
  *
- * Explaining goes through the objects in the order of their addresses. For that pass alone the byte of an object in the table of
- * counts says that it is white, too (CANDIDATE), so that a reference costs one look at one table. The bytes are 0
- * between scans.
+ * Explaining goes through the objects in the order of their addresses. A reference takes one off in the table of counts, whatever
+ * it leads to: the bytes of what is no candidate mean nothing, and nobody looks at them. The others begin at 0.
  *
  * Reaching jumps about in memory. What is reached turns black and is put on the mark stack; taken off, it is asked for, and
  * waits in a ring until that has gone round. The stack has an end: when it is full, the older half turns grey, and their pools
@@ -16,9 +15,9 @@
  * large heap objects that lie together are looked at together. There are no branches where a processor would have to
  * guess: whether a reference leads to something new is as good as random.
  *
- * Counts have 7 bits: an object with fewer than 128 references has exactly 0 left, or not. Of those with more (`many`) that
+ * Counts have 8 bits: an object with fewer than 256 references has exactly 0 left, or not. Of those with more (`many`) that
  * end at 0 the references from candidates are counted once more, in full; that takes another pass, and happens to one
- * in 128 of such objects, and to all of them that are garbage.
+ * in 256 of such objects, and to all of them that are garbage.
  *
  * Meanwhile it is added up, over the white objects, how many references they hold and how many there are to them. What holds
  * references to white objects is white. So if the sums are equal, what is white refers to nothing else (`closed`): it can be
@@ -86,9 +85,6 @@ void hk_gc_pools_free(struct hk_gc_pools *pools)
 
 /* --- the scan --- */
 
-#define CANDIDATE 128u
-#define LEFT 127u
-
 #define NO_POOL UINT32_MAX
 
 enum { STACK = 1024, RING = 32 };
@@ -102,11 +98,13 @@ struct scan {
     hk_traversal visitor; /* into buffer */
     hk_object *buffer[256];
 
-    hk_object *stack[STACK], *ring[RING];
-    size_t top;
-    unsigned turn, in_ring;
+    hk_object *stack[STACK], *ring[RING]; /* the ring is full always: what waits for nothing is `nobody` */
+    size_t top, turn;
+    uint64_t nowhere; /* 0 */
     uint32_t first, last; /* pools of the queue; NO_POOL: it is empty */
 };
+
+static hk_object nobody; /* of type 0, which is none: refers to nothing */
 
 static void scan_begin(struct scan *scan, const struct hk_gc_model *model)
 {
@@ -114,43 +112,24 @@ static void scan_begin(struct scan *scan, const struct hk_gc_model *model)
     scan->many = (struct hk_gc_array){0};
     scan->failed = scan->some_special = false;
     scan->held = 0;
-    scan->top = 0;
-    scan->turn = scan->in_ring = 0;
+    scan->top = scan->turn = 0;
+    scan->nowhere = 0;
+    for (size_t i = 0; i < RING; i++)
+        scan->ring[i] = &nobody;
     scan->first = scan->last = NO_POOL;
 }
 
-static const struct hk_gc_shape unknown = {.traversed = true};
-
 static inline const struct hk_gc_shape *shape_of(const struct hk_gc_model *model, const hk_object *object)
 {
-    return model->shapes != NULL ? &model->shapes[object->type] : &unknown;
-}
-
-static inline bool is_special(const struct hk_gc_shape *shape, const hk_object *object)
-{
-    return shape->plain == 0 || object->flags != 0;
-}
-
-static inline uint32_t references_of(const struct hk_gc_model *model, const hk_object *object)
-{
-    return model->shapes != NULL ? object->references : model->count(object);
-}
-
-static inline __attribute__((always_inline)) void take_off(uint8_t *count, char *base, size_t span, const void *child)
-{
-    size_t distance = (uintptr_t)child - (uintptr_t)base;
-    if (distance >= span)
-        return;
-    uint8_t *left = &count[distance >> HK_GRANULE_SHIFT];
-    if (*left & CANDIDATE)
-        *left = CANDIDATE | (uint8_t)((*left - 1u) & LEFT);
+    return &model->shapes[object->type];
 }
 
 static void explain_buffer(struct scan *scan)
 {
     scan->held += (size_t)(scan->visitor.next - scan->buffer);
     for (hk_object **child = scan->buffer; child < scan->visitor.next; child++)
-        take_off(hk_gc_tables.count, hk_region.base, hk_region.span, *child);
+        if (hk_region_has(*child))
+            hk_gc_tables.count[hk_granule_of(*child)]--;
     scan->visitor.next = scan->buffer;
 }
 
@@ -159,34 +138,56 @@ static void explain_full(hk_traversal *visitor)
     explain_buffer((struct scan *)((char *)visitor - offsetof(struct scan, visitor)));
 }
 
-static inline __attribute__((always_inline)) void explain(struct scan *scan, hk_object *object, size_t granule)
+/* What one place of an object refers to; 1: to nothing. */
+static inline __attribute__((always_inline)) uint64_t take_off(uint8_t *count, char *base, size_t span, const void *child)
 {
-    uint8_t *count = hk_gc_tables.count;
-    char *base = hk_region.base;
-    size_t span = hk_region.span;
-    const struct hk_gc_shape *shape = shape_of(scan->model, object);
-    uint32_t references = references_of(scan->model, object);
-    count[granule] = CANDIDATE | (uint8_t)((count[granule] + references) & LEFT);
-    scan->some_special |= is_special(shape, object);
-    if (__builtin_expect(references > LEFT, 0) && !hk_gc_array_push(&scan->many, object))
-        scan->failed = true;
-    uint64_t held = 0;
-    void **place = (void **)object + shape->first, **end = place + shape->count;
-    for (; place < end; place++) {
-        take_off(count, base, span, *place);
-        held += *place != NULL;
-    }
-    for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
-        void *child = ((void **)object)[__builtin_ctzll(bits)];
-        take_off(count, base, span, child);
-        held += child != NULL;
-    }
-    scan->held += held - references;
+    size_t distance = (uintptr_t)child - (uintptr_t)base;
+    if (distance >= span)
+        return child == NULL;
+    count[distance >> HK_GRANULE_SHIFT]--;
+    return 0;
+}
+
+/* Of an object what stands in its places; returns how many references that are. */
+static inline __attribute__((always_inline)) uint64_t explain(struct scan *scan, hk_object *object, const struct hk_gc_shape *shape,
+                                                              uint8_t *count, char *base, size_t span)
+{
+    uint64_t held = shape->count;
+    void **place = (void **)object + shape->first, **end = place + held;
+    for (; place < end; place++)
+        held -= take_off(count, base, span, *place);
+    for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1)
+        held += 1 - take_off(count, base, span, ((void **)object)[__builtin_ctzll(bits)]);
     if (shape->traversed) {
         scan->model->traverse(object, &scan->visitor);
         if (scan->visitor.next > scan->buffer + 192)
             explain_buffer(scan);
     }
+    return held;
+}
+
+/* Those white objects that begin at these of 64 granules. */
+static void explain_bits(struct scan *scan, size_t first, uint64_t bits)
+{
+    const struct hk_gc_shape *shapes = scan->model->shapes;
+    char *base = hk_region.base, *start = hk_granule_start(first);
+    size_t span = hk_region.span;
+    uint8_t *count = hk_gc_tables.count, *left = count + first;
+    uint64_t held = 0;
+    bool some_special = false;
+    for (; bits != 0; bits &= bits - 1) {
+        size_t i = (size_t)__builtin_ctzll(bits);
+        hk_object *object = (hk_object *)(start + (i << HK_GRANULE_SHIFT));
+        const struct hk_gc_shape *shape = &shapes[object->type];
+        uint32_t references = object->references;
+        left[i] += (uint8_t)references;
+        some_special |= (shape->plain == 0) | (object->flags != 0);
+        if (__builtin_expect(references > UINT8_MAX, 0) && !hk_gc_array_push(&scan->many, object))
+            scan->failed = true;
+        held += explain(scan, object, shape, count, base, span) - references;
+    }
+    scan->held += held;
+    scan->some_special |= some_special;
 }
 
 /* --- reaching --- */
@@ -218,17 +219,27 @@ static __attribute__((noinline)) void spill(struct scan *scan)
     scan->top -= half;
 }
 
-/* If the child is white, it turns black and is put on the stack, which has room; returns its top. */
-static inline __attribute__((always_inline)) size_t reach_child(struct scan *scan, size_t top, uint64_t *whites, char *base,
-                                                                size_t span, void *child)
+/* If the child is white, it turns black and is put on the stack, which has room; returns its top. What lies outside of the region has
+ * its white bits in `nowhere`: another thread's objects may be in the region's first word. */
+static inline __attribute__((always_inline)) size_t reach_child(hk_object **stack, size_t top, uint64_t *whites, char *base,
+                                                                size_t span, uint64_t *nowhere, void *child)
 {
     size_t distance = (uintptr_t)child - (uintptr_t)base;
-    uint64_t inside = distance < span;
-    size_t granule = (distance & -inside) >> HK_GRANULE_SHIFT;
-    uint64_t *white = &whites[granule / 64], bit = *white >> granule % 64 & inside;
-    *white &= ~(bit << granule % 64);
-    scan->stack[top] = child;
-    return top + bit;
+    uint64_t *white = &whites[distance >> (HK_GRANULE_SHIFT + 6)], word;
+    stack[top] = child;
+#if defined(__x86_64__)
+    __asm__("cmpq %2, %1\n\tcmovae %3, %0" : "+r"(white) : "r"(distance), "r"(span), "r"(nowhere) : "cc");
+    word = *white;
+    __asm__("btrq %2, %0\n\tadcq $0, %1" : "+r"(word), "+r"(top) : "r"(distance >> HK_GRANULE_SHIFT) : "cc");
+    *white = word;
+#else
+    uint64_t inside = -(uint64_t)(distance < span);
+    white = (uint64_t *)((uintptr_t)nowhere ^ (((uintptr_t)nowhere ^ (uintptr_t)white) & inside));
+    word = *white & ~hk_bit_of(distance >> HK_GRANULE_SHIFT);
+    top += word != *white;
+    *white = word;
+#endif
+    return top;
 }
 
 static void reach_buffer(struct scan *scan)
@@ -237,7 +248,7 @@ static void reach_buffer(struct scan *scan)
     for (hk_object **child = scan->buffer; child < scan->visitor.next; child++) {
         if (scan->top == STACK)
             spill(scan);
-        scan->top = reach_child(scan, scan->top, hk_gc_tables.white, hk_region.base, hk_region.span, *child);
+        scan->top = reach_child(scan->stack, scan->top, hk_gc_tables.white, hk_region.base, hk_region.span, &scan->nowhere, *child);
     }
     scan->visitor.next = scan->buffer;
 }
@@ -247,55 +258,59 @@ static void reach_full(hk_traversal *visitor)
     reach_buffer((struct scan *)((char *)visitor - offsetof(struct scan, visitor)));
 }
 
-static inline __attribute__((always_inline)) void reach_children(struct scan *scan, hk_object *object, uint64_t *whites, char *base,
-                                                                 size_t span)
+/* What the object's function names. */
+static __attribute__((noinline)) size_t reach_traversed(struct scan *scan, size_t top, hk_object *object)
 {
-    const struct hk_gc_shape *shape = shape_of(scan->model, object);
-    if (__builtin_expect(scan->top > STACK - 64, 0))
-        spill(scan);
-    void **place = (void **)object + shape->first, **end = place + shape->count;
-    size_t top = scan->top;
-    uint64_t held = 0;
-    for (; place < end; place++) {
-        top = reach_child(scan, top, whites, base, span, *place);
-        held += *place != NULL;
-    }
-    for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
-        void *child = ((void **)object)[__builtin_ctzll(bits)];
-        top = reach_child(scan, top, whites, base, span, child);
-        held += child != NULL;
-    }
     scan->top = top;
-    scan->held -= held - references_of(scan->model, object);
-    if (shape->traversed) {
-        scan->model->traverse(object, &scan->visitor);
-        reach_buffer(scan);
-    }
+    scan->model->traverse(object, &scan->visitor);
+    reach_buffer(scan);
+    return scan->top;
 }
 
 /* What the objects on the stack refer to, and so on, until there are no more than `leave`, and for 0 none in the ring. */
 static void reach(struct scan *scan, size_t leave)
 {
-    uint64_t *whites = hk_gc_tables.white;
+    uint64_t *whites = hk_gc_tables.white, held = 0;
     char *base = hk_region.base;
-    size_t span = hk_region.span;
-    while (scan->top > leave || (leave == 0 && scan->in_ring > 0)) {
-        hk_object *object = scan->ring[scan->turn % RING];
-        if (scan->top > 0) {
-            hk_object *later = scan->stack[--scan->top];
+    size_t span = hk_region.span, top = scan->top;
+    const struct hk_gc_shape *shapes = scan->model->shapes;
+    hk_object **stack = scan->stack, **ring = scan->ring;
+    size_t turn = scan->turn, idle = 0;
+    for (;;) {
+        hk_object *later = &nobody;
+        if (top > leave) {
+            later = stack[--top];
             __builtin_prefetch(later);
             __builtin_prefetch((char *)later + 40); /* of which it has a part in the next line, often */
-            if (scan->in_ring < RING) {
-                scan->ring[(scan->turn + scan->in_ring++) % RING] = later;
-                continue;
-            }
-            scan->ring[scan->turn++ % RING] = later;
-        } else {
-            scan->in_ring--;
-            scan->turn++;
+            idle = 0;
+        } else if (leave > 0 || idle++ == RING) {
+            break;
         }
-        reach_children(scan, object, whites, base, span);
+        hk_object *object = ring[turn % RING];
+        ring[turn++ % RING] = later;
+        if (__builtin_expect(top > STACK - 64, 0)) {
+            scan->top = top;
+            spill(scan);
+            top = scan->top;
+        }
+        const struct hk_gc_shape *shape = &shapes[object->type];
+        void **place = (void **)object + shape->first, **end = place + shape->count;
+        held -= object->references;
+        for (; place < end; place++) {
+            top = reach_child(stack, top, whites, base, span, &scan->nowhere, *place);
+            held += *place != NULL;
+        }
+        for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
+            void *child = ((void **)object)[__builtin_ctzll(bits)];
+            top = reach_child(stack, top, whites, base, span, &scan->nowhere, child);
+            held += child != NULL;
+        }
+        if (shape->traversed)
+            top = reach_traversed(scan, top, object);
     }
+    scan->held -= held;
+    scan->top = top;
+    scan->turn = turn;
 }
 
 /* Black objects of a word. */
@@ -318,7 +333,7 @@ static uint64_t roots_of(size_t word)
     for (unsigned i = 0; i < 8; i++) {
         uint64_t left;
         memcpy(&left, hk_gc_tables.count + word * 64 + 8 * i, 8);
-        left = ((left & 0x7f7f7f7f7f7f7f7fu) + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
+        left = ((((left & 0x7f7f7f7f7f7f7f7fu) + 0x7f7f7f7f7f7f7f7fu) | left) >> 7) & 0x0101010101010101u;
         roots |= (left * 0x0102040810204080u >> 56) << 8 * i;
     }
     roots &= hk_gc_tables.white[word];
@@ -433,7 +448,7 @@ static void explain_many(struct scan *scan, struct hk_gc_whites whites)
     struct hk_gc_array *many = &scan->many;
     size_t kept = 0;
     for (size_t i = 0; i < many->count; i++)
-        if ((hk_gc_tables.count[hk_granule_of(many->items[i])] & LEFT) == 0)
+        if (hk_gc_tables.count[hk_granule_of(many->items[i])] == 0)
             many->items[kept++] = many->items[i];
     many->count = kept;
     if (kept == 0)
@@ -454,19 +469,10 @@ static void explain_many(struct scan *scan, struct hk_gc_whites whites)
     hk_os_unmap(recount.explained, kept * sizeof(uint32_t));
 }
 
-/* Steps 2 and 3 for the objects of 64 granules. */
-static void explain_word(struct scan *scan, size_t first)
-{
-    for (uint64_t bits = hk_gc_tables.white[first / 64]; bits != 0; bits &= bits - 1) {
-        size_t granule = first + (unsigned)__builtin_ctzll(bits);
-        explain(scan, hk_granule_start(granule), granule);
-    }
-}
-
 static void reach_object(struct scan *scan, hk_object *object)
 {
     size_t granule = hk_granule_of(object);
-    if (hk_gc_is_white(object) && (hk_gc_tables.count[granule] & LEFT)) {
+    if (hk_gc_is_white(object) && hk_gc_tables.count[granule] != 0) {
         hk_gc_tables.white[granule / 64] &= ~hk_bit_of(granule);
         reach_word(scan, granule / 64, hk_bit_of(granule));
     }
@@ -479,10 +485,10 @@ static bool explain_and_reach(struct scan *scan, const struct hk_gc_whites *whit
     const struct hk_gc_array *objects = whites->objects;
     scan->visitor = (hk_traversal){scan->buffer, scan->buffer + 256, explain_full};
     for (size_t i = 0; pools != NULL && i < pools->count; i++)
-        for (size_t word = 0; word < HK_POOL_WORDS; word++)
-            explain_word(scan, (size_t)pools->items[i] * HK_POOL_GRANULES + word * 64);
+        for (size_t word = (size_t)pools->items[i] * HK_POOL_WORDS, end = word + HK_POOL_WORDS; word < end; word++)
+            explain_bits(scan, word * 64, hk_gc_tables.white[word]);
     for (size_t i = 0; pools == NULL && i < objects->count; i++)
-        explain(scan, objects->items[i], hk_granule_of(objects->items[i]));
+        explain_bits(scan, hk_granule_of(objects->items[i]), 1);
     explain_buffer(scan);
     explain_many(scan, *whites);
 
@@ -504,16 +510,6 @@ uint64_t hk_gc_candidates(size_t word, int generation)
     return hk_gc_tables.tracked[word] & ~older;
 }
 
-/* The bytes of 64 objects: CANDIDATE where there is a bit. */
-static void counts_begin(uint8_t *count, uint64_t bits)
-{
-    for (unsigned i = 0; i < 8; i++, bits >>= 8) {
-        uint64_t spread = (bits & 255) * 0x0101010101010101u & 0x8040201008040201u; /* a bit in the byte of each */
-        spread = (spread + 0x7f7f7f7f7f7f7f7fu) & 0x8080808080808080u;
-        memcpy(count + 8 * i, &spread, 8);
-    }
-}
-
 static uint64_t whiten(uint32_t pool, int generation)
 {
     uint64_t count = 0;
@@ -522,20 +518,16 @@ static uint64_t whiten(uint32_t pool, int generation)
         if (white == 0)
             continue;
         count += hk_gc_bits(white);
-        counts_begin(hk_gc_tables.count + word * 64, white);
+        memset(hk_gc_tables.count + word * 64, 0, 64);
     }
     return count;
 }
 
-/* The counts of candidates are 0 again; returns how many of them are white. */
-static uint64_t counts_end(uint32_t pool, int generation)
+static uint64_t count_white(uint32_t pool)
 {
     uint64_t count = 0;
-    for (size_t word = (size_t)pool * HK_POOL_WORDS, end = word + HK_POOL_WORDS; word < end; word++) {
+    for (size_t word = (size_t)pool * HK_POOL_WORDS, end = word + HK_POOL_WORDS; word < end; word++)
         count += hk_gc_bits(hk_gc_tables.white[word]);
-        if (hk_gc_candidates(word, generation) != 0)
-            memset(hk_gc_tables.count + word * 64, 0, 64);
-    }
     return count;
 }
 
@@ -558,7 +550,7 @@ bool hk_gc_scan(const struct hk_gc_model *model, const struct hk_gc_pools *pools
     }
     bool good = explain_and_reach(&scan, &whites);
     for (size_t i = 0; i < pools->count; i++) {
-        uint64_t count = counts_end(pools->items[i], generation);
+        uint64_t count = count_white(pools->items[i]);
         found->white += count;
         found->white_bytes += count * hk_region.pools[pools->items[i]].block_size;
     }
@@ -575,12 +567,11 @@ int64_t hk_gc_scan_again(const struct hk_gc_model *model, struct hk_gc_array *fo
     scan_begin(&scan, model);
     struct hk_gc_whites whites = {.objects = found};
     for (size_t i = 0; i < found->count; i++)
-        hk_gc_tables.count[hk_granule_of(found->items[i])] = CANDIDATE;
+        hk_gc_tables.count[hk_granule_of(found->items[i])] = 0;
     bool good = explain_and_reach(&scan, &whites);
     size_t kept = 0, count = found->count;
     for (size_t i = 0; i < count; i++) {
         size_t granule = hk_granule_of(found->items[i]);
-        hk_gc_tables.count[granule] = 0;
         if (!good)
             hk_gc_tables.white[granule / 64] |= hk_bit_of(granule);
         else if (hk_gc_is_white(found->items[i]))

@@ -20,9 +20,7 @@ struct hk_gc_shape {
 };
 
 struct hk_gc_model {
-    /* The table of shapes, by the number in an object's head, which is an hk_object. NULL: objects are of another kind, and
-     * the functions know. */
-    const struct hk_gc_shape *shapes;
+    const struct hk_gc_shape *shapes; /* by the number in an object's head, which is an hk_object */
     void (*traverse)(const void *object, hk_traversal *visitor); /* names the references that no shape says */
     uint32_t (*count)(const void *object); /* of references; UINT32_MAX: it cannot die */
 };

@@ -6,7 +6,7 @@
  *      white     1 bit    during a scan: a candidate that nothing has reached yet
  *      grey      1 bit    during a scan: reached, and waits for what it refers to being looked at
  *      age       2 bits   its generation; 3 is frozen
- *      count     1 byte   during a scan: references that are left to explain. See scan.c
+ *      count     1 byte   during a scan: references that are left to explain; otherwise anything. See scan.c
  *      marks     3 bits   of a collection in steps, while a round is under way. See step.c
  *      step_count 1 byte  of the same
  *
