@@ -10,6 +10,8 @@
 #define LEAST_SHARE     0.005   /* of the peak */
 #define SPANS_LEAST     6u
 #define SURVIVING_SPANS 3u
+#define PACE_BY_BYTES   0.5     /* of the quarter before, at least */
+#define PACE_BY_TIME    0.125
 
 static void fill_unseen_spans(uint64_t *at_mark, uint64_t *born_in, unsigned from, unsigned to,
                               uint64_t live_kib)
@@ -86,6 +88,8 @@ struct hk_growth_run hk_growth_prepare(const struct hk_capture_mark *marks, unsi
     double starts[HK_MARKS];
 
     run.least = fmax(LEAST_BYTES, LEAST_SHARE * (double)peak);
+    run.cuts[0].share = PACE_BY_TIME;
+    run.cuts[1].share = PACE_BY_BYTES;
     if (run.spans < SPANS_LEAST)
         return run;
     for (unsigned i = 0; i < run.spans; i++)
@@ -132,7 +136,7 @@ static struct hk_growth judge_by(const struct hk_growth_run *run, const struct h
     double survived_error = sqrt(mean * fmax(survived, mean));
 
     bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least;
-    double share = 0.5 * cut->pace; /* half the pace of the quarter before */
+    double share = cut->share * cut->pace;
     bool still = last > 0 && last + 0.5 * hypot(last_error, share * before_error) >= share * before;
     unsigned alive = 0;
     for (unsigned i = cut->half; i < run->spans; i++)
@@ -161,7 +165,7 @@ static struct hk_growth judge_levels(const struct hk_growth_run *run,
         deepest = fmax(deepest, ((double)at_mark[i - 1] - (double)at_mark[i]) * KIB);
     bool rose = g.rise > SIGNIFICANT * g.error && g.rise >= run->least &&
                 g.rise > 2.5 * sqrt(mean * (now + half)) && g.rise > half / 3.0;
-    double share = 0.5 * cut->pace, last = now - quarter, before = quarter - half;
+    double share = cut->share * cut->pace, last = now - quarter, before = quarter - half;
     bool still =
         last > 0 && last + 0.5 * sqrt(mean * (fmax(last, 0) + share * share * fmax(before, 0))) >=
                         share * before;

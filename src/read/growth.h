@@ -19,7 +19,8 @@
  *  2. It matters: the rise is 64 KiB or more, and a two-hundredth of the peak or more.
  *  3. It still rises in the last quarter, at half the pace of the quarter before or more (a cache
  *     that is nearly full does not), with half a standard error in its favour: condition 1 carries
- *     the significance.
+ *     the significance. By time an eighth will do: on a busy machine a program that does the same
+ *     all along is given less of the processor for a while.
  *  4. It is made of survivors: what the third quarter allocated is still there. A cache or batch
  *     that is emptied and filled again has only young blocks, whatever its phase at the end of the
  *     run; so what survives from the third quarter must be a quarter of the rise or more. And
@@ -53,7 +54,8 @@
 /* Where one clock cuts the run. Numbers of spans: those below `half` are the first half. */
 struct hk_growth_cut {
     unsigned half, quarter;
-    double pace; /* length of the last quarter as a part of the one before it */
+    double pace;  /* length of the last quarter as a part of the one before it */
+    double share; /* of the pace of the quarter before that is to be kept, at least */
 };
 
 /* What is the same for all sites of a capture. */

@@ -13,6 +13,7 @@
  * another file of that name) the old file stays, and is cut after its last used page. What a kill leaves behind in between is found by
  * `heapkeeper run`, which removes it (cli/prune.c). */
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
