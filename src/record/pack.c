@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -85,18 +86,21 @@ static bool write_copy(int fd, const int *kinds, int count)
     return syscall(SYS_writev, fd, parts, used) == (long)offset;
 }
 
-/* True: the path leads to a packed copy now. What others made of the file, by links or permissions, stays as it is. */
+/* True: the path leads to a packed copy now. What others made of the file, by links or permissions, stays as it is. To write beyond the
+ * limit on file sizes would be a signal. */
 static bool pack(int old, uint64_t length)
 {
     struct stat status;
+    struct rlimit limit;
     char *copy = hk_rec.buffer + sizeof hk_rec.buffer - PATH_MAX;
     int kinds[HK_SECTION_KINDS], count = in_order(kinds);
     uint64_t packed = FIXED_END;
 
     for (int i = 0; i < count; i++)
         packed += hk_rec.section[kinds[i]].count * hk_rec.section[kinds[i]].entry_size + 7;
-    if (packed > length / 2 || packed > hk_rec_header()->end_ns / HK_REC_PACK_NS || !name_copy(copy) || fstat(old, &status) != 0 ||
-        status.st_uid != geteuid() || status.st_nlink != 1 || (status.st_mode & 07777) != 0600)
+    if (packed > length / 2 || packed > hk_rec_header()->end_ns / HK_REC_PACK_NS || getrlimit(RLIMIT_FSIZE, &limit) != 0 ||
+        limit.rlim_cur < packed || !name_copy(copy) || fstat(old, &status) != 0 || status.st_uid != geteuid() ||
+        status.st_nlink != 1 || (status.st_mode & 07777) != 0600)
         return false;
     int fd = hk_rec_open(copy, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (fd < 0)

@@ -190,6 +190,18 @@ def test_capture_is_no_longer_than_its_content_once_its_process_has_ended(heapke
     assert os.listdir(os.path.dirname(heapkeeper.output)) == [os.path.basename(heapkeeper.output)]
 
 
+def test_limit_on_file_sizes_does_not_end_a_process_that_packs_its_capture(heapkeeper):
+    heapkeeper.good("""
+        import resource, signal, time
+        keep = [bytearray(100) for _ in range(1000)]
+        while time.process_time() < 1:
+            keep[0] = bytearray(100)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    """, options=("--exact",))
+    assert heapkeeper.report()["state"] == "ended"
+
+
 def test_copy_that_a_killed_process_left_beside_a_capture_is_removed_later(heapkeeper, tmp_path):
     default_run(heapkeeper, env={"HEAPKEEPER_DIR": str(tmp_path)})
     capture, = captures_in(tmp_path)
