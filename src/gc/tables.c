@@ -102,8 +102,12 @@ uint32_t hk_gc_note_pool(const struct hk_pool *pool)
     uint64_t *tracked = &hk_gc_tables.tracked[hk_granule_of(start) / 64];
     uint32_t count = 0;
     for (size_t i = 0; i < HK_POOL_WORDS; i++) {
-        count += hk_gc_bits(allocated[i] & ~tracked[i]);
-        tracked[i] |= allocated[i];
+        uint64_t fresh = allocated[i] & ~tracked[i];
+        if (fresh == 0)
+            continue;
+        count += hk_gc_bits(fresh);
+        tracked[i] |= fresh;
+        hk_gc_age(hk_granule_of(start) / 64 + i, fresh, 0);
     }
     return count;
 }

@@ -5,7 +5,7 @@
  *      tracked   1 bit    an object begins here that the collector looks at; see below
  *      white     1 bit    during a scan: a candidate that nothing has reached yet
  *      grey      1 bit    during a scan: reached, and waits for what it refers to being looked at
- *      age       2 bits   its generation; 3 is frozen
+ *      age       2 bits   its generation; 3 is frozen. Where nothing is tracked: anything
  *      count     1 byte   during a scan: references that are left to explain; otherwise anything. See scan.c
  *      marks     3 bits   of a collection in steps, while a round is under way. See step.c
  *      step_count 1 byte  of the same
@@ -14,7 +14,7 @@
  *
  * An object is not written down when it is made: most die before anybody asks. Those that live when a collection begins are found
  * by hk_gc_note_pool: what is allocated in a pool, and is not tracked yet, is new. So a tracked bit says that the tables
- * may know something of the object, and one that dies without it, with the bits all 0, leaves nothing to clear.
+ * may know something of the object, and one that dies without it leaves nothing to clear.
  *
  * 13 bits for 128: 10 % of the addresses, and of memory, where objects are; grey bits and counts are given back after a full
  * collection. Steps take 9 % more, from their first use on, until a full collection. Parts are committed with the arenas whose objects they are about. A pool has 8 bytes more. */
@@ -110,16 +110,24 @@ static inline void hk_gc_unmark(size_t word, uint64_t bits)
     }
 }
 
-/* There is no object there any more. */
+/* There is no object there any more, while none is white or marked: no collection is under way. True: it was tracked. */
+static inline bool hk_gc_untrack(const void *object)
+{
+    size_t granule = hk_granule_of(object);
+    uint64_t *tracked = &hk_gc_tables.tracked[granule / 64], before = *tracked;
+    if ((before & hk_bit_of(granule)) == 0)
+        return false;
+    *tracked = before & ~hk_bit_of(granule);
+    return true;
+}
+
+/* The same at any time. */
 static inline void hk_gc_forget(const void *object)
 {
-    size_t granule = hk_granule_of(object), word = granule / 64;
-    uint64_t bit = hk_bit_of(granule);
-    if (hk_gc_tables.tracked[word] & bit) {
-        hk_gc_tables.tracked[word] &= ~bit;
-        hk_gc_tables.white[word] &= ~bit;
-        hk_gc_age(word, bit, 0);
-        hk_gc_unmark(word, bit);
+    size_t granule = hk_granule_of(object);
+    if (hk_gc_untrack(object)) {
+        hk_gc_tables.white[granule / 64] &= ~hk_bit_of(granule);
+        hk_gc_unmark(granule / 64, hk_bit_of(granule));
     }
 }
 

@@ -31,6 +31,7 @@ void hk_collect_made(hk_runtime *runtime, hk_object *object)
 {
     size_t granule = hk_granule_of(object);
     hk_gc_tables.tracked[granule / 64] |= hk_bit_of(granule);
+    hk_gc_age(granule / 64, hk_bit_of(granule), 0);
     runtime->plan.made++;
     if (!(hk_gc_tables.pools[hk_pool_of(object) - hk_region.pools].logged & HK_LOGGED_YOUNG))
         pool_began(runtime->cyclic, hk_pool_of(object));

@@ -154,7 +154,6 @@ static hk_object *bury_plain(const struct hk_gc_pools *pools, bool closed)
         size_t word = (size_t)pools->items[i] * HK_POOL_WORDS;
         for (size_t end = word + HK_POOL_WORDS; word < end; word++) {
             hk_gc_tables.white[word] &= hk_gc_tables.tracked[word];
-            hk_gc_age(word, ~hk_gc_tables.tracked[word], 0);
             hk_gc_unmark(word, ~hk_gc_tables.tracked[word]);
         }
     }

@@ -17,6 +17,15 @@
 
 #define MAX_DEPTH 32
 
+/* The collector no longer knows it. Outside of collections, in a program that does not step, that is one bit. */
+static inline __attribute__((always_inline)) void forget(const hk_runtime *runtime, const hk_object *object)
+{
+    if (__builtin_expect(runtime->collecting || runtime->step_stats.steps > 0, 0))
+        hk_gc_forget(object);
+    else
+        hk_gc_untrack(object);
+}
+
 static inline void untrack(hk_runtime *runtime, hk_object *object)
 {
     hk_gc_forget(object);
@@ -154,7 +163,7 @@ static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_obje
             }
             if (shape->plain == HK_PLAIN) {
                 died++;
-                hk_gc_forget(dead);
+                forget(runtime, dead);
                 block_free(runtime->cyclic, dead, base, pools);
             } else {
                 block_free(runtime->acyclic, dead, base, pools);
@@ -240,7 +249,7 @@ void hk_release(hk_runtime *runtime, hk_object *object)
     }
     if (shape->plain == HK_PLAIN) {
         runtime->plan.made--;
-        hk_gc_forget(object);
+        forget(runtime, object);
         block_free(runtime->cyclic, object, hk_region.base, hk_region.pools);
     } else {
         block_free(runtime->acyclic, object, hk_region.base, hk_region.pools);
