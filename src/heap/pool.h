@@ -147,6 +147,7 @@ struct hk_heap {
     struct hk_arena *arenas; /* by address */
     struct hk_arena *maybe_empty; /* no arena before this one has an empty pool */
     uint32_t arena_count;
+    uint32_t huge_from; /* it asks for huge pages when it has so many arenas; 0: HK_SMALL_ARENAS */
     uint32_t used_pools, dirty_pools; /* not empty; empty with pages in memory that could be given back */
     uint32_t staying_pools;           /* empty with pages that cannot */
     /* Of both siblings, in the one at the lower address; bytes. See siblings.c. */
@@ -188,7 +189,7 @@ struct hk_heap {
     _Alignas(64) void *remote; /* blocks freed from outside the host's lock, or by another thread; atomic. See remote.c */
 };
 
-#define HK_SMALL_ARENAS (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE) /* so many a heap has without huge pages */
+#define HK_SMALL_ARENAS (uint32_t)(((size_t)48 << 20) / HK_ARENA_SIZE) /* so many a heap has without huge pages, usually */
 
 extern struct hk_region hk_region;
 extern struct hk_pool hk_no_pool;                  /* stands for "no current pool"; never written */

@@ -14,7 +14,7 @@
  * is in memory before one that is not: its own, or an empty one of the other's, with its arena if that is empty. What both may have
  * in memory is in siblings.c.
  *
- * Huge pages: a heap's first 48 MiB are marked against them (a system may have them on for all, and a small program
+ * Huge pages: a heap's first 48 MiB (a runtime's: 4) are marked against them (a system may have them on for all, and a small program
  * would pay 15 MB; a page of them more is 4 % of such a heap), later arenas are taken by twos, which are one huge page, and ask for it. Such a page is given back
  * whole where it can be, and stays marked for them; before a part of it is given back it is marked against
  * them for good, or khugepaged fills the hole again.
@@ -272,8 +272,9 @@ bool hk_arenas_take(hk_heap *heap, uint32_t wanted)
 {
     if (heap->own_region != NULL)
         return false; /* a buffer has all that it will have */
+    uint32_t from = heap->huge_from != 0 ? heap->huge_from : HK_SMALL_ARENAS;
     bool huge = heap->source == HK_SOURCE_HUGE_PAGES ||
-                (heap->source == HK_SOURCE_SYSTEM && heap->arena_count >= HK_SMALL_ARENAS && !heap->is_watched);
+                (heap->source == HK_SOURCE_SYSTEM && heap->arena_count >= from && !heap->is_watched);
     uint32_t count = huge ? (wanted + HUGE_ARENAS - 1) / HUGE_ARENAS * HUGE_ARENAS : wanted;
     if (!hk_limit_allows(heap, count * hk_arena_metadata(heap)))
         return false;

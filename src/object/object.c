@@ -408,12 +408,17 @@ static bool arenas_added(hk_heap *heap, void *start, size_t size)
     return hk_gc_tables_commit(start, size);
 }
 
+/* Objects refer to each other across the heap, so that it is sooner too large for what the processor remembers of small pages than one
+ * that is used in one place at a time. */
+#define HUGE_FROM ((size_t)4 << 20)
+
 static hk_heap *heap_create(const char *name, int domain, int debug)
 {
     hk_heap *heap = hk_heap_create(&(hk_heap_options){
         .size = sizeof(hk_heap_options), .lock = HK_LOCK_HOST, .name = name, .debug = debug});
     if (heap != NULL) {
         heap->arenas_added = arenas_added;
+        heap->huge_from = HUGE_FROM / HK_ARENA_SIZE;
         heap->domain = (int16_t)domain;
     }
     return heap;
