@@ -264,6 +264,55 @@ def test_a_malloc_that_was_preloaded_before_serves_the_large_blocks(compile_c, n
         assert (done.status, done.err) == (0, b"")
 
 
+ASKS_DURING_THE_LOOKUP = r"""
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <errno.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <unistd.h>
+    static const char *said = "it was not asked\n";
+    static void ask(void)
+    {
+        char *small = malloc(100);
+        if (small == NULL)
+            return;
+        memset(small, 1, 100);
+        for (size_t size = 16300; size < 17000; size++) {
+            errno = 0;
+            if (malloc(size) != NULL || errno != ENOMEM) {
+                said = "more than there is\n";
+                return;
+            }
+        }
+        char *next = malloc(1000);
+        void *aligned = NULL;
+        said = next == NULL || posix_memalign(&aligned, 16, 1000) != 0 ? "nothing is left\n" : next < small + 100 ? "overlap\n" : "good\n";
+    }
+    void *dlsym(void *handle, const char *name)
+    {
+        static const char *const versions[] = {"GLIBC_2.34", "GLIBC_2.2.5", "GLIBC_2.17"};
+        static void *(*next)(void *, const char *);
+        static int is_asked;
+        for (int i = 0; i < 3 && next == NULL; i++)
+            *(void **)&next = dlvsym(RTLD_NEXT, "dlsym", versions[i]);
+        if (!is_asked++)
+            ask();
+        return next(handle, name);
+    }
+    __attribute__((destructor)) static void say(void)
+    {
+        write(1, said, strlen(said));
+    }
+"""
+
+
+def test_calls_while_the_next_definitions_are_looked_up_get_what_there_is_and_no_more(compile_c):
+    asks = compile_c(ASKS_DURING_THE_LOOKUP, "-ldl", "-fno-builtin", "-Wno-unused-result", shared=True)
+    done = execute([compile_c("int main(void) { return 0; }")], env={"LD_PRELOAD": MALLOC_PRELOAD + ":" + asks, "HEAPKEEPER_NATIVE": "all"})
+    assert done.said == (0, b"good\n", b"")
+
+
 def test_the_capture_is_pythons_and_not_of_the_script_that_starts_it(heapkeeper, tmp_path, python):
     script = tmp_path / "python3"  # as a version manager has it
     script.write_text("#!/usr/bin/env sh\nexec '%s' \"$@\"\n" % python.path)

@@ -164,7 +164,7 @@ HK_API size_t malloc_usable_size(void *block)
 void *hk_family_aligned(size_t alignment, size_t size)
 {
     hk_heap *heap = serving();
-    if (heap != NULL && alignment <= HK_ALIGNMENT)
+    if (alignment <= HK_ALIGNMENT && (heap != NULL || !hk_next_is_known()))
         return hk_family_malloc(size);
     if (heap != NULL)
         return no_memory(hk_family_is_counted() ? hk_family_count_aligned(alignment, size) : hk_aligned_any(heap, alignment, size));

@@ -34,7 +34,7 @@ void hk_preload_watch_forks(void);
 /* family_start.c, for the family alone. */
 void hk_family_decide(void);                    /* once libc is there; cheap when repeated */
 extern hk_heap *hk_family_watched;              /* blocks that the recorder sampled; NULL: none are */
-void *hk_family_early_malloc(size_t size);      /* from the buffer; zero; NULL: full */
+void *hk_family_early_malloc(size_t size);      /* from the buffer; zero; NULL, and errno: full */
 bool hk_family_is_early(const void *block);
 size_t hk_family_early_size(const void *block);
 extern bool hk_family_probed; /* our malloc was called while we were deciding */

@@ -39,14 +39,13 @@ static size_t early_used;
 /* A block's size stands before it. */
 void *hk_family_early_malloc(size_t size)
 {
-    size_t room = (size + 31) & ~(size_t)15;
-    if (size > sizeof(early))
-        return NULL;
-    size_t start = __atomic_fetch_add(&early_used, room, __ATOMIC_RELAXED);
-    if (start > sizeof(early) - room) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    size_t room = (size + 31) & ~(size_t)15, start = __atomic_load_n(&early_used, __ATOMIC_RELAXED);
+    do
+        if (size > sizeof(early) || room > sizeof(early) - start) {
+            errno = ENOMEM;
+            return NULL;
+        }
+    while (!__atomic_compare_exchange_n(&early_used, &start, start + room, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     *(size_t *)(early + start) = size;
     return early + start + 16;
 }
