@@ -6,6 +6,8 @@
 #ifndef HEAPKEEPER_VALUES_H
 #define HEAPKEEPER_VALUES_H
 
+#include <string.h>
+
 #include "heapkeeper/object.h"
 
 #ifdef __cplusplus
@@ -38,8 +40,22 @@ HK_API hk_object *hk_str_format(hk_runtime *runtime, const char *format, ...) __
 /* The strings of a list or tuple with the separator between them: one allocation, whatever their number. NULL also if an item
  * is not a str. */
 HK_API hk_object *hk_str_join(hk_runtime *runtime, const hk_object *separator, const hk_object *items);
-HK_API const char *hk_str_text(const hk_object *str); /* borrowed; NUL terminated */
-HK_API size_t hk_str_size(const hk_object *str);      /* in bytes, without the NUL */
+
+struct hk_text_head { /* private: the bytes follow it */
+    hk_object head;
+    uint32_t size, hash;
+};
+
+static inline const char *hk_str_text(const hk_object *str) /* borrowed; NUL terminated */
+{
+    return (const char *)((const struct hk_text_head *)str + 1);
+}
+
+static inline size_t hk_str_size(const hk_object *str) /* in bytes, without the NUL */
+{
+    return ((const struct hk_text_head *)str)->size;
+}
+
 HK_API size_t hk_str_length(const hk_object *str);    /* in code points */
 /* The one string with this content that all who intern it share. Lives as long as somebody holds it. */
 HK_API hk_object *hk_str_intern(hk_runtime *runtime, const char *text);
@@ -58,8 +74,23 @@ typedef struct {
 } hk_builder;
 
 HK_API void hk_builder_begin(hk_builder *builder, hk_runtime *runtime, size_t expected_size);
-HK_API void hk_builder_add(hk_builder *builder, const char *bytes, size_t size);
-HK_API void hk_builder_add_str(hk_builder *builder, const hk_object *str);
+HK_API void hk_builder_add_slow(hk_builder *builder, const char *bytes, size_t size); /* private: there may be no room */
+
+static inline void hk_builder_add(hk_builder *builder, const char *bytes, size_t size)
+{
+    if (size == 0 || size > builder->capacity - builder->size) {
+        hk_builder_add_slow(builder, bytes, size);
+        return;
+    }
+    memcpy(builder->data + builder->size, bytes, size);
+    builder->size += size;
+}
+
+static inline void hk_builder_add_str(hk_builder *builder, const hk_object *str)
+{
+    hk_builder_add(builder, hk_str_text(str), hk_str_size(str));
+}
+
 HK_API hk_object *hk_builder_finish(hk_builder *builder); /* gives up the buffer, always */
 
 /* Tuples: hk_tuple makes one of `count` items, all none; hk_tuple_init puts one in (takes the reference over), while nobody else

@@ -93,7 +93,10 @@ static inline __attribute__((always_inline)) int64_t find_in(const struct dict *
         if ((index & ~(uint32_t)mask) != tag || index == (DELETED & ones(width)))
             continue;
         struct entry *entry = &entries[index & mask];
-        if (entry->hash == hash && (entry->key == key || hk_text_equal_or(entry->key, key))) {
+        if (entry->hash != hash)
+            continue;
+        __builtin_prefetch(entry->value); /* it is asked for next, mostly, and can come together with the key */
+        if (entry->key == key || hk_text_equal_or(entry->key, key)) {
             *found = entry;
             return (int64_t)slot;
         }

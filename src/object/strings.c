@@ -43,12 +43,15 @@ static uint32_t hash_of(const char *data, size_t size)
     return (uint32_t)hash | 1;
 }
 
+uint32_t hk_text_hash(struct hk_text *text)
+{
+    return text->hash = hash_of(text->data, text->size);
+}
+
 static uint64_t text_hash(const hk_object *self)
 {
     struct hk_text *text = (struct hk_text *)self;
-    if (text->hash == 0)
-        text->hash = hash_of(text->data, text->size);
-    return hk_hash_mix(text->hash);
+    return hk_hash_mix(text->hash != 0 ? text->hash : hk_text_hash(text));
 }
 
 static bool text_equal(const hk_object *self, const hk_object *other)
@@ -134,16 +137,6 @@ hk_object *hk_str_join(hk_runtime *runtime, const hk_object *separator, const hk
     return (hk_object *)text;
 }
 
-const char *hk_str_text(const hk_object *str)
-{
-    return ((const struct hk_text *)str)->data;
-}
-
-size_t hk_str_size(const hk_object *str)
-{
-    return ((const struct hk_text *)str)->size;
-}
-
 size_t hk_str_length(const hk_object *str)
 {
     const struct hk_text *text = (const struct hk_text *)str;
@@ -198,7 +191,7 @@ static struct hk_text *text_resized(const hk_builder *builder, size_t capacity)
     return text;
 }
 
-void hk_builder_add(hk_builder *builder, const char *bytes, size_t size)
+void hk_builder_add_slow(hk_builder *builder, const char *bytes, size_t size)
 {
     if (builder->failed || size == 0)
         return;
@@ -215,11 +208,6 @@ void hk_builder_add(hk_builder *builder, const char *bytes, size_t size)
     }
     memcpy(builder->data + builder->size, bytes, size);
     builder->size += size;
-}
-
-void hk_builder_add_str(hk_builder *builder, const hk_object *str)
-{
-    hk_builder_add(builder, hk_str_text(str), hk_str_size(str));
 }
 
 hk_object *hk_builder_finish(hk_builder *builder)

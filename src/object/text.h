@@ -13,6 +13,7 @@ struct hk_text {
     uint32_t hash; /* 0: not known yet */
     char data[];
 };
+_Static_assert(offsetof(struct hk_text, data) == sizeof(struct hk_text_head), "values.h has the same");
 
 /* The same bytes: a few words, mostly, for which memcmp is a long way. */
 static inline bool hk_bytes_equal(const char *a, const char *b, size_t size)
@@ -50,11 +51,15 @@ static inline bool hk_text_equal_or(const hk_object *a, const hk_object *b)
     return hk_equal(a, b);
 }
 
+uint32_t hk_text_hash(struct hk_text *text); /* strings.c: the first time */
+
 /* hk_hash. */
 static inline uint64_t hk_text_hash_or(const hk_object *object)
 {
-    const struct hk_text *text = (const struct hk_text *)object;
-    return hk_is(object, &hk_str_type) && text->hash != 0 ? hk_hash_mix(text->hash) : hk_hash(object);
+    struct hk_text *text = (struct hk_text *)object;
+    if (!hk_is(object, &hk_str_type))
+        return hk_hash(object);
+    return hk_hash_mix(text->hash != 0 ? text->hash : hk_text_hash(text));
 }
 
 #endif
