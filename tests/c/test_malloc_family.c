@@ -10,6 +10,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -316,6 +317,58 @@ static void test_children_forked_while_threads_allocate_can_allocate(void **stat
         pthread_join(threads[i], NULL);
 }
 
+static void *print_stats(void *argument)
+{
+    *(volatile pid_t *)argument = gettid();
+    malloc_stats();
+    return NULL;
+}
+
+/* 'S': it waits in the kernel. */
+static char state_of_thread(pid_t thread)
+{
+    char path[64], text[256] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)thread);
+    int file = open(path, O_RDONLY);
+    if (file >= 0 && read(file, text, sizeof(text) - 1) < 0)
+        text[0] = '\0';
+    close(file);
+    const char *after_name = strrchr(text, ')');
+    return after_name != NULL && after_name[1] == ' ' ? after_name[2] : '?';
+}
+
+static void test_a_child_forked_while_a_thread_cannot_print_its_statistics_prints_its_own(void **state)
+{
+    int pipes[2], status = -1, real = dup(2);
+    char filler[4096] = {0};
+    volatile pid_t writer = 0;
+    pthread_t thread;
+    assert_int_equal(pipe2(pipes, O_NONBLOCK), 0);
+    while (write(pipes[1], filler, sizeof(filler)) > 0) /* full */
+        ;
+    assert_int_equal(fcntl(pipes[1], F_SETFL, 0), 0);
+    dup2(pipes[1], 2);
+    close(pipes[1]);
+    assert_int_equal(pthread_create(&thread, NULL, print_stats, (void *)&writer), 0);
+    while (writer == 0 || state_of_thread(writer) != 'S')
+        usleep(1000);
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(60);
+        dup2(open("/dev/null", O_WRONLY), 2);
+        malloc_stats();
+        _exit(0);
+    }
+    waitpid(pid, &status, 0);
+    while (pthread_tryjoin_np(thread, NULL) != 0)
+        if (read(pipes[0], filler, sizeof(filler)) < 0)
+            usleep(1000);
+    dup2(real, 2);
+    close(real);
+    close(pipes[0]);
+    assert_int_equal(status, 0);
+}
+
 /* Blocks of a thread that has ended are freed by another. */
 static void *give_blocks(void *argument)
 {
@@ -402,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_figures_follow_what_is_allocated),
         cmocka_unit_test(test_a_handler_that_interrupts_no_malloc_may_allocate),
         cmocka_unit_test(test_children_forked_while_threads_allocate_can_allocate),
+        cmocka_unit_test(test_a_child_forked_while_a_thread_cannot_print_its_statistics_prints_its_own),
         cmocka_unit_test(test_blocks_outlive_their_thread),
         cmocka_unit_test(test_the_end_of_the_process_allocates_still),
     };

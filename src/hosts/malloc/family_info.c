@@ -100,23 +100,28 @@ HK_API int mallopt(int parameter, int value)
     return next != NULL ? next(parameter, value) : 0;
 }
 
-/* On stderr, as libc's; by a system call, since stdio may be in use. */
+/* By a system call, since stdio may be in use. */
+static void write_whole(int fd, const char *text, size_t length)
+{
+    for (size_t at = 0; at < length;) {
+        ssize_t written = write(fd, text + at, length - at);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            break;
+        at += (size_t)written;
+    }
+}
+
+/* On stderr, as libc's. It holds no lock while it writes, which may take for ever: a process forked meanwhile has its own turn. */
 HK_API void malloc_stats(void)
 {
-    static char text[16384];
-    static hk_lock lock;
-    if (serving() != NULL) {
-        hk_lock_take(&lock);
-        size_t length = hk_stats_text(text, sizeof(text));
-        if (length >= sizeof(text))
-            length = sizeof(text) - 1;
-        for (size_t at = 0; at < length;) {
-            ssize_t written = write(STDERR_FILENO, text + at, length - at);
-            if (written <= 0)
-                break;
-            at += (size_t)written;
-        }
-        hk_lock_release(&lock);
+    enum { CAPACITY = 16384 };
+    char *text = serving() != NULL ? hk_os_map(CAPACITY) : NULL;
+    if (text != NULL) {
+        size_t length = hk_stats_text(text, CAPACITY);
+        write_whole(STDERR_FILENO, text, length < CAPACITY ? length : CAPACITY - 1);
+        hk_os_unmap(text, CAPACITY);
     }
     void (*next)(void) = (void (*)(void))dlsym(RTLD_NEXT, "malloc_stats");
     if (next != NULL)
