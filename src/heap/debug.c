@@ -289,13 +289,15 @@ static bool end_waiting(hk_heap *heap)
 static void wait_in_quarantine(const struct waiting *entry)
 {
     struct waiting oldest;
-    bool added = false;
+    bool added = entry->bytes > WAITS_AT_MOST;
+    if (added)
+        leave(entry); /* nobody makes room for it */
     while (!added) {
         hk_lock_take(&quarantine.lock);
         if (quarantine.ring == NULL)
             quarantine.ring = hk_os_map(QUARANTINE_BLOCKS * sizeof(*quarantine.ring));
         bool is_full = quarantine.ring != NULL && take_oldest(entry->bytes, &oldest);
-        if (!is_full && quarantine.ring != NULL && entry->bytes <= WAITS_AT_MOST) {
+        if (!is_full && quarantine.ring != NULL) {
             quarantine.ring[(quarantine.first + quarantine.count++) % QUARANTINE_BLOCKS] = *entry;
             quarantine.bytes += entry->bytes;
             added = true;
@@ -304,7 +306,7 @@ static void wait_in_quarantine(const struct waiting *entry)
         if (is_full)
             leave(&oldest);
         else if (!added) {
-            leave(entry); /* too large, or no memory for a quarantine */
+            leave(entry); /* no memory for a quarantine */
             added = true;
         }
     }

@@ -233,6 +233,18 @@ static void use_after_free_found_on_a_later_free(void)
     fill_quarantine(heap);
 }
 
+/* Those do not wait in the quarantine, so they push nobody out. */
+static void use_after_free_found_though_large_blocks_were_freed_since(void)
+{
+    hk_heap *heap = debug_heap("a");
+    char *block = allocated_here(heap, 40);
+    freed_here(heap, block);
+    for (int i = 0; i < 4; i++)
+        hk_free(heap, hk_malloc(heap, (size_t)20 << 20));
+    poke(block, 7);
+    hk_debug_check();
+}
+
 static void use_after_free_found_at_exit(void)
 {
     hk_heap *heap = debug_heap("a");
@@ -387,6 +399,7 @@ static const struct bug bugs[] = {
     {realloc_after_free, DOUBLE "40 bytes", "when it was reallocated", "allocated_here", "freed_here"},
     {use_after_free_found_on_walk, AFTER, ON_WALK, "allocated_here", "freed_here"},
     {use_after_free_found_on_a_later_free, AFTER, "when the freed block left the quarantine", "allocated_here", "freed_here"},
+    {use_after_free_found_though_large_blocks_were_freed_since, AFTER, ON_WALK, "allocated_here", "freed_here"},
     {use_after_free_found_at_exit, AFTER, AT_EXIT, "allocated_here", "freed_here"},
     {use_after_realloc, AFTER, ON_WALK, "allocated_here", "reallocated_here"},
     {overflow_behind_a_freed_block, OVERFLOW "1 byte written behind a block of 40 bytes", ON_WALK, "allocated_here", "freed_here"},
