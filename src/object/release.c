@@ -136,22 +136,26 @@ static __attribute__((noinline)) int32_t release_beside(hk_runtime *runtime, hk_
     return 0;
 }
 
+static hk_object nobody = {.references = HK_IMMORTAL};
+
 /* A plain object is dead with no more ado. What it referred to, on a stack, is to lose a reference each. It is not in the cache,
- * often: what comes from the stack is asked for, and waits in a ring until that has gone round. Dead objects for which the
- * stack has no room wait in a chain, linked as above. */
+ * often: what comes from the stack is asked for, and waits in a ring until that has gone round; where nothing else does, `nobody`
+ * waits. Dead objects for which the stack has no room wait in a chain, linked as above. */
 static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *dead, hk_object *chain)
 {
     enum { STACK = 128, RING = 8 };
     hk_object *stack[STACK + 64], *ring[RING];
-    size_t top = 0, turn = 0, in_ring = 0;
+    size_t top = 0, turn = 0, idle = 0;
     int32_t died = 0;
     char *base = hk_region.base;
     struct hk_pool *pools = hk_region.pools;
+    const struct hk_gc_shape *shape = dead != NULL ? &hk_shapes[dead->type] : NULL;
+    for (size_t i = 0; i < RING; i++)
+        ring[i] = &nobody;
     for (;;) {
         if (dead != NULL && __builtin_expect(top > STACK, 0)) {
             chain = hk_object_chain(dead, chain);
         } else if (dead != NULL) {
-            const struct hk_gc_shape *shape = &hk_shapes[dead->type];
             hk_object **place = (hk_object **)dead + shape->first, **end = place + shape->count;
             for (; place < end; place++) {
                 stack[top] = *place;
@@ -169,36 +173,38 @@ static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_obje
                 block_free(runtime->acyclic, dead, base, pools);
             }
         }
-        hk_object *next;
+        hk_object *later = &nobody;
+        uint64_t head;
         dead = NULL;
         if (top > 0) {
-            hk_object *later = stack[--top];
+            later = stack[--top];
             __builtin_prefetch(later, 1);
-            if (in_ring < RING) {
-                ring[(turn + in_ring++) % RING] = later;
-                continue;
-            }
-            next = ring[turn % RING];
-            ring[turn++ % RING] = later;
-        } else if (in_ring > 0) {
-            in_ring--;
-            next = ring[turn++ % RING];
-        } else if (chain != NULL) {
-            uint64_t head;
+            idle = 0;
+        } else if (idle++ >= RING) {
+            if (chain == NULL)
+                break;
             dead = chain;
             memcpy(&head, dead, sizeof(head));
             chain = (hk_object *)(uintptr_t)(head >> 16);
             dead->type = (uint16_t)head;
+            shape = &hk_shapes[dead->type];
             continue;
-        } else {
-            break;
         }
-        if (hk_is_immortal(next) || --next->references != 0)
+        hk_object *next = ring[turn % RING];
+        ring[turn++ % RING] = later;
+        memcpy(&head, next, sizeof(head)); /* see hk_object */
+        if ((uint32_t)head != 1) {
+            if ((uint32_t)head < HK_IMMORTAL)
+                next->references--;
             continue;
-        if (__builtin_expect(is_plain(next), 1))
+        }
+        shape = &hk_shapes[(uint16_t)(head >> 32)];
+        if (__builtin_expect(shape->plain != HK_NOT_PLAIN && head >> 48 == 0, 1)) {
             dead = next;
-        else
+        } else {
+            next->references = 0;
             died = release_beside(runtime, next, chain, died);
+        }
     }
     runtime->plan.made -= died;
 }
