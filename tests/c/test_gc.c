@@ -77,7 +77,7 @@ static void test_middle_generation_is_found_in_pools_that_nothing_new_comes_from
     hk_runtime_destroy(runtime);
 }
 
-/* Counts have seven bits: a multiple of 128 references looks like none that are left. */
+/* Counts have eight bits, those of steps seven: a multiple of 256 or 128 references looks like none that are left. */
 static void test_objects_with_multiples_of_128_references_live_and_die_as_others_do(void **state)
 {
     for (int count = 120; count < 1030; count += count < 132 || (count >= 250 && count < 260) ? 1 : 59) {

@@ -135,6 +135,32 @@ static void test_ten_million_objects_are_released_on_a_small_stack(void **state)
     pthread_join(thread, NULL);
 }
 
+struct wide {
+    hk_object head;
+    hk_object *children[60];
+};
+
+static struct wide *wide_new(hk_runtime *runtime, int depth)
+{
+    static hk_type wide_type = {.name = "wide", .size = sizeof(struct wide), .pointers = (((uint64_t)1 << 60) - 1) << 1};
+    struct wide *wide = (struct wide *)hk_new(runtime, &wide_type);
+    assert_non_null(wide);
+    for (int i = 0; depth > 0 && i < 60; i++)
+        wide->children[i] = &wide_new(runtime, depth - 1)->head;
+    return wide;
+}
+
+/* More of them than a release has room for at a time wait in a chain. */
+static void test_plain_objects_with_many_children_are_released_with_all_of_them(void **state)
+{
+    hk_runtime *runtime = fresh();
+    for (int depth = 0; depth <= 3; depth++) {
+        hk_decref(runtime, &wide_new(runtime, depth)->head);
+        assert_int_equal(stats_of(runtime->cyclic).live_blocks, 0);
+    }
+    end(runtime);
+}
+
 /* --- finalizers --- */
 
 static int finalized;
@@ -352,6 +378,7 @@ int main(void)
         cmocka_unit_test(test_new_objects_are_zero_behind_their_head),
         cmocka_unit_test(test_immortal_object_survives_any_number_of_decrefs),
         cmocka_unit_test(test_ten_million_objects_are_released_on_a_small_stack),
+        cmocka_unit_test(test_plain_objects_with_many_children_are_released_with_all_of_them),
         cmocka_unit_test(test_finalizer_runs_once_even_if_it_saves_the_object),
         cmocka_unit_test(test_cycle_that_a_finalizer_saves_lives_whole_and_dies_later_without_it),
         cmocka_unit_test(test_end_of_a_runtime_finalizes_each_object_once),
