@@ -39,6 +39,7 @@ static struct {
     void *quarantine[QUARANTINE];
     uint32_t quarantined;
     const void *newest; /* block of the main lane, while a window is open, until an object has been made of it */
+    bool stands_still; /* the figures do, for good: the interpreter has begun its finalisation */
 } exact;
 
 static const uintptr_t never;
@@ -181,8 +182,10 @@ static inline bool is_over(void)
 /* Frees are not counted, or not any more. */
 static __attribute__((noinline)) bool deaths_are_off(void)
 {
-    if (is_over())
+    if (is_over()) {
         hk_cpython_freeze_if_finalizing();
+        exact.stands_still = !hk_exact.deaths;
+    }
     return !hk_exact.deaths && !hk_exact_wake();
 }
 
@@ -492,6 +495,10 @@ static __attribute__((noinline)) void main_free_slow(hk_heap *heap, void *block)
         return;
     if (hk_region_has(block) && hk_pool_of(block)->heap->mode != HK_LOCK_HOST) {
         hk_free_slow(heap, block); /* which tells us: hk_cpython_exact_came_home */
+        return;
+    }
+    if (__builtin_expect(exact.stands_still, 0)) { /* what is known of the block is of no use to anybody */
+        hk_free_unlocked(heap, block);
         return;
     }
     struct record record = record_take(block);

@@ -5,6 +5,9 @@
  * the same, and needs no proof; but what is known of a frame whose callers are as they were need not be found out again: its key, which
  * is that of the whole stack without marks, and what the recorder was told of it.
  *
+ * Two kinds of looks: at the frames beyond the innermost, with every allocation where there are no marks; and, when the key is new, at
+ * all of them, since the recorder is told of those that it does not know. The second does not compare again what the first just has.
+ *
  *      level    outermost first: frame, instruction, what it and its callers add to a key (as in exact_marks.c), and how many of these
  *               frames the recorder sees, if it was told
  *      index    frame -> its level; what it says is looked at before it is believed
@@ -32,6 +35,8 @@ static struct {
     const void *state; /* whose stack it is */
     uint32_t count, told; /* told: so many levels are as the recorder knows them */
     uint32_t powers, looks;
+    uint32_t sure; /* levels that were as they are known when a look beyond the innermost gave `key` */
+    uint64_t key;
     bool is_long; /* so much that none of it was kept */
     uint16_t index[1 << INDEX_BITS];
 } seen;
@@ -48,14 +53,14 @@ bool hk_exact_seen_init(void)
     return true;
 }
 
-uint32_t hk_exact_seen_count(void)
+bool hk_exact_seen_none(void)
 {
-    return seen.is_long ? UINT32_MAX : seen.count;
+    return seen.is_long;
 }
 
 void hk_exact_seen_forget(void)
 {
-    seen.count = seen.told = 0;
+    seen.count = seen.told = seen.sure = 0;
 }
 
 static inline uint16_t *index_of(uintptr_t frame)
@@ -70,15 +75,17 @@ static uint64_t power_of(uint32_t exponent)
     return seen.power[exponent];
 }
 
-/* True if the frame at a level, which was reached, and all its callers are as they were. Else *broken: the first that is not, or whose
- * caller is another. */
-static inline __attribute__((always_inline)) bool is_unchanged(uint32_t at, uint32_t *broken, int way)
+/* True if the frame at a level, which was reached, and all its callers are as they were; the first so many levels are known to be. Else
+ * *broken: the first that is not, or whose caller is another. */
+static inline __attribute__((always_inline)) bool is_unchanged(uint32_t at, uint32_t sure, uint32_t *broken, int way)
 {
-    for (const struct level *level = &seen.level[at], *outermost = seen.level; level >= outermost; level--) {
+    const struct level *level = &seen.level[at], *last = &seen.level[sure];
+#pragma GCC unroll 4
+    for (; level >= last; level--) {
         uintptr_t known = level->frame;
         __asm__("" : "+r"(known)); /* not to be taken for what the frame before said, for which the processor would have to wait */
         if (hk_exact_place(known, way) != level->place || hk_word_at((const void *)known, hk_exact_previous(way)) != level[-1].frame) {
-            *broken = (uint32_t)(level - outermost);
+            *broken = (uint32_t)(level - seen.level);
             return false;
         }
     }
@@ -100,17 +107,20 @@ static void keep(uint32_t base, uint32_t fresh)
     }
 }
 
-static inline __attribute__((always_inline)) uint64_t look(const void *state, uint64_t start, int way)
+/* From `frame` outwards, of which so many levels need not be looked at. is_whole: it is the innermost. */
+static inline __attribute__((always_inline)) uint64_t look(const void *state, uintptr_t frame, uint64_t start, uint32_t sure, bool is_whole,
+                                                            int way)
 {
     uint32_t looks = ++seen.looks, fresh = 0, base = 0, broken, at;
     uint64_t key = start;
+    const uintptr_t first = frame;
     const intptr_t previous = hk_exact_previous(way);
     bool fits = true;
-    for (uintptr_t frame = hk_exact_innermost(state, way); frame != 0;) {
+    while (frame != 0) {
         at = *index_of(frame);
         if (at >= seen.count || seen.level[at].frame != frame) {
             broken = at = 0;
-        } else if (is_unchanged(at, &broken, way)) {
+        } else if (at < sure || is_unchanged(at, sure, &broken, way)) {
             base = at + 1;
             key = key * power_of(base) + seen.level[at].rest;
             break;
@@ -126,29 +136,52 @@ static inline __attribute__((always_inline)) uint64_t look(const void *state, ui
         }
     }
     fits &= base + fresh <= MOST_FRAMES;
-    if (fits)
+    if (fits && (is_whole || fresh > 0))
         keep(base, fresh);
     seen.state = state;
     seen.is_long = !fits;
     bool alone = seen.looks == looks; /* else a signal handler's look was between */
     if (!fits || !alone)
         hk_exact_seen_forget();
-    return alone ? hk_exact_jit(state, key, way) : hk_exact_key(state, start, way);
+    for (frame = first; !alone && frame != 0; frame = hk_word_at((const void *)frame, previous))
+        start = (start + hk_exact_place(frame, way)) * HK_KEY_BASE;
+    if (!alone)
+        return start;
+    seen.sure = is_whole ? 0 : base + fresh;
+    seen.key = key;
+    return key;
 }
 
-uint64_t hk_exact_look(const void *state, uint64_t start)
+static inline __attribute__((always_inline)) uint64_t look_whole(const void *state, uint64_t start, uint64_t key, int way)
+{
+    return hk_exact_jit(state, look(state, hk_exact_innermost(state, way), start, seen.key == key ? seen.sure : 0, true, way), way);
+}
+
+uint64_t hk_exact_look(const void *state, uint64_t start, uint64_t key)
 {
     switch (hk_exact_stacks.way) {
     case HK_WAY_3_11:
-        return look(state, start, HK_WAY_3_11);
+        return look_whole(state, start, key, HK_WAY_3_11);
     case HK_WAY_3_12:
-        return look(state, start, HK_WAY_3_12);
+        return look_whole(state, start, key, HK_WAY_3_12);
     case HK_WAY_3_13:
-        return look(state, start, HK_WAY_3_13);
+        return look_whole(state, start, key, HK_WAY_3_13);
     case HK_WAY_FRAMES:
-        return look(state, start, HK_WAY_FRAMES);
+        return look_whole(state, start, key, HK_WAY_FRAMES);
     default:
-        return look(state, start, HK_WAY_OBJECTS);
+        return look_whole(state, start, key, HK_WAY_OBJECTS);
+    }
+}
+
+uint64_t hk_exact_key_beyond(const void *state, uintptr_t frame, uint64_t key)
+{
+    switch (hk_exact_stacks.way) {
+    case HK_WAY_3_11:
+        return look(state, frame, key, 0, false, HK_WAY_3_11);
+    case HK_WAY_3_12:
+        return look(state, frame, key, 0, false, HK_WAY_3_12);
+    default:
+        return look(state, frame, key, 0, false, HK_WAY_OBJECTS);
     }
 }
 

@@ -24,7 +24,6 @@ struct hk_exact_stacks hk_exact_stacks;
 
 static struct {
     uint32_t believed; /* so many are left of these */
-    bool is_asked; /* a test: each stack is walked whole, too; else those that the cache does not know */
     uint64_t done, differ;
 } comparison;
 
@@ -135,9 +134,9 @@ bool hk_exact_stacks_init(const hk_py_layout *layout, bool with_native)
         hk_exact_marks_init(layout);
     may_look = hk_exact_seen_init();
     if (may_look && s->way != HK_WAY_3_13 && s->way != HK_WAY_FRAMES)
-        s->unmarked = HK_LONG_WALK;
-    comparison.is_asked = secure_getenv("HEAPKEEPER_TEST_COMPARE_STACKS") != NULL;
-    if (comparison.is_asked && s->unmarked != UINT32_MAX)
+        s->unmarked = HK_NEAR;
+    s->compares = secure_getenv("HEAPKEEPER_TEST_COMPARE_STACKS") != NULL;
+    if (s->compares && s->unmarked != UINT32_MAX)
         s->unmarked = 1;
     return s->way >= HK_WAY_3_13 || known;
 }
@@ -285,20 +284,22 @@ static uint64_t key_of(const void *state, uint64_t start)
     }
 }
 
-/* By a look, where there are no marks. The usual way walks so many frames before it comes here; where it does so in vain, few. */
-static uint64_t long_key_of(const void *state, uint64_t start, bool *looked)
+/* Of a stack of any depth. */
+static uint64_t long_key_of(const void *state, uint64_t start)
 {
-    uint32_t *unmarked = &hk_exact_stacks.unmarked;
+    const intptr_t previous = hk_exact_stacks.frame_previous;
+    uint64_t key = start;
     if (hk_exact_stacks.way == HK_WAY_3_13)
         return hk_exact_key_deep(state, start);
-    if (*unmarked == UINT32_MAX)
+    if (hk_exact_stacks.unmarked == UINT32_MAX)
         return key_of(state, start);
-    uint64_t key = hk_exact_look(state, start);
-    *looked = true;
-    if (*unmarked >= HK_LONG) /* not a test's */
-        *unmarked = hk_exact_seen_count() > HK_MUCH_LONGER ? HK_LONG : HK_LONG_WALK;
+    uintptr_t frame = hk_exact_innermost(state, hk_exact_stacks.way);
+    for (uint32_t left = HK_NEAR; frame != 0 && left > 0; left--, frame = hk_word_at((const void *)frame, previous))
+        key = (key + hk_exact_place(frame, hk_exact_stacks.way)) * HK_KEY_BASE;
+    if (frame == 0)
+        return key;
     hk_exact_stacks.shortened++;
-    return key;
+    return hk_exact_key_beyond(state, frame, key);
 }
 
 /* The key of a new stack, by a look at all frames: only marks say what they do not look at. */
@@ -311,8 +312,8 @@ static uint64_t look_again(const void *state, uint64_t start, uint64_t key)
         hk_exact_seen_forget();
         return key;
     }
-    uint64_t whole = hk_exact_look(state, start);
-    if (hk_exact_seen_count() == UINT32_MAX)
+    uint64_t whole = hk_exact_look(state, start, key);
+    if (hk_exact_seen_none())
         comparison.believed = BELIEVED; /* or a stack of 20,000 frames would be walked for each site */
     return whole;
 }
@@ -325,17 +326,18 @@ static uint64_t compare(const void *state, uint64_t start, uint64_t key, uint64_
     return whole;
 }
 
-/* Of a stack that the cache does not know. looked: its key is from a look. */
-static uint32_t site_of_key(const void *state, uint64_t start, uint64_t key, int domain, bool looked)
+/* Of a stack that the cache does not know. */
+static uint32_t site_of_key(const void *state, uint64_t start, uint64_t key, int domain)
 {
     hk_key_entry *entry = hk_exact_entry(key);
-    uint32_t word = comparison.is_asked ? 0 : find_again(entry, key);
+    const bool compares = hk_exact_stacks.compares;
+    uint32_t word = compares ? 0 : find_again(entry, key);
     if (word != 0)
         return hk_slot_site(word);
-    uint64_t whole = looked ? key : look_again(state, start, key);
-    if (comparison.is_asked)
+    uint64_t whole = look_again(state, start, key);
+    if (compares)
         whole = compare(state, start, key, whole);
-    if (whole != key || comparison.is_asked) {
+    if (whole != key || compares) {
         if (whole != key)
             hk_exact_stacks.generation++; /* all marks are worthless */
         key = whole;
@@ -357,10 +359,9 @@ uint32_t hk_exact_site_main(int domain)
     meet_thread();
     if (state == NULL || !hk_cpython_stacks_ready(domain))
         return site_blind(domain, false);
-    bool looked = false;
-    uint64_t start = hk_exact_start(domain), key = long_key_of(state, start, &looked);
+    uint64_t start = hk_exact_start(domain), key = long_key_of(state, start);
     prefetch_key(key); /* while we wait for the cache's */
-    return site_of_key(state, start, key, domain, looked);
+    return site_of_key(state, start, key, domain);
 }
 
 uint32_t hk_exact_site_missed(int domain, const void *state, uint64_t key)
@@ -368,13 +369,13 @@ uint32_t hk_exact_site_missed(int domain, const void *state, uint64_t key)
     if (__builtin_expect(hk_exact_thread == 0, 0))
         return hk_exact_site_main(domain);
     prefetch_key(key);
-    return site_of_key(state, hk_exact_start(domain), key, domain, false);
+    return site_of_key(state, hk_exact_start(domain), key, domain);
 }
 
 void hk_exact_stacks_say(void)
 {
     char text[160];
-    if (!comparison.is_asked)
+    if (!hk_exact_stacks.compares)
         return;
     snprintf(text, sizeof text, "stacks: %llu compared, %llu differ, %llu not walked to the end",
              (unsigned long long)comparison.done, (unsigned long long)comparison.differ,

@@ -6,8 +6,9 @@
  * the site of a key; behind it is a table of all keys (exact_stack.c); the recorder walks the stack itself only when the key is
  * new.
  *
- * Deep stacks: from 3.13 on frames carry marks, by which a walk ends after some frames (exact_marks.c); before, the stack
- * is compared with the last one (exact_seen.c), as on all versions one is whose key is new. The key is the same.
+ * Deep stacks: from 3.13 on frames carry marks, by which a walk ends after some frames (exact_marks.c); before, what lies beyond the
+ * innermost frames is compared with what lay there last (exact_seen.c), as on all versions a stack is whose key is new. The key is the
+ * same.
  *
  * An instruction pointer stands for a place in the program only while its code object lives. So when one dies all keys become
  * worthless (hk_exact_stacks.seed; see exact.c on the quarantine). */
@@ -53,9 +54,8 @@ struct hk_frame_mark {
     uint64_t power, rest; /* key of the stack = key of the frames up to this one * power + rest */
     uint64_t unused[2];
 };
-#define HK_LONG 16 /* frames; a stack that is longer is worth a mark, or to be compared with the last one */
-#define HK_LONG_WALK 64 /* the same where there are no marks, unless stacks are much longer: to compare costs more at first */
-#define HK_MUCH_LONGER 96
+#define HK_LONG 16 /* frames; a stack that is longer is worth a mark */
+#define HK_NEAR 8  /* where there are no marks: of a stack that is longer the others are compared with the last one's */
 #define HK_FAR 2 /* frames before one with a mark; a walk that passes so many costs patience */
 #define HK_MARK_BITS 12 /* marks: 2^12, by the frame's address */
 #define HK_MARKS_BYTES (sizeof(struct hk_frame_mark) << HK_MARK_BITS)
@@ -86,6 +86,7 @@ struct hk_exact_stacks {
     uint64_t generation; /* of marks */
     uint64_t shortened;  /* so many stacks were not walked to their end, of those that hk_exact_site_main was asked for */
     uint32_t unmarked;   /* so many frames are walked on the usual way, if there is no mark */
+    bool compares;       /* a test: no stack goes the usual way */
     uint32_t patience;   /* so many far walks from now on hk_exact_site_main is to place marks near by */
     intptr_t thread_frame, cframe_current, frame_previous, frame_instruction, frame_code;
     intptr_t thread_executor; /* -1: none */
@@ -120,9 +121,11 @@ uint32_t hk_exact_site_native(const void *state);
 /* --- exact_seen.c: the main lane --- */
 
 bool hk_exact_seen_init(void); /* false: no memory; the others are not to be called then */
-/* The key, by a look at all frames. */
-uint64_t hk_exact_look(const void *state, uint64_t start);
-uint32_t hk_exact_seen_count(void); /* frames; UINT32_MAX: of so long a stack none are kept */
+/* The key, by a look at all frames. key: what it was found to be on the usual way. */
+uint64_t hk_exact_look(const void *state, uint64_t start, uint64_t key);
+/* The same of a stack whose frames before this one make this key. */
+uint64_t hk_exact_key_beyond(const void *state, uintptr_t frame, uint64_t key);
+bool hk_exact_seen_none(void); /* of so long a stack no frames are kept */
 void hk_exact_seen_forget(void);     /* the recorder is about to be asked for another stack than was looked at last */
 /* For the recorder: the stack that was looked at just now; see hk_stack_known. -1: it is to be walked. */
 int hk_exact_seen_frames(const void *state, struct hk_frame *frames, int max, struct hk_stack_known *known);
@@ -187,8 +190,8 @@ static inline __attribute__((always_inline)) uint64_t hk_exact_key(const void *s
     return hk_exact_jit(state, key, way);
 }
 
-/* The same, unless the stack is long, and no mark is near, or it is time for marks nearer by: then false, and hk_exact_site_main
- * finds the key. Main lane only. */
+/* The same, by a walk of the innermost frames only. Unless no mark is near where there are some, or it is time for marks nearer by: then
+ * false, and hk_exact_site_main finds the key. Main lane only. */
 static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *state, uint64_t *start, int way)
 {
     struct hk_exact_stacks *s = &hk_exact_stacks;
@@ -206,8 +209,12 @@ static inline __attribute__((always_inline)) bool hk_exact_key_near(const void *
                 break;
             }
         }
-        if (__builtin_expect(--left == 0, 0))
-            return false;
+        if (__builtin_expect(--left == 0, 0)) {
+            if (way == HK_WAY_3_13 || s->compares)
+                return false;
+            *start = hk_exact_key_beyond(state, hk_word_at((const void *)frame, previous), key);
+            return true;
+        }
     }
     if (way == HK_WAY_3_13 && s->unmarked - left >= HK_FAR && __builtin_expect(--s->patience == 0, 0))
         return false;
