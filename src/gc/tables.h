@@ -17,7 +17,7 @@
  * may know something of the object, and one that dies without it leaves nothing to clear.
  *
  * 13 bits for 128: 10 % of the addresses, and of memory, where objects are; grey bits and counts are given back after a full
- * collection. Steps take 9 % more, from their first use on, until a full collection. Parts are committed with the arenas whose objects they are about. A pool has 8 bytes more. */
+ * collection, but of a small heap. Steps take 9 % more, from their first use on, until a full collection. Parts are committed with the arenas whose objects they are about. A pool has 8 bytes more. */
 #ifndef HK_GC_TABLES_H
 #define HK_GC_TABLES_H
 

@@ -8,6 +8,10 @@
 
 #include "object/runtime.h"
 
+/* So much of a heap is small: what a scan of it needs is kept for the next one (7 % of it), which is there soon, and would fault in each
+ * page. */
+#define KEPT_TABLES ((size_t)8 << 20)
+
 /* --- pools --- */
 
 static bool note(struct hk_gc_pools *list, uint32_t pool, uint8_t mark)
@@ -220,7 +224,8 @@ static int64_t collect_because(hk_runtime *runtime, int generation, hk_collectio
     if (pools_for(runtime, generation, &runtime->looked_at))
         found = collect(runtime, generation, &runtime->looked_at, stats, &about, &freed);
     if (found >= 0) {
-        for (struct hk_arena *arena = runtime->cyclic->arenas; generation == 2 && arena != NULL; arena = arena->next)
+        bool trims = generation == 2 && runtime->cyclic->arena_count > KEPT_TABLES / HK_ARENA_SIZE;
+        for (struct hk_arena *arena = runtime->cyclic->arenas; trims && arena != NULL; arena = arena->next)
             hk_gc_scan_discard(arena);
         if (generation == 2) {
             hk_step_trim(runtime);

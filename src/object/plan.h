@@ -28,7 +28,7 @@
 #define HK_PLAN_YOUNG 2000u /* CPython 3.13's */
 #define HK_PLAN_MIDDLE 10u
 #define HK_PLAN_GROWTH 75u  /* percent; CPython's rule for its oldest generation has 25 */
-#define HK_PLAN_FLOOR (1u << 21)
+#define HK_PLAN_FLOOR (14u << 17)
 #define HK_PLAN_LARGE (1u << 19)
 #define HK_PLAN_STRETCH 16u /* while there are no full collections, what is worthwhile stays below so many times the threshold */
 
