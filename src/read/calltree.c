@@ -217,6 +217,8 @@ static void add_stacks(struct builder *b, bool cut)
             word = hk_sites_where(s, site);
             add_leaf(b, child(b, root, &word), site);
         } else {
+            struct hk_source_frame *frame = &b->tree->frames[b->tree->nodes[b->place[node]].frame];
+            frame->is_near |= (site->flags & HK_SITE_JIT) != 0 && frame->line > 0 && !frame->module;
             add_leaf(b, b->place[node], site);
         }
     }

@@ -29,7 +29,7 @@ struct hk_tree_leaf {
 };
 
 struct hk_call_tree {
-    struct hk_source_frame *frames; /* each once; 0 is the root's, with empty names */
+    struct hk_source_frame *frames; /* each once, is_near if it is so in a stack; 0 is the root's, with empty names */
     size_t frame_count;
     struct hk_tree_node *nodes; /* 0 is the root */
     size_t node_count;

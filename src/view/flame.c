@@ -2,7 +2,7 @@
  * bit meaning that more follow (LEB128), and the bytes in base 64. A difference that may be negative is packed as its double,
  * or minus its double less one. src/view/page/flame_tree.js unpacks:
  *
- *      frames  name, file, group (indices of strings), line
+ *      frames  name, file, group (indices of strings), line * 2 + 1 if it may be off (JIT)
  *      nodes   how far up the list its caller is, frame; without the root
  *      leaves  node, less the one before; live bytes and blocks, those at the peak, those in total; then the live KiB at each
  *              mark but the last, less the ones before; then, if two captures are compared, live bytes, those at the peak and
@@ -152,6 +152,7 @@ void hk_flame_json(const struct hk_flame *f, FILE *out)
     for (size_t i = 0; i < f->tree->frame_count; i++) {
         hk_json_object(j, NULL, true);
         hk_report_json_frame(j, &f->tree->frames[i]);
+        hk_json_bool(j, "jit", f->tree->frames[i].is_near);
         hk_json_end_object(j);
     }
     hk_json_end_array(j);
@@ -299,7 +300,7 @@ static void put_frames(struct hk_json *j, const struct hk_flame *f)
         pack(&frames, word_index(&words, frame, WORD_NAME));
         pack(&frames, word_index(&words, frame, WORD_FILE));
         pack(&frames, word_index(&words, frame, WORD_GROUP));
-        pack(&frames, frame->line > 0 ? (uint64_t)frame->line : 0);
+        pack(&frames, frame->line > 0 ? (uint64_t)frame->line * 2 + frame->is_near : 0);
     }
     hk_json_end_array(j);
     put_packed(j, "frames", &frames);

@@ -198,7 +198,7 @@ void hk_tree_name(const struct hk_tree_view *v, const struct hk_terminal *t, con
     hk_text_clean(t, place, sizeof place, f->file);
     hk_text_shorten_path(place, hk_capture_string(v->capture, v->capture->header.working_directory));
     if (f->line > 0 && *place)
-        snprintf(line, sizeof line, ":%d", f->line);
+        snprintf(line, sizeof line, f->is_near ? ":~%d" : ":%d", f->line);
     if (!*place && f->module && *f->module && strncmp(f->function, f->module, strlen(f->module)) != 0) {
         char module[200];
         snprintf(place, sizeof place, "[%s]", hk_text_clean(t, module, sizeof module, f->module));
@@ -374,6 +374,7 @@ static void put_json_row(struct hk_json *j, const struct hk_tree_view *v, const 
     hk_json_string(j, "qualified_name", at ? f->qualified_name : "all");
     hk_json_string(j, "file", f->file);
     hk_json_signed(j, "line", f->line);
+    hk_json_bool(j, "jit", f->is_near);
     if (f->module)
         hk_json_string(j, "module", f->module);
     hk_json_unsigned(j, "bytes", row->bytes);

@@ -41,6 +41,12 @@ def test_a_line_of_the_jit_has_a_tilde_in_every_text(tmp_path):
     assert ":~88 in Shop.remember_order" in report and "remember_order:~88" in report and "lines with ~ may be 1 to 3 off" in report
     rows = {row["function"]: row for row in execute([COMMAND, "table", "--json", path]).json["rows"]}
     assert rows["remember_order"]["jit"] is True and rows["cache_put"]["jit"] is False
+    tree = execute([COMMAND, "tree", path], env={"COLUMNS": "160"}).out.decode()
+    assert ":~88" in tree and ":52" in tree and tree.count("~") == 1
+    jit = {row["function"]: row["jit"] for row in execute([COMMAND, "tree", "--json", path]).json["rows"]}
+    assert jit["remember_order"] is True and jit["cache_put"] is False
+    jit = {frame["function"]: frame["jit"] for frame in execute([COMMAND, "flame", "--json", path]).json["frames"]}
+    assert jit["remember_order"] is True and jit["cache_put"] is False
     lines = execute([COMMAND, "lines", "/srv/shop/shop.py", path]).out.decode()
     assert re.search(r"  ~88  ", lines) and re.search(r"   52  ", lines)
     found = {line["line"]: line["jit"] for line in execute([COMMAND, "lines", "--json", "/srv/shop/shop.py", path]).json["lines"]}

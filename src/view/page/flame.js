@@ -220,7 +220,7 @@
     const frame = state.tree.frame[node], file = model.frames.file[frame], line = model.frames.line[frame];
     if (node === 0)
       return "";
-    return file ? file + (line ? ":" + line : "") : model.frames.group[frame] && "[" + model.frames.group[frame] + "]";
+    return file ? file + (line ? (model.frames.near[frame] ? ":~" : ":") + line : "") : model.frames.group[frame] && "[" + model.frames.group[frame] + "]";
   }
 
   function baseName(path) {

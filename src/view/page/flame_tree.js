@@ -141,12 +141,14 @@ class HkFlameModel {
 
   constructor(packed) {
     const { strings } = packed;
-    const frames = { name: [], file: [], group: [], line: [] };
+    const frames = { name: [], file: [], group: [], line: [], near: [] };
     for (const from = hkUnpack(packed.frames); from.more();) {
       frames.name.push(strings[from.next()]);
       frames.file.push(strings[from.next()]);
       frames.group.push(strings[from.next()]);
-      frames.line.push(from.next());
+      const line = from.next();
+      frames.line.push(Math.floor(line / 2));
+      frames.near.push(line % 2 === 1);
     }
     const parent = [0], frame = [0];
     for (const from = hkUnpack(packed.nodes); from.more();) {
