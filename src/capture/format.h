@@ -134,7 +134,7 @@ struct hk_capture_header {
     uint64_t sample_bytes;
     uint8_t boot_id[16];
     uint8_t run_id[16]; /* the same in every capture of one `heapkeeper run` */
-    uint32_t pid, parent_pid;
+    uint32_t pid, parent_pid; /* the latter: of a forked one, that of the recorded process it comes from */
     uint32_t exec_count;    /* earlier captures of this same process in this run */
     uint32_t forked;        /* 1: this process was forked from a recorded one without exec */
     uint64_t start_realtime_ns;

@@ -207,6 +207,7 @@ bool hk_rec_adopt(void)
     bool good;
 
     memcpy(parent, hk_rec.section, sizeof parent);
+    hk_rec.forked_from = hk_rec_header()->pid; /* which may have ended by now, so that init is the parent */
     hk_rec.options.forked = 1;
     hk_rec.options.is_first = 0;
     hk_rec.map = NULL;

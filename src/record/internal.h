@@ -197,6 +197,7 @@ struct hk_recorder {
     struct hk_stack_source source;
 
     struct hk_rec_slot late_nodes[HK_REC_LATE_NODES]; /* by hash, entry 0: none; see find_node */
+    uint32_t forked_from; /* a recorded process; 0: none */
     uint32_t last_depth, last_codes; /* the latter: hk_exact_codes() then */
     bool last_told; /* the stack seen last was told as struct hk_stack_known says */
     struct hk_rec_level last[HK_REC_FRAMES];

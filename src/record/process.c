@@ -111,7 +111,7 @@ void hk_rec_describe_process(void)
     ssize_t size;
 
     header->pid = (uint32_t)getpid();
-    header->parent_pid = (uint32_t)getppid();
+    header->parent_pid = hk_rec.forked_from ? hk_rec.forked_from : (uint32_t)getppid();
     read_boot_id(header->boot_id);
     header->start_realtime_ns = read_clock(CLOCK_REALTIME) - (hk_rec_clock() - hk_rec.start_ns);
     header->start_ticks = read_start_ticks();

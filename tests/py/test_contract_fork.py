@@ -51,15 +51,18 @@ def test_child_whose_parent_has_ended_before_it_records_anything_knows_its_stack
         def of_the_child(n): return [bytearray(2000) for _ in range(n)]
         before = of_the_parent(20000)
         ended, kept = os.pipe()
+        PARENT = os.getpid()
         if os.fork() == 0:
             os.close(kept)
             os.read(ended, 1)
+            while os.getppid() == PARENT:
+                pass
             mine = of_the_child(40000)
             LARGE
     """.replace("LARGE", LARGE))
-    reports = {report["parent_pid"]: report for report in by_pid(heapkeeper).values()}
-    child = next(reports[report["pid"]] for report in reports.values() if report["pid"] in reports)
-    parent = next(report for report in reports.values() if report["pid"] == child["parent_pid"])
+    reports = by_pid(heapkeeper)
+    child = next(report for report in reports.values() if report["parent_pid"] in reports)
+    parent = reports[child["parent_pid"]]
     inherited = [site for site in sites_in(child, "of_the_parent")[0] if site["live_bytes"]]
     assert near(live_in(child, "of_the_parent"), 20000 * 1057, sum(s["samples_live"] for s in inherited))
     assert near(live_in(parent, "of_the_parent"), 20000 * 1057, 1000)
