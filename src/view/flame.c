@@ -2,7 +2,8 @@
  * bit meaning that more follow (LEB128), and the bytes in base 64. A difference that may be negative is packed as its double,
  * or minus its double less one. src/view/page/flame_tree.js unpacks:
  *
- *      frames  name, file, group (indices of strings), line * 2 + 1 if it may be off (JIT)
+ *      frames  name, file, group (indices of strings), line
+ *      near    frames whose lines may be off (JIT)
  *      nodes   how far up the list its caller is, frame; without the root
  *      leaves  node, less the one before; live bytes and blocks, those at the peak, those in total; then the live KiB at each
  *              mark but the last, less the ones before; then, if two captures are compared, live bytes, those at the peak and
@@ -293,17 +294,20 @@ static uint32_t word_index(struct words *w, const struct hk_source_frame *f, enu
 static void put_frames(struct hk_json *j, const struct hk_flame *f)
 {
     struct words words = {.capture = f->capture, .json = j};
-    struct packed frames = {NULL, 0, 0};
+    struct packed frames = {NULL, 0, 0}, near = {NULL, 0, 0};
     hk_json_array(j, "strings", true);
     for (size_t i = 0; i < f->tree->frame_count; i++) {
         const struct hk_source_frame *frame = &f->tree->frames[i];
         pack(&frames, word_index(&words, frame, WORD_NAME));
         pack(&frames, word_index(&words, frame, WORD_FILE));
         pack(&frames, word_index(&words, frame, WORD_GROUP));
-        pack(&frames, frame->line > 0 ? (uint64_t)frame->line * 2 + frame->is_near : 0);
+        pack(&frames, frame->line > 0 ? (uint64_t)frame->line : 0);
+        if (frame->is_near)
+            pack(&near, i);
     }
     hk_json_end_array(j);
     put_packed(j, "frames", &frames);
+    put_packed(j, "near", &near);
     free(words.slots);
 }
 

@@ -70,7 +70,7 @@ def difference(value):
 def unpack_flame(data):
     """The page's tree: frames (name, file, group, line), nodes (parent, frame), leaves by node as lists of figures."""
     strings, read = data["strings"], iter(numbers(data["frames"]))
-    frames = [(strings[name], strings[next(read)], strings[next(read)], next(read) // 2) for name in read]
+    frames = [(strings[name], strings[next(read)], strings[next(read)], next(read)) for name in read]
     nodes, read = [(0, 0)], iter(numbers(data["nodes"]))
     for back in read:
         nodes.append((len(nodes) - back, next(read)))

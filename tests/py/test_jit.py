@@ -5,6 +5,7 @@ import re
 import pytest
 
 import capture_writer as cw
+import pages
 from conftest import COMMAND, execute
 
 PROGRAM = """kept = []
@@ -47,6 +48,9 @@ def test_a_line_of_the_jit_has_a_tilde_in_every_text(tmp_path):
     assert jit["remember_order"] is True and jit["cache_put"] is False
     jit = {frame["function"]: frame["jit"] for frame in execute([COMMAND, "flame", "--json", path]).json["frames"]}
     assert jit["remember_order"] is True and jit["cache_put"] is False
+    data = pages.Page(execute([COMMAND, "flame", "-o", "-", path]).out.decode()).data["flame-data"]
+    frames = pages.unpack_flame(data)[0]
+    assert [(frames[i][0], frames[i][3]) for i in pages.numbers(data["near"])] == [("Shop.remember_order", 88)]
     lines = execute([COMMAND, "lines", "/srv/shop/shop.py", path]).out.decode()
     assert re.search(r"  ~88  ", lines) and re.search(r"   52  ", lines)
     found = {line["line"]: line["jit"] for line in execute([COMMAND, "lines", "--json", "/srv/shop/shop.py", path]).json["lines"]}

@@ -146,10 +146,10 @@ class HkFlameModel {
       frames.name.push(strings[from.next()]);
       frames.file.push(strings[from.next()]);
       frames.group.push(strings[from.next()]);
-      const line = from.next();
-      frames.line.push(Math.floor(line / 2));
-      frames.near.push(line % 2 === 1);
+      frames.line.push(from.next());
     }
+    for (const from = hkUnpack(packed.near || ""); from.more();)
+      frames.near[from.next()] = true;
     const parent = [0], frame = [0];
     for (const from = hkUnpack(packed.nodes); from.more();) {
       parent.push(parent.length - from.next());
