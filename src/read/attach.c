@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "read/find.h"
+#include "read/process.h"
 
 #define PAGE      4096u
 #define BATCH     512u               /* pages that are looked at in one call */
@@ -137,7 +138,8 @@ static struct hk_capture *find_in_maps(int pid, enum hk_open_how how, bool files
 
 /* ---- the usual places ---- */
 
-static bool is_of(const char *path, int pid, uint64_t *start)
+/* Numbers are used again: one that runs is what was recorded only if it began then. */
+static bool is_of(const char *path, int pid, bool runs, uint64_t *start)
 {
     struct hk_capture_header header;
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
@@ -146,11 +148,11 @@ static bool is_of(const char *path, int pid, uint64_t *start)
         close(fd);
     *start = header.start_realtime_ns;
     return n == (ssize_t)sizeof header && memcmp(header.magic, HK_CAPTURE_MAGIC, sizeof header.magic) == 0 &&
-           header.pid == (uint32_t)pid;
+           header.pid == (uint32_t)pid && (!runs || hk_process_is(header.pid, header.start_ticks, header.boot_id));
 }
 
 /* The newest capture there whose process had this number; the caller frees it. */
-static char *find_in_places(int pid)
+static char *find_in_places(int pid, bool runs)
 {
     char *places[HK_PLACES_MAX], *best = NULL, path[4096];
     size_t count = hk_places(places);
@@ -160,7 +162,7 @@ static char *find_in_places(int pid)
         DIR *directory = stat(places[i], &st) == 0 && st.st_uid == geteuid() ? opendir(places[i]) : NULL;
         for (struct dirent *entry; directory && (entry = readdir(directory));) {
             int length = snprintf(path, sizeof path, "%s/%s", places[i], entry->d_name);
-            if (entry->d_name[0] == '.' || length >= (int)sizeof path || !is_of(path, pid, &start) || start < best_start)
+            if (entry->d_name[0] == '.' || length >= (int)sizeof path || !is_of(path, pid, runs, &start) || start < best_start)
                 continue;
             free(best);
             best = hk_must_strdup(path);
@@ -177,7 +179,7 @@ struct hk_capture *hk_capture_of_process(int pid, enum hk_open_how how, struct h
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/maps", pid);
-    bool runs = kill(pid, 0) == 0 || errno == EPERM, seen = access(path, R_OK) == 0;
+    bool runs = (kill(pid, 0) == 0 || errno == EPERM) && !hk_process_is_zombie((uint32_t)pid), seen = access(path, R_OK) == 0;
     struct hk_capture *capture = runs ? find_in_maps(pid, how, true, error) : NULL;
     if (!capture && runs)
         capture = find_in_maps(pid, how, false, error);
@@ -185,7 +187,7 @@ struct hk_capture *hk_capture_of_process(int pid, enum hk_open_how how, struct h
         capture->life = HK_LIFE_RUNNING;
         return capture;
     }
-    char *file = find_in_places(pid);
+    char *file = find_in_places(pid, runs);
     if (file)
         capture = hk_capture_open(file, how, error);
     else if (!runs)

@@ -48,21 +48,38 @@ bool hk_boot_id(uint8_t boot_id[16])
     return digits == 32;
 }
 
+/* Field 3 of /proc/PID/stat, the state, and what follows it; NULL: there is no such process. */
+static char *read_stat(uint32_t pid, char text[1024])
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    if (read_file(path, text, 1024) <= 0)
+        return NULL;
+    char *at = strrchr(text, ')'); /* the name may hold anything, spaces and parentheses too */
+    return at && at[1] ? at + 2 : NULL;
+}
+
+static bool has_ended(char state)
+{
+    return state == 'Z' || state == 'X';
+}
+
+bool hk_process_is_zombie(uint32_t pid)
+{
+    char text[1024];
+    const char *at = read_stat(pid, text);
+    return at && has_ended(*at);
+}
+
 bool hk_process_is(uint32_t pid, uint64_t start_ticks, const uint8_t boot_id[16])
 {
     uint8_t this_boot[16];
-    char path[64], text[1024];
+    char text[1024];
 
     if (pid == 0 || !hk_boot_id(this_boot) || memcmp(this_boot, boot_id, 16) != 0)
         return false;
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
-    if (read_file(path, text, sizeof text) <= 0)
-        return false;
-    char *at = strrchr(text, ')'); /* the name may hold anything, spaces and parentheses too */
-    if (!at || !at[1])
-        return false;
-    at += 2;
-    if (*at == 'Z' || *at == 'X')
+    char *at = read_stat(pid, text);
+    if (!at || has_ended(*at))
         return false;
     for (int field = 3; field < 22 && at; field++) {
         at = strchr(at, ' ');

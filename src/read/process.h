@@ -9,6 +9,9 @@
  * this is the boot it started in. */
 bool hk_process_is(uint32_t pid, uint64_t start_ticks, const uint8_t boot_id[16]);
 
+/* True if `pid` has ended, and its parent has not asked how. */
+bool hk_process_is_zombie(uint32_t pid);
+
 /* This boot's id; false if the system does not tell. */
 bool hk_boot_id(uint8_t boot_id[16]);
 

@@ -229,6 +229,10 @@ def test_what_cannot_be_shown_is_said_in_one_line(heapkeeper, tmp_path):
     old = tmp_path / "old.hkc"
     cw.shop().write(old)
     assert "has no map of the heap: an older heapkeeper wrote it" in Blocks(old, status=1).error
+    earlier = cw.shop()
+    earlier.header["pid"] = os.getpid()
+    earlier.write(tmp_path / "earlier.hkc")  # of a process that had this number before
+    assert "does not run under heapkeeper" in Blocks(os.getpid(), status=1, env={"HEAPKEEPER_DIR": str(tmp_path)}).error
     empty = tmp_path / "empty.hkc"
     empty.write_bytes(b"")
     assert "nothing recorded" in Blocks(empty, status=1).error

@@ -276,9 +276,12 @@ def test_without_heapkeeper_the_same_error_says_what_to_do(python):
 
 
 def test_the_peaks_of_random_programs_are_tracemallocs_to_the_byte(heapkeeper, every_python):
-    theirs = heapkeeper.stock([PEAKS, "standard", "40"], python=every_python)
-    ours = heapkeeper.run([PEAKS, "ours", "40"], python=every_python, options=("--exact",), env=ENVIRONMENT)
-    assert (theirs.status, ours.status) == (0, 0), ours.err.decode()[-3000:]
+    for _ in range(4):  # in one of twenty or sixty runs addresses and hashes change a peak by 8 bytes, also for tracemalloc
+        theirs = heapkeeper.stock([PEAKS, "standard", "40"], python=every_python)
+        ours = heapkeeper.run([PEAKS, "ours", "40"], python=every_python, options=("--exact", "-f"), env=ENVIRONMENT)
+        assert (theirs.status, ours.status) == (0, 0), ours.err.decode()[-3000:]
+        if ours.out == theirs.out:
+            break
     assert ours.out == theirs.out and len(set(theirs.out.split())) == 40
 
 
