@@ -289,9 +289,11 @@ static bool end_waiting(hk_heap *heap)
 static void wait_in_quarantine(const struct waiting *entry)
 {
     struct waiting oldest;
-    bool added = entry->bytes > WAITS_AT_MOST;
-    if (added)
-        leave(entry); /* nobody makes room for it */
+    bool added = false;
+    if (entry->bytes > WAITS_AT_MOST) { /* nobody makes room for it */
+        leave(entry);
+        return;
+    }
     while (!added) {
         hk_lock_take(&quarantine.lock);
         if (quarantine.ring == NULL)

@@ -72,11 +72,6 @@ void hk_rec_unmap(void *memory, size_t bytes)
     hk_rec.private_bytes -= bytes;
 }
 
-static uint64_t round_up(uint64_t bytes, uint64_t unit)
-{
-    return (bytes + unit - 1) / unit * unit;
-}
-
 static uint64_t smallest_bound(void)
 {
     uint64_t pages = 32 * (uint64_t)hk_rec.page; /* each section has at least one */
@@ -102,7 +97,7 @@ static uint64_t choose_bound(uint64_t wanted, bool is_file)
 static bool make_writable(int fd, uint8_t *map, uint64_t bound, const char **why)
 {
     uint64_t first =
-        round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+        hk_rec_round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
 
     hk_rec.preallocated = false;
     if (madvise(map, first, MADV_POPULATE_WRITE) == 0) {
@@ -207,7 +202,7 @@ bool hk_rec_file_unnamed(uint64_t bound, const char **why)
     hk_rec.named = false;
     hk_rec.preallocated = true;
     hk_rec.file_bytes =
-        round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+        hk_rec_round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
     hk_rec.path[0] = '\0';
     return true;
 }
@@ -224,7 +219,7 @@ static void place(int kind, uint32_t entry_size, uint64_t *offset, uint64_t byte
     struct hk_rec_section *section = &hk_rec.section[kind];
     struct hk_capture_section *published = &hk_rec_header()->sections[kind];
 
-    bytes = round_up(bytes, hk_rec.page);
+    bytes = hk_rec_round_up(bytes, hk_rec.page);
     section->data = hk_rec.map + *offset;
     section->entry_size = entry_size;
     section->capacity = bytes / entry_size;
@@ -268,7 +263,7 @@ void hk_rec_layout(void)
 {
     uint64_t bound = hk_rec.bound;
     uint64_t offset =
-        round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+        hk_rec_round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
 
     place(HK_SECTION_MARKS, sizeof(struct hk_capture_mark), &offset,
           HK_MARKS * sizeof(struct hk_capture_mark));
@@ -293,12 +288,12 @@ void hk_rec_layout(void)
 static bool make_ready(struct hk_rec_section *section, uint64_t bytes)
 {
     uint64_t step = section->ready >= 4 * LARGE_STEP ? LARGE_STEP : section->ready >= STEP ? STEP : hk_rec.page;
-    uint64_t end = round_up(section->capacity * section->entry_size, hk_rec.page);
-    uint64_t wanted = round_up(bytes, step);
+    uint64_t end = hk_rec_round_up(section->capacity * section->entry_size, hk_rec.page);
+    uint64_t wanted = hk_rec_round_up(bytes, step);
 
     if (wanted > end)
         wanted = end;
-    wanted = round_up(wanted, hk_rec.page);
+    wanted = hk_rec_round_up(wanted, hk_rec.page);
     if (!hk_rec.preallocated) {
         int tries = 3;
         while (madvise(section->data + section->ready, wanted - section->ready,

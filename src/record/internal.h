@@ -335,6 +335,11 @@ bool hk_rec_fold(const char *path); /* true: the record is written, the capture 
 /* pack.c */
 void hk_rec_file_end(void); /* nothing is written to the file any more */
 
+static inline uint64_t hk_rec_round_up(uint64_t bytes, uint64_t unit)
+{
+    return (bytes + unit - 1) / unit * unit;
+}
+
 static inline struct hk_capture_header *hk_rec_header(void)
 {
     return (struct hk_capture_header *)hk_rec.map;

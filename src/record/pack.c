@@ -23,7 +23,7 @@
 
 #include "record/internal.h"
 
-#define FIXED_END ((HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status) + 7) / 8 * 8)
+#define FIXED_END hk_rec_round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), 8)
 
 /* Sections by where they lie; returns their number. */
 static int in_order(int kinds[HK_SECTION_KINDS])
@@ -126,7 +126,7 @@ void hk_rec_file_end(void)
         if (section->count > 0 && end > used)
             used = end;
     }
-    used = (used + hk_rec.page - 1) / hk_rec.page * hk_rec.page;
+    used = hk_rec_round_up(used, hk_rec.page);
     int fd = hk_rec_open(hk_rec.path, O_RDWR | O_NOFOLLOW, 0);
     if (fd < 0)
         return;

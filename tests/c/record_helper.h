@@ -47,6 +47,13 @@ static inline int helper_stack(int domain, struct hk_frame *frames, int max, uin
     return n;
 }
 
+/* Of a function "site7": 7; -1: it is another. */
+static inline int helper_site_number(const char *function)
+{
+    int number = -1;
+    return sscanf(function, "site%d", &number) == 1 ? number : -1;
+}
+
 static inline void helper_identify(const void *code, struct hk_code_identity *out)
 {
     const struct fake_code *c = code;

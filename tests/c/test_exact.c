@@ -204,8 +204,8 @@ static void check(const char *path)
     int found = 0;
     for (size_t k = 0; k < sites->site_count; k++) {
         const struct hk_site *site = &sites->sites[k];
-        int i = -1;
-        if (sscanf(hk_sites_where(sites, site).function, "site%d", &i) != 1)
+        int i = helper_site_number(hk_sites_where(sites, site).function);
+        if (i < 0)
             continue;
         found++;
         assert_int_equal(site->live_bytes, model.site[i].live);

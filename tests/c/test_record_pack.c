@@ -109,8 +109,8 @@ static void check_capture(struct hk_capture *capture, const struct hk_error *err
     assert_int_equal(capture->dropped, 0);
     for (size_t k = 0; k < sites->site_count; k++) {
         const struct hk_site *site = &sites->sites[k];
-        int i = -1;
-        if (sscanf(hk_sites_where(sites, site).function, "site%d", &i) != 1)
+        int i = helper_site_number(hk_sites_where(sites, site).function);
+        if (i < 0)
             continue;
         found++;
         assert_int_equal(site->live_bytes, (i + 1) * (i + 1));
