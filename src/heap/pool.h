@@ -344,7 +344,7 @@ void hk_interrupted_emptied(struct hk_pool *pool);
 /* large.c: what is larger than a pool's blocks. The protection of the heap is held, but for free and the reallocs. */
 void *hk_large_malloc(hk_heap *heap, size_t size);
 void *hk_large_aligned(hk_heap *heap, size_t alignment, size_t size);
-void hk_large_expect(void); /* the C allocator is told of them, once, before there are threads */
+void hk_large_expect(void); /* the C allocator is told of them, the first time */
 void hk_large_free(hk_heap *heap, void *block); /* any block that lies in no pool, or NULL */
 void *hk_large_realloc(hk_heap *heap, void *block, size_t size);           /* both are large, and the C allocator's */
 bool hk_run_realloc(hk_heap *heap, struct hk_pool *pool, size_t size);     /* in its place; false: it cannot be */

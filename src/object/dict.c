@@ -58,12 +58,12 @@ static inline uint32_t index_get(const void *table, size_t slot, size_t width)
     return width == 1 ? ((const uint8_t *)table)[slot] : width == 2 ? ((const uint16_t *)table)[slot] : ((const uint32_t *)table)[slot];
 }
 
-static inline void index_put(struct dict *dict, size_t slot, uint32_t index)
+static inline void index_put(void *table, size_t slot, size_t width, uint32_t index)
 {
-    switch (index_width(dict->size)) {
-    case 1: ((uint8_t *)dict->table)[slot] = (uint8_t)index; break;
-    case 2: ((uint16_t *)dict->table)[slot] = (uint16_t)index; break;
-    default: ((uint32_t *)dict->table)[slot] = index;
+    switch (width) {
+    case 1: ((uint8_t *)table)[slot] = (uint8_t)index; break;
+    case 2: ((uint16_t *)table)[slot] = (uint16_t)index; break;
+    default: ((uint32_t *)table)[slot] = index;
     }
 }
 
@@ -79,48 +79,87 @@ static inline size_t probe(size_t slot, size_t mask, uint64_t *perturb)
     return (slot * 5 + *perturb + 1) & mask;
 }
 
-static inline __attribute__((always_inline)) int64_t find_in(const struct dict *dict, const hk_object *key, uint64_t hash, size_t width,
-                                                             struct entry **found)
+/* The first entry with this hash, from *slot on; NULL: there is none. *slot: where its index is, or where one would go. Other tags
+ * than that of the hash make a number that no entry has, and so do EMPTY and DELETED. */
+static inline __attribute__((always_inline)) struct entry *with_hash(const struct dict *dict, uint64_t hash, size_t width, size_t *slot,
+                                                                     uint64_t *perturb)
 {
     struct entry *entries = (struct entry *)((char *)dict->table + dict->size * width);
     size_t mask = dict->size - 1;
-    uint64_t perturb = hash;
-    uint32_t tag = tag_of(hash, mask, width);
-    for (size_t slot = hash & mask;; slot = probe(slot, mask, &perturb)) {
-        uint32_t index = index_get(dict->table, slot, width);
+    uint32_t tag = tag_of(hash, mask, width), filled = dict->filled;
+    for (;; *slot = probe(*slot, mask, perturb)) {
+        uint32_t index = index_get(dict->table, *slot, width), number = index ^ tag;
+        if (number < filled && entries[number].hash == hash)
+            return &entries[number];
         if (index == (EMPTY & ones(width)))
-            return -1;
-        if ((index & ~(uint32_t)mask) != tag || index == (DELETED & ones(width)))
-            continue;
-        struct entry *entry = &entries[index & mask];
-        if (entry->hash != hash)
-            continue;
-        __builtin_prefetch(entry->value); /* it is asked for next, mostly, and can come together with the key */
-        if (entry->key == key || hk_text_equal_or(entry->key, key)) {
-            *found = entry;
-            return (int64_t)slot;
-        }
+            return NULL;
     }
 }
 
-/* The slot of the key's index, and its entry; -1: it is not there. */
-static int64_t find(const struct dict *dict, const hk_object *key, uint64_t hash, struct entry **found)
+static inline __attribute__((always_inline)) struct entry *next_with_hash(const struct dict *dict, uint64_t hash, size_t *slot, uint64_t *perturb)
 {
-    if (dict->count == 0)
-        return -1;
     if (dict->size > 32768)
-        return find_in(dict, key, hash, 4, found);
-    return dict->size > 128 ? find_in(dict, key, hash, 2, found) : find_in(dict, key, hash, 1, found);
+        return with_hash(dict, hash, 4, slot, perturb);
+    return dict->size > 128 ? with_hash(dict, hash, 2, slot, perturb) : with_hash(dict, hash, 1, slot, perturb);
 }
 
-/* Puts the number of an entry where it is found. */
-static void index_add(struct dict *dict, uint64_t hash, uint32_t number)
+static __attribute__((noinline)) struct entry *find_any(const struct dict *dict, const hk_object *key, uint64_t hash, size_t *slot)
 {
-    size_t width = index_width(dict->size), mask = dict->size - 1, slot = hash & mask;
     uint64_t perturb = hash;
-    while (index_get(dict->table, slot, width) < (DELETED & ones(width)))
-        slot = probe(slot, mask, &perturb);
-    index_put(dict, slot, tag_of(hash, mask, width) | number);
+    if (dict->size == 0)
+        return NULL;
+    for (*slot = hash & (dict->size - 1);; *slot = probe(*slot, dict->size - 1, &perturb)) {
+        struct entry *entry = next_with_hash(dict, hash, slot, &perturb);
+        if (entry == NULL || hk_equal(entry->key, key))
+            return entry;
+    }
+}
+
+/* Of a string: mostly it is the first with its hash, and short, so that no other function has to be called. */
+static __attribute__((noinline)) struct entry *find_text(const struct dict *dict, const hk_object *key, uint64_t hash, size_t *found)
+{
+    size_t slot = hash & (dict->size - 1);
+    uint64_t perturb = hash;
+    if (dict->size == 0)
+        return NULL;
+    struct entry *entry = next_with_hash(dict, hash, &slot, &perturb);
+    *found = slot;
+    if (entry == NULL)
+        return NULL;
+    __builtin_prefetch(entry->value); /* it is asked for next, mostly, and can come together with the key */
+    const struct hk_text *a = (const struct hk_text *)entry->key, *b = (const struct hk_text *)key;
+    if (a == b || (a->head.type == b->head.type && a->size == b->size && a->size <= 64 && hk_bytes_equal(a->data, b->data, a->size)))
+        return entry;
+    return find_any(dict, key, hash, found);
+}
+
+/* The entry of the key; NULL: it is not there. *slot: where its index is, or where one would go, if there is a table. */
+static inline struct entry *find(const struct dict *dict, const hk_object *key, uint64_t *hash, size_t *slot)
+{
+    bool is_text = hk_is(key, &hk_str_type);
+    *hash = is_text ? hk_text_hash((struct hk_text *)key) : hk_hash(key);
+    return is_text ? find_text(dict, key, *hash, slot) : find_any(dict, key, *hash, slot);
+}
+
+static inline const struct entry *entry_of(const struct dict *dict, const hk_object *key)
+{
+    uint64_t hash;
+    size_t slot;
+    return find(dict, key, &hash, &slot);
+}
+
+/* The numbers of the entries into the indices, which are empty. */
+static inline __attribute__((always_inline)) void index_all(struct dict *dict, size_t width)
+{
+    const struct entry *entries = (const struct entry *)((char *)dict->table + dict->size * width);
+    size_t mask = dict->size - 1;
+    for (uint32_t i = 0; i < dict->filled; i++) {
+        uint64_t hash = entries[i].hash, perturb = hash;
+        size_t slot = hash & mask;
+        while (index_get(dict->table, slot, width) != (EMPTY & ones(width)))
+            slot = probe(slot, mask, &perturb);
+        index_put(dict->table, slot, width, tag_of(hash, mask, width) | i);
+    }
 }
 
 /* A table for twice as many as are alive. */
@@ -140,10 +179,14 @@ static bool rebuild(hk_runtime *runtime, struct dict *dict)
     next.filled = 0;
     struct entry *from = dict->size > 0 ? entries_of(dict) : NULL, *to = entries_of(&next);
     for (uint32_t i = 0; i < dict->filled; i++)
-        if (from[i].key != NULL) {
-            index_add(&next, from[i].hash, next.filled);
+        if (from[i].key != NULL)
             to[next.filled++] = from[i];
-        }
+    if (next.size > 32768)
+        index_all(&next, 4);
+    else if (next.size > 128)
+        index_all(&next, 2);
+    else
+        index_all(&next, 1);
     hk_memory_free(runtime, dict->table);
     *dict = next;
     return true;
@@ -151,16 +194,21 @@ static bool rebuild(hk_runtime *runtime, struct dict *dict)
 
 static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_object *value)
 {
-    uint64_t hash = hk_text_hash_or(key);
-    struct entry *entry;
-    if (find(dict, key, hash, &entry) >= 0) {
+    uint64_t hash;
+    size_t slot = 0;
+    struct entry *entry = find(dict, key, &hash, &slot);
+    if (entry != NULL) {
         if (value != NULL)
             hk_set(runtime, &entry->value, hk_incref(value));
         return true;
     }
-    if (dict->filled == (dict->size > 0 ? usable(dict->size) : 0) && !rebuild(runtime, dict))
-        return false;
-    index_add(dict, hash, dict->filled);
+    if (dict->filled == (dict->size > 0 ? usable(dict->size) : 0)) {
+        if (!rebuild(runtime, dict))
+            return false;
+        find(dict, key, &hash, &slot);
+    }
+    size_t width = index_width(dict->size);
+    index_put(dict->table, slot, width, tag_of(hash, dict->size - 1, width) | dict->filled);
     entries_of(dict)[dict->filled++] = (struct entry){hash, hk_incref(key), value != NULL ? hk_incref(value) : NULL};
     dict->count++;
     dict->version++;
@@ -169,12 +217,13 @@ static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_objec
 
 static bool take_out(hk_runtime *runtime, struct dict *dict, const hk_object *key)
 {
-    struct entry *entry;
-    int64_t slot = find(dict, key, hk_text_hash_or(key), &entry);
-    if (slot < 0)
+    size_t slot, width = index_width(dict->size);
+    uint64_t hash;
+    struct entry *entry = find(dict, key, &hash, &slot);
+    if (entry == NULL)
         return false;
     struct entry old = *entry;
-    index_put(dict, (size_t)slot, DELETED);
+    index_put(dict->table, slot, width, DELETED & ones(width));
     entry->key = entry->value = NULL;
     dict->count--;
     dict->version++;
@@ -238,8 +287,8 @@ static bool dict_equal(const hk_object *self, const hk_object *other)
         return false;
     hk_object *key, *value;
     for (size_t position = 0; next(a, &position, &key, &value);) {
-        struct entry *entry;
-        if (find(b, key, hk_text_hash_or(key), &entry) < 0 || (value != NULL && !hk_equal(value, entry->value)))
+        const struct entry *entry = entry_of(b, key);
+        if (entry == NULL || (value != NULL && !hk_equal(value, entry->value)))
             return false;
     }
     return true;
@@ -269,9 +318,8 @@ size_t hk_dict_count(const hk_object *dict)
 
 hk_object *hk_dict_get(const hk_object *self, const hk_object *key)
 {
-    const struct dict *dict = (const struct dict *)self;
-    struct entry *entry;
-    return find(dict, key, hk_text_hash_or(key), &entry) < 0 ? NULL : entry->value;
+    const struct entry *entry = entry_of((const struct dict *)self, key);
+    return entry != NULL ? entry->value : NULL;
 }
 
 bool hk_dict_set(hk_runtime *runtime, hk_object *dict, hk_object *key, hk_object *value)
@@ -316,8 +364,7 @@ size_t hk_set_count(const hk_object *set)
 
 bool hk_set_has(const hk_object *set, const hk_object *member)
 {
-    struct entry *entry;
-    return find((const struct dict *)set, member, hk_text_hash_or(member), &entry) >= 0;
+    return entry_of((const struct dict *)set, member) != NULL;
 }
 
 bool hk_set_add(hk_runtime *runtime, hk_object *set, hk_object *member)

@@ -462,6 +462,7 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
     if (runtime == NULL)
         return NULL;
     hk_immortals_begin();
+    hk_large_expect();
     const char *name = options != NULL && options->name != NULL ? options->name : "runtime";
     bool says = options != NULL && options->size >= offsetof(hk_runtime_options, debug) + sizeof(options->debug);
     int debug = says ? options->debug : HK_DEBUG_DEFAULT;

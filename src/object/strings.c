@@ -43,15 +43,14 @@ static uint32_t hash_of(const char *data, size_t size)
     return (uint32_t)hash | 1;
 }
 
-uint32_t hk_text_hash(struct hk_text *text)
+uint32_t hk_text_hash_first(struct hk_text *text)
 {
     return text->hash = hash_of(text->data, text->size);
 }
 
 static uint64_t text_hash(const hk_object *self)
 {
-    struct hk_text *text = (struct hk_text *)self;
-    return hk_hash_mix(text->hash != 0 ? text->hash : hk_text_hash(text));
+    return hk_text_hash((struct hk_text *)self);
 }
 
 static bool text_equal(const hk_object *self, const hk_object *other)

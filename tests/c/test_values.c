@@ -1,4 +1,6 @@
 /* The basic types: what Python's do, against plain models; nothing is left when all is given up. */
+#include <sys/resource.h>
+
 #include "runtime_helper.h"
 
 /* --- numbers --- */
@@ -300,6 +302,108 @@ static void test_dict_of_each_width_of_index_finds_all_its_keys(void **state)
     give_up(dict);
 }
 
+struct alike { /* has the hash of another object */
+    hk_object head;
+    uint64_t hash;
+};
+
+static uint64_t alike_hash(const hk_object *self)
+{
+    return ((const struct alike *)self)->hash;
+}
+
+static hk_type alike_type = {.name = "alike", .size = sizeof(struct alike), .flags = HK_TYPE_ACYCLIC, .hash = alike_hash};
+
+static void test_strings_of_any_length_are_told_from_keys_of_the_same_hash(void **state)
+{
+    enum { LENGTHS = 100 };
+    char text[LENGTHS] = {0};
+    hk_object *dict = hk_dict(runtime), *strings[LENGTHS], *others[LENGTHS];
+    for (int i = 0; i < LENGTHS; i++) {
+        strings[i] = hk_str_from(runtime, text, (size_t)i);
+        others[i] = hk_new(runtime, &alike_type);
+        ((struct alike *)others[i])->hash = hk_hash(strings[i]);
+        hk_object *first = i % 2 ? strings[i] : others[i], *second = i % 2 ? others[i] : strings[i];
+        assert_true(hk_dict_set(runtime, dict, first, first) && hk_dict_set(runtime, dict, second, second));
+    }
+    for (int i = 0; i < LENGTHS; i++) {
+        hk_object *again = hk_str_from(runtime, text, (size_t)i);
+        assert_ptr_equal(hk_dict_get(dict, again), strings[i]);
+        assert_ptr_equal(hk_dict_get(dict, others[i]), others[i]);
+        assert_true(hk_dict_delete(runtime, dict, i % 4 < 2 ? others[i] : again));
+        assert_ptr_equal(hk_dict_get(dict, again), i % 4 < 2 ? strings[i] : NULL);
+        assert_ptr_equal(hk_dict_get(dict, others[i]), i % 4 < 2 ? NULL : others[i]);
+        give_up(again);
+    }
+    for (int i = 0; i < LENGTHS; i++) {
+        give_up(strings[i]);
+        give_up(others[i]);
+    }
+    give_up(dict);
+}
+
+static void test_strings_that_differ_in_a_byte_are_not_equal(void **state)
+{
+    enum { LENGTHS = 100 };
+    char text[LENGTHS];
+    memset(text, 'x', sizeof(text));
+    for (size_t length = 0; length < LENGTHS; length++) {
+        hk_object *one = hk_str_from(runtime, text, length), *same = hk_str_from(runtime, text, length);
+        assert_true(hk_equal(one, same));
+        give_up(same);
+        for (size_t at = 0; at < length; at++) {
+            text[at] = 'y';
+            hk_object *other = hk_str_from(runtime, text, length);
+            assert_false(hk_equal(one, other));
+            give_up(other);
+            text[at] = 'x';
+        }
+        give_up(one);
+    }
+}
+
+/* The table is never built anew for what comes and goes, so what is deleted is all over its indices. */
+static void test_key_that_is_not_there_is_asked_for_when_all_entries_are_used(void **state)
+{
+    for (int filled = 0; filled < 200; filled++) {
+        hk_object *dict = hk_dict(runtime);
+        for (int i = 0; i < filled; i++)
+            assert_true(hk_dict_set(runtime, dict, hk_int(runtime, i), hk_none()));
+        for (int i = 0; i < filled; i++)
+            assert_true(hk_dict_delete(runtime, dict, hk_int(runtime, i)));
+        for (int i = 0; i < filled + 50; i++)
+            assert_null(hk_dict_get(dict, hk_int(runtime, i)));
+        give_up(dict);
+    }
+}
+
+/* What one has left is used again: the system is not asked for it. */
+static void test_one_large_dict_after_another_takes_no_new_pages(void **state)
+{
+    enum { KEYS = 30000, DICTS = 6, BESIDE = 8, BYTES = 256 << 10 };
+    struct rusage before, after;
+    for (int i = 0; i < DICTS; i++) {
+        getrusage(RUSAGE_SELF, &before);
+        hk_object *dict = hk_dict(runtime);
+        for (int64_t number = 0; number < KEYS; number++) {
+            hk_object *key = hk_int(runtime, number);
+            assert_true(hk_dict_set(runtime, dict, key, key));
+            give_up(key);
+        }
+        void *beside[BESIDE];
+        for (int j = 0; j < BESIDE; j++) {
+            beside[j] = hk_memory(runtime, BYTES);
+            memset(beside[j], 1, BYTES);
+        }
+        for (int j = 0; j < BESIDE; j++)
+            hk_memory_free(runtime, beside[j]);
+        give_up(dict);
+        getrusage(RUSAGE_SELF, &after);
+    }
+    if (!is_watched_by_tool() && !is_debug())
+        assert_in_range(after.ru_minflt - before.ru_minflt, 0, 100); /* of a thousand that its memory has */
+}
+
 static void test_sets_know_their_members_and_equal_sets_are_equal(void **state)
 {
     hk_object *a = hk_set_new(runtime), *b = hk_set_new(runtime);
@@ -325,6 +429,7 @@ static void test_sets_know_their_members_and_equal_sets_are_equal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        EACH(test_one_large_dict_after_another_takes_no_new_pages), /* first: it may not find the C allocator used to more */
         EACH(test_small_integers_exist_once_and_cost_nothing),
         EACH(test_numbers_of_equal_value_are_equal_and_hash_alike_across_types),
         EACH(test_strings_hold_any_bytes_and_end_with_a_nul),
@@ -336,6 +441,9 @@ int main(void)
         EACH(test_cycles_through_containers_are_collected),
         EACH(test_dicts_do_what_a_list_of_pairs_in_order_does),
         EACH(test_dict_of_each_width_of_index_finds_all_its_keys),
+        EACH(test_strings_of_any_length_are_told_from_keys_of_the_same_hash),
+        EACH(test_strings_that_differ_in_a_byte_are_not_equal),
+        EACH(test_key_that_is_not_there_is_asked_for_when_all_entries_are_used),
         EACH(test_sets_know_their_members_and_equal_sets_are_equal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
