@@ -17,13 +17,18 @@
 
 #define MAX_DEPTH 32
 
-/* The collector no longer knows it. Outside of collections, in a program that does not step, that is one bit. */
-static inline __attribute__((always_inline)) void forget(const hk_runtime *runtime, const hk_object *object)
+/* The collector no longer knows it. Outside of collections, in a program that does not step, that is one bit, and of an object that no
+ * collection has seen none. */
+static inline __attribute__((always_inline)) void forget(const hk_runtime *runtime, const hk_object *object, const char *base, uint64_t *tracked)
 {
+    size_t granule = (size_t)((const char *)object - base) >> HK_GRANULE_SHIFT;
+    uint64_t *word = &tracked[granule / 64], bits = *word;
+    if ((bits >> granule % 64 & 1) == 0)
+        return;
     if (__builtin_expect(runtime->collecting || runtime->step_stats.steps > 0, 0))
         hk_gc_forget(object);
     else
-        hk_gc_untrack(object);
+        *word = bits & ~hk_bit_of(granule);
 }
 
 static inline void untrack(hk_runtime *runtime, hk_object *object)
@@ -149,33 +154,17 @@ static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_obje
     int32_t died = 0;
     char *base = hk_region.base;
     struct hk_pool *pools = hk_region.pools;
-    const struct hk_gc_shape *shape = dead != NULL ? &hk_shapes[dead->type] : NULL;
+    uint64_t *tracked = hk_gc_tables.tracked;
+    const struct hk_gc_shape *shapes = hk_shapes, *shape = shapes;
     for (size_t i = 0; i < RING; i++)
         ring[i] = &nobody;
+    if (dead != NULL) {
+        shape = &shapes[dead->type];
+        goto bury;
+    }
     for (;;) {
-        if (dead != NULL && __builtin_expect(top > STACK, 0)) {
-            chain = hk_object_chain(dead, chain);
-        } else if (dead != NULL) {
-            hk_object **place = (hk_object **)dead + shape->first, **end = place + shape->count;
-            for (; place < end; place++) {
-                stack[top] = *place;
-                top += *place != NULL;
-            }
-            for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
-                stack[top] = ((hk_object **)dead)[__builtin_ctzll(bits)];
-                top += stack[top] != NULL;
-            }
-            if (shape->plain == HK_PLAIN) {
-                died++;
-                forget(runtime, dead);
-                block_free(runtime->cyclic, dead, base, pools);
-            } else {
-                block_free(runtime->acyclic, dead, base, pools);
-            }
-        }
         hk_object *later = &nobody;
         uint64_t head;
-        dead = NULL;
         if (top > 0) {
             later = stack[--top];
             __builtin_prefetch(later, 1);
@@ -187,24 +176,45 @@ static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_obje
             memcpy(&head, dead, sizeof(head));
             chain = (hk_object *)(uintptr_t)(head >> 16);
             dead->type = (uint16_t)head;
-            shape = &hk_shapes[dead->type];
-            continue;
+            shape = &shapes[dead->type];
+            goto bury;
         }
-        hk_object *next = ring[turn % RING];
+        dead = ring[turn % RING];
         ring[turn++ % RING] = later;
-        memcpy(&head, next, sizeof(head)); /* see hk_object */
+        memcpy(&head, dead, sizeof(head)); /* see hk_object */
         if ((uint32_t)head != 1) {
             if ((uint32_t)head < HK_IMMORTAL)
-                next->references--;
+                dead->references--;
             continue;
         }
-        shape = &hk_shapes[(uint16_t)(head >> 32)];
-        if (__builtin_expect(shape->plain != HK_NOT_PLAIN && head >> 48 == 0, 1)) {
-            dead = next;
-        } else {
-            next->references = 0;
-            died = release_beside(runtime, next, chain, died);
+        shape = &shapes[head >> 32 & UINT16_MAX];
+        __asm__("" : "+r"(shape)); /* or gcc works it out twice */
+        if (__builtin_expect(shape->plain == HK_NOT_PLAIN || head >> 48 != 0, 0)) {
+            dead->references = 0;
+            died = release_beside(runtime, dead, chain, died);
+            continue;
         }
+    bury:
+        if (__builtin_expect(top > STACK, 0)) {
+            chain = hk_object_chain(dead, chain);
+            continue;
+        }
+        hk_object **place = (hk_object **)dead + shape->first, **end = place + shape->count;
+        for (; place < end; place++) {
+            stack[top] = *place;
+            top += *place != NULL;
+        }
+        for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
+            stack[top] = ((hk_object **)dead)[__builtin_ctzll(bits)];
+            top += stack[top] != NULL;
+        }
+        hk_heap *heap = runtime->acyclic;
+        if (shape->plain == HK_PLAIN) {
+            forget(runtime, dead, base, tracked);
+            died++;
+            heap = runtime->cyclic;
+        }
+        block_free(heap, dead, base, pools);
     }
     runtime->plan.made -= died;
 }
@@ -255,7 +265,7 @@ void hk_release(hk_runtime *runtime, hk_object *object)
     }
     if (shape->plain == HK_PLAIN) {
         runtime->plan.made--;
-        forget(runtime, object);
+        forget(runtime, object, hk_region.base, hk_gc_tables.tracked);
         block_free(runtime->cyclic, object, hk_region.base, hk_region.pools);
     } else {
         block_free(runtime->acyclic, object, hk_region.base, hk_region.pools);

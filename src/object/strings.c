@@ -29,6 +29,19 @@ __attribute__((constructor)) static void seed_take(void)
         memcpy(&seed, random, sizeof(seed));
 }
 
+/* All of fewer than 8 bytes. (Put together in a word of the stack, they would be read before they have come there.) */
+static inline uint64_t few_bytes(const char *data, size_t size)
+{
+    uint32_t first, last;
+    if (size >= 4) {
+        memcpy(&first, data, 4);
+        memcpy(&last, data + size - 4, 4);
+        return first | (uint64_t)last << 32;
+    }
+    const uint8_t *bytes = (const uint8_t *)data;
+    return size > 0 ? bytes[0] | (uint64_t)bytes[size / 2] << 8 | (uint64_t)bytes[size - 1] << 16 : 0;
+}
+
 static uint32_t hash_of(const char *data, size_t size)
 {
     uint64_t hash = seed ^ size, word;
@@ -37,9 +50,7 @@ static uint32_t hash_of(const char *data, size_t size)
         hash = (hash ^ word) * 0x9fb21c651e98df25u;
         hash ^= hash >> 29;
     }
-    word = 0;
-    memcpy(&word, data, size);
-    hash = hk_hash_mix((hash ^ word) * 0x9fb21c651e98df25u);
+    hash = hk_hash_mix((hash ^ few_bytes(data, size)) * 0x9fb21c651e98df25u);
     return (uint32_t)hash | 1;
 }
 
