@@ -1,10 +1,12 @@
 """Ten small programs that allocate, for bench/exact.py: what does it cost to record every block?
 
     python3 exact_workloads.py [NAME ...] [--repeat N] [--tracemalloc FRAMES]
+    python3 exact_workloads.py [NAME ...] --minutes M
 
 runs each workload N times in this process, once more before to warm up, and prints one line of JSON:
 {name: [CPU seconds of each call]}. Each takes 30 to 150 ms on a 2024 server core, keeps nothing, and returns a number
-that depends on nothing but the code, which is compared with the first call's.
+that depends on nothing but the code, which is compared with the first call's. With --minutes they are called in turn, whole rounds,
+until the time is over, and the line is {"rounds": N}.
 
 `stdlib` is no eleventh of them but a program as they are: imports most of the standard library, parses it, keeps the trees
 and writes them out again. It takes some seconds, is called once, and has hundreds of thousands of different stacks.
@@ -213,18 +215,27 @@ PROGRAMS = {"stdlib": program_stdlib, "native": program_native}
 
 
 def main():
-    words, repeat, frames = [], 5, 0
+    words, repeat, frames, minutes = [], 5, 0, 0
     arguments = iter(sys.argv[1:])
     for word in arguments:
         if word == "--repeat":
             repeat = int(next(arguments))
         elif word == "--tracemalloc":
             frames = int(next(arguments))
+        elif word == "--minutes":
+            minutes = float(next(arguments))
         else:
             words.append(word)
     if frames:
         import tracemalloc
         tracemalloc.start(frames)
+    if minutes:
+        until, rounds = time.monotonic() + 60 * minutes, 0
+        while time.monotonic() < until:
+            for name in words or WORKLOADS:
+                WORKLOADS[name]()
+            rounds += 1
+        return print(json.dumps({"rounds": rounds}), flush=True)
     seconds = {}
     for name in words or WORKLOADS:
         if name in PROGRAMS:
