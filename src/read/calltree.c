@@ -12,22 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "read/index.h"
 #include "read/resolve.h"
 
 #define NAME_MAX_BYTES 4096
 #define INLINED_MAX    64 /* functions that the compiler put into one another */
 
-/* Hash table of indices + 1, at most half full. */
-struct index_table {
-    uint32_t *slots;
-    size_t size;
-};
-
 struct builder {
     const struct hk_sites *sites;
     struct hk_call_tree *tree;
-    size_t frame_capacity, node_capacity, leaf_capacity;
-    struct index_table frames, children;
+    size_t frame_room, node_room, leaf_room;
+    struct hk_index frames, children;
     bool is_before;  /* the sites are those of the other capture */
     uint32_t *place; /* by node of the capture: its node of the tree; 0: not asked for */
 };
@@ -36,9 +31,7 @@ struct builder {
 
 static uint64_t hash_text(uint64_t hash, const char *text)
 {
-    for (size_t i = 0; text && text[i] && i < NAME_MAX_BYTES; i++)
-        hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3u;
-    return (hash ^ 0xff) * 0x100000001b3u;
+    return hk_hash_bytes(hash, text, text ? strnlen(text, NAME_MAX_BYTES) : 0);
 }
 
 static bool same_text(const char *a, const char *b)
@@ -52,84 +45,46 @@ static bool same_frame(const struct hk_source_frame *a, const struct hk_source_f
            same_text(a->file, b->file) && same_text(a->module, b->module);
 }
 
-static size_t frame_slot(const struct builder *b, const struct hk_source_frame *f)
-{
-    uint64_t hash = hash_text(hash_text(0xcbf29ce484222325u ^ (uint32_t)f->line, f->qualified_name), f->file);
-    hash = hash_text(hash, f->module);
-    size_t at = (hash ^ hash >> 29) & (b->frames.size - 1);
-    while (b->frames.slots[at] && !same_frame(&b->tree->frames[b->frames.slots[at] - 1], f))
-        at = (at + 1) & (b->frames.size - 1);
-    return at;
-}
-
-static void widen_frames(struct builder *b)
-{
-    struct hk_call_tree *t = b->tree;
-    free(b->frames.slots);
-    b->frames.size = b->frames.size ? b->frames.size * 2 : 1024;
-    b->frames.slots = hk_must_calloc(b->frames.size, sizeof *b->frames.slots);
-    t->frames = hk_must_realloc(t->frames, b->frames.size / 2, sizeof *t->frames);
-    for (size_t i = 0; i < t->frame_count; i++)
-        b->frames.slots[frame_slot(b, &t->frames[i])] = (uint32_t)i + 1;
-}
-
 static uint32_t frame_index(struct builder *b, const struct hk_source_frame *f)
 {
     struct hk_call_tree *t = b->tree;
-    if (t->frame_count + 1 > b->frames.size / 2)
-        widen_frames(b);
-    size_t at = frame_slot(b, f);
-    if (!b->frames.slots[at]) {
-        t->frames[t->frame_count++] = *f;
-        b->frames.slots[at] = (uint32_t)t->frame_count;
-    }
-    return b->frames.slots[at] - 1;
+    uint64_t hash = hash_text(hash_text(HK_HASH ^ (uint32_t)f->line, f->qualified_name), f->file);
+    struct hk_probe probe = hk_index_probe(&b->frames, hash_text(hash, f->module));
+    while (hk_index_next(&probe))
+        if (same_frame(&t->frames[probe.number], f))
+            return probe.number;
+    hk_index_put(&probe, t->frame_count);
+    t->frames = hk_array_room(t->frames, t->frame_count, &b->frame_room, sizeof *t->frames);
+    t->frames[t->frame_count++] = *f;
+    return (uint32_t)t->frame_count - 1;
 }
 
 /* ---- nodes ---- */
 
-static size_t child_slot(const struct builder *b, uint32_t parent, uint32_t frame)
-{
-    uint64_t hash = ((uint64_t)parent << 32 | frame) * 0x9e3779b97f4a7c15u;
-    size_t at = (size_t)(hash >> 24) & (b->children.size - 1);
-    for (; b->children.slots[at]; at = (at + 1) & (b->children.size - 1)) {
-        const struct hk_tree_node *node = &b->tree->nodes[b->children.slots[at] - 1];
-        if (node->parent == parent && node->frame == frame)
-            break;
-    }
-    return at;
-}
-
-static void widen_nodes(struct builder *b)
+static uint32_t new_node(struct builder *b, struct hk_tree_node node)
 {
     struct hk_call_tree *t = b->tree;
-    free(b->children.slots);
-    b->children.size = b->children.size ? b->children.size * 2 : 4096;
-    b->children.slots = hk_must_calloc(b->children.size, sizeof *b->children.slots);
-    t->nodes = hk_must_realloc(t->nodes, b->children.size / 2, sizeof *t->nodes);
-    for (size_t i = 1; i < t->node_count; i++)
-        b->children.slots[child_slot(b, t->nodes[i].parent, t->nodes[i].frame)] = (uint32_t)i + 1;
+    t->nodes = hk_array_room(t->nodes, t->node_count, &b->node_room, sizeof *t->nodes);
+    t->nodes[t->node_count++] = node;
+    return (uint32_t)t->node_count - 1;
 }
 
 static uint32_t child(struct builder *b, uint32_t parent, const struct hk_source_frame *f)
 {
-    struct hk_call_tree *t = b->tree;
+    const struct hk_call_tree *t = b->tree;
     uint32_t frame = frame_index(b, f);
-    if (t->node_count + 1 > b->children.size / 2)
-        widen_nodes(b);
-    size_t at = child_slot(b, parent, frame);
-    if (!b->children.slots[at]) {
-        t->nodes[t->node_count++] = (struct hk_tree_node){.parent = parent, .frame = frame};
-        b->children.slots[at] = (uint32_t)t->node_count;
-    }
-    return b->children.slots[at] - 1;
+    struct hk_probe probe = hk_index_probe(&b->children, (uint64_t)parent << 32 | frame);
+    while (hk_index_next(&probe))
+        if (t->nodes[probe.number].parent == parent && t->nodes[probe.number].frame == frame)
+            return probe.number;
+    hk_index_put(&probe, t->node_count);
+    return new_node(b, (struct hk_tree_node){.parent = parent, .frame = frame});
 }
 
 static void make_root(struct builder *b)
 {
     frame_index(b, &(struct hk_source_frame){"", "", "", 0, NULL, 0, NULL, false});
-    widen_nodes(b);
-    b->tree->nodes[b->tree->node_count++] = (struct hk_tree_node){0, 0, 0};
+    new_node(b, (struct hk_tree_node){0, 0, 0}); /* nobody's child */
 }
 
 /* ---- stacks ---- */
@@ -158,10 +113,7 @@ static void add_leaf(struct builder *b, uint32_t node, const struct hk_site *sit
 {
     struct hk_call_tree *t = b->tree;
     if (!t->nodes[node].leaf) {
-        if (t->leaf_count == b->leaf_capacity) {
-            b->leaf_capacity = b->leaf_capacity ? b->leaf_capacity * 2 : 1024;
-            t->leaves = hk_must_realloc(t->leaves, b->leaf_capacity, sizeof *t->leaves);
-        }
+        t->leaves = hk_array_room(t->leaves, t->leaf_count, &b->leaf_room, sizeof *t->leaves);
         t->leaves[t->leaf_count++] = (struct hk_tree_leaf){.node = node};
         t->nodes[node].leaf = (uint32_t)t->leaf_count;
     }
@@ -241,8 +193,8 @@ struct hk_call_tree *hk_call_tree_compare(const struct hk_sites *sites, const st
     add_capture(b, sites, false);
     if (before)
         add_capture(b, before, true);
-    free(b->frames.slots);
-    free(b->children.slots);
+    hk_index_free(&b->frames);
+    hk_index_free(&b->children);
     return b->tree;
 }
 

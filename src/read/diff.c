@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "read/index.h"
+
 void hk_diff_add(struct hk_diff_row *sum, const struct hk_diff_row *more)
 {
     hk_amounts_add(&sum->before, &more->before);
@@ -37,33 +39,31 @@ struct hk_diff *hk_diff_captures(const struct hk_sites *before_sites, const stru
                                  const struct hk_sites *after_sites, const struct hk_groups *after)
 {
     struct hk_diff *d = new_diff(before->count + after->count);
-    size_t size = 64;
-    while (size < after->count * 2)
-        size *= 2;
-    uint32_t *slots = hk_must_calloc(size, sizeof *slots); /* index of a row + 1 */
+    struct hk_index index = {.size = 0};
     for (size_t i = 0; i < after->count; i++) {
         const struct hk_group *g = &after->groups[i];
-        size_t at = hk_group_hash(g) & (size - 1);
-        while (slots[at])
-            at = (at + 1) & (size - 1);
+        struct hk_probe probe = hk_index_probe(&index, hk_group_hash(g));
+        while (hk_index_next(&probe)) /* no other of this capture is the same */
+            continue;
+        hk_index_put(&probe, d->count);
         d->rows[d->count] = (struct hk_diff_row){.group = g, .after = g->amounts};
-        add_variances(&d->rows[d->count], after_sites, &g->amounts);
-        slots[at] = (uint32_t)++d->count;
+        add_variances(&d->rows[d->count++], after_sites, &g->amounts);
     }
     for (size_t i = 0; i < before->count; i++) {
         const struct hk_group *g = &before->groups[i];
-        size_t at = hk_group_hash(g) & (size - 1);
-        while (slots[at] && !hk_group_same(d->rows[slots[at] - 1].group, g))
-            at = (at + 1) & (size - 1);
-        struct hk_diff_row *row = &d->rows[slots[at] ? slots[at] - 1 : d->count];
-        if (!slots[at]) { /* no other of this capture is the same */
+        struct hk_diff_row *row = NULL;
+        struct hk_probe probe = hk_index_probe(&index, hk_group_hash(g));
+        while (!row && hk_index_next(&probe))
+            if (hk_group_same(d->rows[probe.number].group, g))
+                row = &d->rows[probe.number];
+        if (!row) {
+            row = &d->rows[d->count++];
             row->group = g;
-            d->count++;
         }
         row->before = g->amounts;
         add_variances(row, before_sites, &g->amounts);
     }
-    free(slots);
+    hk_index_free(&index);
     add_up(d);
     return d;
 }

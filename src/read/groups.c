@@ -7,11 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct table {
-    struct hk_groups *groups;
-    uint32_t *slots; /* index of a group + 1 */
-    size_t size;     /* a power of two, more than twice the groups there can be */
-};
+#include "read/index.h"
 
 const char *const hk_group_words[HK_GROUP_CHOICES + 1] = {"line", "function", "file", "module", "domain", "thread", NULL};
 
@@ -138,36 +134,25 @@ bool hk_group_same(const struct hk_group *a, const struct hk_group *b)
            same_text(x->file, y->file) && same_text(x->module, y->module) && same_text(x->through, y->through);
 }
 
-static uint64_t hash_text(uint64_t hash, const char *text)
-{
-    for (; text && *text; text++)
-        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
-    return (hash ^ 0xff) * 0x100000001b3u;
-}
-
 uint64_t hk_group_hash(const struct hk_group *g)
 {
-    uint64_t hash = 0xcbf29ce484222325u ^ (uint32_t)g->frame.line;
-    hash = hash_text(hash_text(hash, g->name), g->frame.qualified_name);
-    hash = hash_text(hash_text(hash, g->frame.file), g->frame.module);
-    return hash ^ hash >> 29;
+    uint64_t hash = hk_hash_text(hk_hash_text(HK_HASH ^ (uint32_t)g->frame.line, g->name), g->frame.qualified_name);
+    return hk_hash_text(hk_hash_text(hash, g->frame.file), g->frame.module);
 }
 
 /* Takes over the name. */
-static struct hk_group *find_or_add(struct table *t, struct hk_group *wanted)
+static struct hk_group *find_or_add(struct hk_index *index, struct hk_groups *all, struct hk_group *wanted)
 {
-    struct hk_groups *all = t->groups;
-    size_t at = hk_group_hash(wanted) & (t->size - 1);
-    for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
-        struct hk_group *known = &all->groups[t->slots[at] - 1];
-        if (hk_group_same(known, wanted)) {
+    struct hk_probe probe = hk_index_probe(index, hk_group_hash(wanted));
+    while (hk_index_next(&probe)) {
+        if (hk_group_same(&all->groups[probe.number], wanted)) {
             free(wanted->name);
-            return known;
+            return &all->groups[probe.number];
         }
     }
+    hk_index_put(&probe, all->count);
     all->groups[all->count] = *wanted;
-    t->slots[at] = (uint32_t)++all->count;
-    return &all->groups[all->count - 1];
+    return &all->groups[all->count++];
 }
 
 static void add_marks(struct hk_group *g, const uint64_t *at_mark, const uint64_t *born_in)
@@ -180,21 +165,18 @@ static void add_marks(struct hk_group *g, const uint64_t *at_mark, const uint64_
 
 static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk_group_by by)
 {
-    struct table t = {.groups = all, .size = 64};
-    while (t.size < s->line_count * 2)
-        t.size *= 2;
-    t.slots = hk_must_calloc(t.size, sizeof *t.slots);
+    struct hk_index index = {.size = 0};
     all->groups = hk_must_calloc(s->line_count, sizeof *all->groups);
     for (size_t i = 0; i < s->line_count; i++) {
         struct hk_amounts amounts = hk_amounts_of_line(&s->lines[i]);
-        struct hk_group wanted = common(s, &s->lines[i], by), *g = find_or_add(&t, &wanted);
+        struct hk_group wanted = common(s, &s->lines[i], by), *g = find_or_add(&index, all, &wanted);
         hk_amounts_add(&g->amounts, &amounts);
         hk_ages_add(&g->ages, &s->lines[i].ages);
         g->frame.is_near |= wanted.frame.is_near;
         add_marks(g, s->lines[i].at_mark, s->lines[i].born_in);
         g->site_count += s->lines[i].site_count;
     }
-    free(t.slots);
+    hk_index_free(&index);
 }
 
 static unsigned key_of(const struct hk_site *site, bool by_thread)

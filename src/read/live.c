@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "read/heapmap.h"
+#include "read/index.h"
 
 #define ARENAS_MAX      (1u << 20)
 #define POOL_SIZE_MAX   (1u << 22)
@@ -207,10 +208,7 @@ static struct hk_map_class *class_of(struct live *l, uint32_t heap, uint32_t blo
     for (size_t i = map->class_count; i-- > 0;)
         if (map->classes[i].heap == heap && map->classes[i].block_size == block_size)
             return &map->classes[i];
-    if (map->class_count == l->class_room) {
-        l->class_room = l->class_room * 2 + 64;
-        map->classes = hk_must_realloc(map->classes, l->class_room, sizeof *map->classes);
-    }
+    map->classes = hk_array_room(map->classes, map->class_count, &l->class_room, sizeof *map->classes);
     map->classes[map->class_count] = (struct hk_map_class){.heap = heap, .block_size = block_size, .capacity = capacity};
     return &map->classes[map->class_count++];
 }

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "read/index.h"
+
 #define LOOKUPS_MAX 100000u
 #define DELETED     " (deleted)" /* what the kernel puts behind the path of a file that is gone */
 
@@ -21,20 +23,18 @@ struct module {
     struct hk_symbols *symbols;
 };
 
-struct entry {
-    uint32_t module, offset;
-    struct hk_native_place *place;
-};
-
 struct hk_native {
     const struct hk_capture *capture;
     struct module *modules; /* [0]: no module */
     size_t module_count;
-    struct entry *entries; /* open addressing */
-    size_t room, used;
-    struct hk_native_place **functions; /* one place of each, by the hash of their text */
-    size_t function_room;
-    uint32_t function_count;
+    struct hk_index place_index, function_index;
+    struct entry {
+        uint32_t module, offset;
+        struct hk_native_place *place;
+    } *entries;
+    size_t entry_count, entry_room;
+    struct hk_native_place **functions; /* one place of each */
+    size_t function_count, function_room;
     char **texts;
     size_t text_count, text_room;
     uint32_t lookups;
@@ -109,11 +109,13 @@ void hk_native_free(struct hk_native *n)
         hk_symbols_close(n->modules[i].symbols);
         free(n->modules[i].path);
     }
-    for (size_t i = 0; i < n->room; i++)
+    for (size_t i = 0; i < n->entry_count; i++)
         free(n->entries[i].place);
     for (size_t i = 0; i < n->text_count; i++)
         free(n->texts[i]);
     free(n->texts);
+    hk_index_free(&n->place_index);
+    hk_index_free(&n->function_index);
     free(n->functions);
     free(n->entries);
     free(n->modules);
@@ -130,52 +132,30 @@ static char *copy_of(const char *text, size_t size)
 /* Takes `text` over. */
 static const char *keep(struct hk_native *n, char *text)
 {
-    if (n->text_count == n->text_room) {
-        n->text_room = n->text_room ? n->text_room * 2 : 64;
-        n->texts = hk_must_realloc(n->texts, n->text_room, sizeof *n->texts);
-    }
+    n->texts = hk_array_room(n->texts, n->text_count, &n->text_room, sizeof *n->texts);
     return n->texts[n->text_count++] = text;
 }
 
 /* ---- functions ---- */
 
-static uint64_t hash_text(uint64_t hash, const char *text)
+static bool same_function(const struct hk_native_place *a, const struct hk_native_place *b)
 {
-    for (; *text; text++)
-        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
-    return (hash ^ 0xff) * 0x100000001b3u;
-}
-
-static size_t function_slot(const struct hk_native *n, const struct hk_native_place *p)
-{
-    uint64_t hash = hash_text(hash_text(0xcbf29ce484222325u, p->function), p->module);
-    size_t at = (hash ^ hash >> 29) & (n->function_room - 1);
-    while (n->functions[at] &&
-           (strcmp(n->functions[at]->function, p->function) != 0 || strcmp(n->functions[at]->module, p->module) != 0 ||
-            strcmp(n->functions[at]->file, p->file) != 0))
-        at = (at + 1) & (n->function_room - 1);
-    return at;
+    return strcmp(a->function, b->function) == 0 && strcmp(a->module, b->module) == 0 && strcmp(a->file, b->file) == 0;
 }
 
 static void number_function(struct hk_native *n, struct hk_native_place *p)
 {
-    if (n->function_count * 2 >= n->function_room) {
-        struct hk_native_place **old = n->functions;
-        size_t old_room = n->function_room;
-        n->function_room = old_room ? old_room * 2 : 256;
-        n->functions = hk_must_calloc(n->function_room, sizeof *n->functions);
-        for (size_t i = 0; i < old_room; i++)
-            if (old[i])
-                n->functions[function_slot(n, old[i])] = old[i];
-        free(old);
+    struct hk_probe probe = hk_index_probe(&n->function_index, hk_hash_text(hk_hash_text(HK_HASH, p->function), p->module));
+    while (hk_index_next(&probe)) {
+        if (same_function(n->functions[probe.number], p)) {
+            p->number = probe.number;
+            return;
+        }
     }
-    size_t at = function_slot(n, p);
-    if (n->functions[at]) {
-        p->number = n->functions[at]->number;
-        return;
-    }
-    p->number = n->function_count++;
-    n->functions[at] = p;
+    hk_index_put(&probe, n->function_count);
+    n->functions = hk_array_room(n->functions, n->function_count, &n->function_room, sizeof *n->functions);
+    p->number = (uint32_t)n->function_count;
+    n->functions[n->function_count++] = p;
 }
 
 /* ---- places ---- */
@@ -243,36 +223,20 @@ static void fill_place(struct hk_native *n, struct hk_native_place *p, uint32_t 
     }
 }
 
-static size_t entry_slot(const struct hk_native *n, uint32_t module, uint32_t offset)
-{
-    uint64_t hash = ((uint64_t)module << 32 | offset) * 0x9e3779b97f4a7c15u;
-    size_t at = (hash >> 20) & (n->room - 1);
-    while (n->entries[at].place && (n->entries[at].module != module || n->entries[at].offset != offset))
-        at = (at + 1) & (n->room - 1);
-    return at;
-}
-
 const struct hk_native_place *hk_native_place(struct hk_native *n, uint32_t module, uint32_t offset)
 {
     if (module >= n->module_count)
         module = 0;
-    if (n->used * 2 >= n->room) {
-        struct entry *old = n->entries;
-        size_t old_room = n->room;
-        n->room = old_room ? old_room * 2 : 1024;
-        n->entries = hk_must_calloc(n->room, sizeof *n->entries);
-        for (size_t i = 0; i < old_room; i++)
-            if (old[i].place)
-                n->entries[entry_slot(n, old[i].module, old[i].offset)] = old[i];
-        free(old);
-    }
-    struct entry *entry = &n->entries[entry_slot(n, module, offset)];
-    if (!entry->place) {
-        *entry = (struct entry){module, offset, hk_must_calloc(1, sizeof *entry->place)};
-        n->used++;
-        fill_place(n, entry->place, module, offset);
-    }
-    return entry->place;
+    struct hk_probe probe = hk_index_probe(&n->place_index, (uint64_t)module << 32 | offset);
+    while (hk_index_next(&probe))
+        if (n->entries[probe.number].module == module && n->entries[probe.number].offset == offset)
+            return n->entries[probe.number].place;
+    hk_index_put(&probe, n->entry_count);
+    n->entries = hk_array_room(n->entries, n->entry_count, &n->entry_room, sizeof *n->entries);
+    struct hk_native_place *place = hk_must_calloc(1, sizeof *place);
+    n->entries[n->entry_count++] = (struct entry){module, offset, place};
+    fill_place(n, place, module, offset);
+    return place;
 }
 
 bool hk_native_is_system(struct hk_native *n, uint32_t module)
@@ -282,7 +246,7 @@ bool hk_native_is_system(struct hk_native *n, uint32_t module)
 
 uint32_t hk_native_function_count(const struct hk_native *n)
 {
-    return n->function_count;
+    return (uint32_t)n->function_count;
 }
 
 const char *hk_native_problem(const struct hk_native *n, enum hk_symbols_state state, size_t *at)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "read/index.h"
 #include "read/lines.h"
 #include "read/native.h"
 
@@ -27,11 +28,12 @@ struct code {
 
 /* Lines by place: open addressing, at most half full. */
 struct places {
+    struct hk_index index;
     struct place {
-        uint64_t key; /* code and offset; 0: empty, there is no code 0 */
+        uint64_t key; /* code and offset */
         int32_t line;
-    } *slots;
-    size_t capacity, used;
+    } *at;
+    size_t count, room;
 };
 
 struct hk_resolver {
@@ -51,13 +53,6 @@ struct hk_resolver {
     int minor;
 };
 
-static uint64_t hash_text(uint64_t hash, const char *text)
-{
-    for (; *text; text++)
-        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
-    return (hash ^ 0xff) * 0x100000001b3u;
-}
-
 static bool same_function(const struct code *a, const struct code *b)
 {
     return strcmp(a->name, b->name) == 0 && strcmp(a->file, b->file) == 0 &&
@@ -67,27 +62,20 @@ static bool same_function(const struct code *a, const struct code *b)
 /* Gives equal functions equal numbers, from 1. */
 static void number_functions(struct hk_resolver *r)
 {
-    size_t slots = 64;
-    while (slots < r->code_count * 2)
-        slots *= 2;
-    uint32_t *table = hk_must_calloc(slots, sizeof *table);
-
+    struct hk_index index = {.size = 0};
     r->function_count = 1;
     for (size_t i = 1; i < r->code_count; i++) {
         struct code *code = &r->codes[i];
-        uint64_t hash = hash_text(hash_text(0xcbf29ce484222325u, code->name), code->file);
-        hash ^= hash >> 29;
-        size_t at = hash & (slots - 1);
-        while (table[at] && !same_function(&r->codes[table[at]], code))
-            at = (at + 1) & (slots - 1);
-        if (!table[at]) {
-            table[at] = (uint32_t)i;
+        struct hk_probe probe = hk_index_probe(&index, hk_hash_text(hk_hash_text(HK_HASH, code->name), code->file));
+        while (!code->function && hk_index_next(&probe))
+            if (same_function(&r->codes[probe.number], code))
+                code->function = r->codes[probe.number].function;
+        if (!code->function) {
             code->function = (uint32_t)r->function_count++;
-        } else {
-            code->function = r->codes[table[at]].function;
+            hk_index_put(&probe, i);
         }
     }
-    free(table);
+    hk_index_free(&index);
 }
 
 static void read_codes(struct hk_resolver *r)
@@ -176,7 +164,8 @@ void hk_resolver_free(struct hk_resolver *r)
     free(r->node_codes);
     free(r->python);
     free(r->native);
-    free(r->places.slots);
+    hk_index_free(&r->places.index);
+    free(r->places.at);
     hk_native_free(r->machine);
     free(r);
 }
@@ -228,39 +217,20 @@ static int32_t find_line(struct hk_resolver *r, uint32_t number, int32_t offset)
     return line > 0 ? line : first;
 }
 
-static struct place *place_slot(struct place *slots, size_t capacity, uint64_t key)
-{
-    size_t at = (size_t)(key * 0x9e3779b97f4a7c15u >> 32) & (capacity - 1);
-    while (slots[at].key != 0 && slots[at].key != key)
-        at = (at + 1) & (capacity - 1);
-    return &slots[at];
-}
-
-static void grow_places(struct places *p)
-{
-    size_t capacity = p->capacity ? 2 * p->capacity : 4096;
-    struct place *slots = hk_must_calloc(capacity, sizeof *slots);
-    for (size_t i = 0; i < p->capacity; i++)
-        if (p->slots[i].key != 0)
-            *place_slot(slots, capacity, p->slots[i].key) = p->slots[i];
-    free(p->slots);
-    p->slots = slots;
-    p->capacity = capacity;
-}
-
 static int32_t line_at(struct hk_resolver *r, uint32_t node)
 {
     struct hk_capture_node entry;
     hk_capture_entry(r->capture, HK_SECTION_NODES, node, &entry, sizeof entry);
-    if (2 * r->places.used >= r->places.capacity)
-        grow_places(&r->places);
     uint64_t key = (uint64_t)r->node_codes[node] << 32 | (uint32_t)entry.offset;
-    struct place *place = place_slot(r->places.slots, r->places.capacity, key);
-    if (place->key == 0) {
-        *place = (struct place){key, find_line(r, r->node_codes[node], entry.offset)};
-        r->places.used++;
-    }
-    return place->line;
+    struct places *p = &r->places;
+    struct hk_probe probe = hk_index_probe(&p->index, key);
+    while (hk_index_next(&probe))
+        if (p->at[probe.number].key == key)
+            return p->at[probe.number].line;
+    hk_index_put(&probe, p->count);
+    p->at = hk_array_room(p->at, p->count, &p->room, sizeof *p->at);
+    p->at[p->count] = (struct place){key, find_line(r, r->node_codes[node], entry.offset)};
+    return p->at[p->count++].line;
 }
 
 static struct hk_source_frame frame_of_place(const struct hk_native_place *place)

@@ -12,13 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "read/index.h"
 #include "read/resolve.h"
 
 struct line_table {
-    uint32_t *slots; /* index of a line + 1 */
-    size_t size;
+    struct hk_index index;
     uint32_t *functions; /* per line: number of its function, or a special one */
-    size_t capacity;
+    size_t room, function_room;
 };
 
 /* Lines without a frame, told apart by what their function would be. */
@@ -230,10 +230,7 @@ unsigned hk_ages_epoch(const struct hk_ages *ages, double part)
 static void add_living(struct hk_sites *s, uint32_t site, uint64_t birth_ns, uint64_t bytes, double mean)
 {
     uint64_t now = s->capture->duration_ns;
-    if (s->living_count == s->living_room) {
-        s->living_room = s->living_room ? s->living_room * 2 : 1024;
-        s->living = hk_must_realloc(s->living, s->living_room, sizeof *s->living);
-    }
+    s->living = hk_array_room(s->living, s->living_count, &s->living_room, sizeof *s->living);
     s->living[s->living_count++] = (struct hk_living){site, epoch_of(now > birth_ns ? now - birth_ns : 0), bytes,
                                                          1 + (uint64_t)((double)bytes / (mean > 1 ? mean : 1))};
 }
@@ -335,11 +332,8 @@ char *hk_sites_thread(const struct hk_sites *s, unsigned number)
 static struct hk_line *new_line(struct hk_sites *s, struct line_table *t, uint32_t function,
                                 struct hk_source_frame frame, uint32_t site)
 {
-    if (s->line_count == t->capacity) {
-        t->capacity = t->capacity ? t->capacity * 2 : 256;
-        s->lines = hk_must_realloc(s->lines, t->capacity, sizeof *s->lines);
-        t->functions = hk_must_realloc(t->functions, t->capacity, sizeof *t->functions);
-    }
+    s->lines = hk_array_room(s->lines, s->line_count, &t->room, sizeof *s->lines);
+    t->functions = hk_array_room(t->functions, s->line_count, &t->function_room, sizeof *t->functions);
     struct hk_line *line = &s->lines[s->line_count];
     *line = (struct hk_line){.frame = frame,
                              .heaviest_live = site,
@@ -360,18 +354,14 @@ static struct hk_line *line_of(struct hk_sites *s, struct line_table *t, uint32_
     const struct hk_site *site = &s->sites[site_index];
     uint32_t function;
     struct hk_source_frame frame = where(s, site, &function);
-    uint64_t hash = ((uint64_t)function << 32 | (uint32_t)frame.line) * 0x9e3779b97f4a7c15u;
-    size_t at = (size_t)(hash >> 20) & (t->size - 1);
-
-    for (; t->slots[at]; at = (at + 1) & (t->size - 1)) {
-        uint32_t index = t->slots[at] - 1;
-        const struct hk_source_frame *known = &s->lines[index].frame;
-        if (t->functions[index] == function && known->line == frame.line && same_text(known->through, frame.through))
-            return &s->lines[index];
+    struct hk_probe probe = hk_index_probe(&t->index, (uint64_t)function << 32 | (uint32_t)frame.line);
+    while (hk_index_next(&probe)) {
+        const struct hk_source_frame *known = &s->lines[probe.number].frame;
+        if (t->functions[probe.number] == function && known->line == frame.line && same_text(known->through, frame.through))
+            return &s->lines[probe.number];
     }
-    struct hk_line *line = new_line(s, t, function, frame, site_index);
-    t->slots[at] = (uint32_t)s->line_count;
-    return line;
+    hk_index_put(&probe, s->line_count);
+    return new_line(s, t, function, frame, site_index);
 }
 
 static void add_to_line(struct hk_sites *s, struct hk_line *line, uint32_t index, const uint64_t *at_mark,
@@ -425,9 +415,6 @@ static void read_sites(struct hk_sites *s, struct line_table *table)
     if (s->kind == HK_SECTION_EXACT_SITES && count > counters)
         count = counters;
     s->sites = hk_must_calloc(count, sizeof *s->sites);
-    while (table->size < count * 2)
-        table->size *= 2;
-    table->slots = hk_must_calloc(table->size, sizeof *table->slots);
     for (size_t i = 0; i < count; i++) {
         struct hk_site *site = &s->sites[s->site_count];
         if (!read_site(s, i, &raw, site, at_mark, born_in)) {
@@ -559,7 +546,7 @@ static struct hk_growth_run prepare_growth(const struct hk_capture *c)
 struct hk_sites *hk_sites_read(const struct hk_capture *c)
 {
     struct hk_sites *s = hk_must_calloc(1, sizeof *s);
-    struct line_table table = {.size = 1024};
+    struct line_table table = {.room = 0};
 
     s->capture = c;
     s->kind = c->tables[HK_SECTION_EXACT_SITES].stride ? HK_SECTION_EXACT_SITES : HK_SECTION_SITES;
@@ -570,7 +557,7 @@ struct hk_sites *hk_sites_read(const struct hk_capture *c)
     judge_lines(s);
     judge_functions(s, table.functions);
     pass_down(s);
-    free(table.slots);
+    hk_index_free(&table.index);
     free(table.functions);
     return s;
 }

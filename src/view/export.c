@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "read/index.h"
 #include "view/json.h"
 #include "view/report.h"
 
@@ -198,10 +199,10 @@ static void put_collapsed(struct export *e, void *with, uint64_t bytes)
 struct profile {
     struct hk_json *json;
     uint64_t *weights, sum;
-    size_t stacks, capacity;
+    size_t stacks, stack_room;
     struct hk_source_frame *frames; /* each once */
-    uint32_t *slots;                /* index of a frame + 1 */
-    size_t frame_count, size;
+    size_t frame_count, frame_room;
+    struct hk_index index; /* of the frames */
 };
 
 static bool same_frame(const struct hk_source_frame *a, const struct hk_source_frame *b)
@@ -210,52 +211,23 @@ static bool same_frame(const struct hk_source_frame *a, const struct hk_source_f
            strcmp(a->module ? a->module : "", b->module ? b->module : "") == 0;
 }
 
-static uint64_t hash_text(uint64_t hash, const char *text)
-{
-    for (; text && *text; text++)
-        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
-    return (hash ^ 0xff) * 0x100000001b3u;
-}
-
-static size_t slot_of(const struct profile *p, const struct hk_source_frame *f)
-{
-    uint64_t hash = hash_text(hash_text(0xcbf29ce484222325u ^ (uint32_t)f->line, f->qualified_name), f->file);
-    hash = hash_text(hash, f->module);
-    size_t at = (hash ^ hash >> 29) & (p->size - 1);
-    while (p->slots[at] && !same_frame(&p->frames[p->slots[at] - 1], f))
-        at = (at + 1) & (p->size - 1);
-    return at;
-}
-
-static void widen(struct profile *p)
-{
-    free(p->slots);
-    p->size = p->size ? p->size * 2 : 1024;
-    p->slots = hk_must_calloc(p->size, sizeof *p->slots);
-    p->frames = hk_must_realloc(p->frames, p->size / 2, sizeof *p->frames);
-    for (size_t i = 0; i < p->frame_count; i++)
-        p->slots[slot_of(p, &p->frames[i])] = (uint32_t)i + 1;
-}
-
 static uint32_t index_of(struct profile *p, const struct hk_source_frame *f)
 {
-    if (p->frame_count + 1 > p->size / 2)
-        widen(p);
-    size_t at = slot_of(p, f);
-    if (!p->slots[at]) {
-        p->frames[p->frame_count++] = *f;
-        p->slots[at] = (uint32_t)p->frame_count;
-    }
-    return p->slots[at] - 1;
+    uint64_t hash = hk_hash_text(hk_hash_text(HK_HASH ^ (uint32_t)f->line, f->qualified_name), f->file);
+    struct hk_probe probe = hk_index_probe(&p->index, hk_hash_text(hash, f->module));
+    while (hk_index_next(&probe))
+        if (same_frame(&p->frames[probe.number], f))
+            return probe.number;
+    hk_index_put(&probe, p->frame_count);
+    p->frames = hk_array_room(p->frames, p->frame_count, &p->frame_room, sizeof *p->frames);
+    p->frames[p->frame_count++] = *f;
+    return (uint32_t)p->frame_count - 1;
 }
 
 static void put_sample(struct export *e, void *with, uint64_t bytes)
 {
     struct profile *p = with;
-    if (p->stacks == p->capacity) {
-        p->capacity = p->capacity ? p->capacity * 2 : 1024;
-        p->weights = hk_must_realloc(p->weights, p->capacity, sizeof *p->weights);
-    }
+    p->weights = hk_array_room(p->weights, p->stacks, &p->stack_room, sizeof *p->weights);
     p->weights[p->stacks++] = bytes;
     p->sum += bytes;
     hk_json_array(p->json, NULL, true);
@@ -321,7 +293,7 @@ static void put_speedscope(struct export *e)
     hk_json_end_object(j);
     free(p.weights);
     free(p.frames);
-    free(p.slots);
+    hk_index_free(&p.index);
 }
 
 /* ---- a row, or an object, a site ---- */

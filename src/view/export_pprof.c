@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "read/calltree.h"
+#include "read/index.h"
 #include "view/deflate.h"
 #include "view/export.h"
 #include "view/text.h"
@@ -29,10 +30,7 @@ struct bytes {
 
 static void put_byte(struct bytes *b, uint8_t byte)
 {
-    if (b->size == b->room) {
-        b->room = b->room * 2 + 256;
-        b->at = hk_must_realloc(b->at, b->room, 1);
-    }
+    b->at = hk_array_room(b->at, b->size, &b->room, 1);
     b->at[b->size++] = byte;
 }
 
@@ -57,44 +55,16 @@ static void put_part(struct bytes *b, unsigned field, const void *data, size_t s
         put_byte(b, ((const uint8_t *)data)[i]);
 }
 
-/* Numbers of equal things: an open hash table of 64-bit hashes, whose owner tells equal from not. */
-struct index {
-    uint32_t *slots; /* number + 1 */
-    size_t size;
-};
-
 struct pprof {
     struct bytes out, part, inner;
     char **strings;
     size_t string_count, string_room;
-    struct index string_index, function_index;
+    struct hk_index string_index, function_index;
     struct function {
         uint32_t name, file;
     } *functions;
     size_t function_count, function_room;
 };
-
-static uint64_t hash_text(const char *text)
-{
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (; *text; text++)
-        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
-    return hash ^ hash >> 29;
-}
-
-static uint64_t hash_function(const struct function *f)
-{
-    uint64_t hash = ((uint64_t)f->name << 32 | f->file) * 0x9e3779b97f4a7c15u;
-    return hash ^ hash >> 29;
-}
-
-static size_t string_slot(const struct pprof *p, const char *text)
-{
-    size_t at = hash_text(text) & (p->string_index.size - 1);
-    while (p->string_index.slots[at] && strcmp(p->strings[p->string_index.slots[at] - 1], text) != 0)
-        at = (at + 1) & (p->string_index.size - 1);
-    return at;
-}
 
 /* Control characters and what is not UTF-8 become question marks. */
 static uint32_t string_of(struct pprof *p, const char *raw)
@@ -102,56 +72,27 @@ static uint32_t string_of(struct pprof *p, const char *raw)
     static const struct hk_terminal utf8 = {.utf8 = true};
     char text[4200];
     hk_text_clean(&utf8, text, sizeof text, raw);
-    if (p->string_count * 2 >= p->string_index.size) {
-        free(p->string_index.slots);
-        p->string_index.size = p->string_index.size ? p->string_index.size * 2 : 1024;
-        p->string_index.slots = hk_must_calloc(p->string_index.size, sizeof(uint32_t));
-        for (size_t i = 0; i < p->string_count; i++)
-            p->string_index.slots[string_slot(p, p->strings[i])] = (uint32_t)i + 1;
-    }
-    size_t at = string_slot(p, text);
-    if (!p->string_index.slots[at]) {
-        if (p->string_count == p->string_room) {
-            p->string_room = p->string_room * 2 + 256;
-            p->strings = hk_must_realloc(p->strings, p->string_room, sizeof *p->strings);
-        }
-        p->strings[p->string_count++] = hk_must_strdup(text);
-        p->string_index.slots[at] = (uint32_t)p->string_count;
-    }
-    return p->string_index.slots[at] - 1;
-}
-
-static size_t function_slot(const struct pprof *p, const struct function *f)
-{
-    size_t at = hash_function(f) & (p->function_index.size - 1);
-    for (; p->function_index.slots[at]; at = (at + 1) & (p->function_index.size - 1)) {
-        const struct function *known = &p->functions[p->function_index.slots[at] - 1];
-        if (known->name == f->name && known->file == f->file)
-            break;
-    }
-    return at;
+    struct hk_probe probe = hk_index_probe(&p->string_index, hk_hash_text(HK_HASH, text));
+    while (hk_index_next(&probe))
+        if (strcmp(p->strings[probe.number], text) == 0)
+            return probe.number;
+    hk_index_put(&probe, p->string_count);
+    p->strings = hk_array_room(p->strings, p->string_count, &p->string_room, sizeof *p->strings);
+    p->strings[p->string_count++] = hk_must_strdup(text);
+    return (uint32_t)p->string_count - 1;
 }
 
 /* Its id, from 1. */
 static uint32_t function_of(struct pprof *p, struct function f)
 {
-    if (p->function_count * 2 >= p->function_index.size) {
-        free(p->function_index.slots);
-        p->function_index.size = p->function_index.size ? p->function_index.size * 2 : 1024;
-        p->function_index.slots = hk_must_calloc(p->function_index.size, sizeof(uint32_t));
-        for (size_t i = 0; i < p->function_count; i++)
-            p->function_index.slots[function_slot(p, &p->functions[i])] = (uint32_t)i + 1;
-    }
-    size_t at = function_slot(p, &f);
-    if (!p->function_index.slots[at]) {
-        if (p->function_count == p->function_room) {
-            p->function_room = p->function_room * 2 + 256;
-            p->functions = hk_must_realloc(p->functions, p->function_room, sizeof *p->functions);
-        }
-        p->functions[p->function_count++] = f;
-        p->function_index.slots[at] = (uint32_t)p->function_count;
-    }
-    return p->function_index.slots[at];
+    struct hk_probe probe = hk_index_probe(&p->function_index, (uint64_t)f.name << 32 | f.file);
+    while (hk_index_next(&probe))
+        if (p->functions[probe.number].name == f.name && p->functions[probe.number].file == f.file)
+            return probe.number + 1;
+    hk_index_put(&probe, p->function_count);
+    p->functions = hk_array_room(p->functions, p->function_count, &p->function_room, sizeof *p->functions);
+    p->functions[p->function_count++] = f;
+    return (uint32_t)p->function_count;
 }
 
 /* Ends the message in p->part: field `field` of the profile. */
@@ -260,9 +201,9 @@ bool hk_export_pprof(const struct hk_capture *c, const struct hk_sites *sites, e
     free(p.part.at);
     free(p.inner.at);
     free(p.strings);
-    free(p.string_index.slots);
+    hk_index_free(&p.string_index);
     free(p.functions);
-    free(p.function_index.slots);
+    hk_index_free(&p.function_index);
     hk_call_tree_free(tree);
     return whole;
 }

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "read/index.h"
 #include "read/moments.h"
 #include "view/head.h"
 #include "view/json.h"
@@ -169,15 +170,12 @@ void hk_flame_json(const struct hk_flame *f, FILE *out)
 
 struct packed {
     uint8_t *bytes;
-    size_t count, capacity;
+    size_t count, room;
 };
 
 static void pack(struct packed *p, uint64_t value)
 {
-    if (p->capacity - p->count < 10) {
-        p->capacity = p->capacity ? p->capacity * 2 : 4096;
-        p->bytes = hk_must_realloc(p->bytes, p->capacity, 1);
-    }
+    p->bytes = hk_array_room(p->bytes, p->count + 9, &p->room, 1);
     for (; value > 0x7f; value >>= 7)
         p->bytes[p->count++] = (uint8_t)(value | 0x80);
     p->bytes[p->count++] = (uint8_t)value;
@@ -216,12 +214,11 @@ struct words {
     const struct hk_capture *capture;
     struct hk_json *json;
     struct word {
-        const char *text; /* NULL: free slot */
+        const char *text;
         enum word_kind kind;
-        uint32_t index;
-    } * slots;
-    size_t size, used;
-    uint32_t count;
+    } * words;
+    size_t count, room;
+    struct hk_index index;
 };
 
 static void put_word(struct words *w, const char *text)
@@ -229,7 +226,6 @@ static void put_word(struct words *w, const char *text)
     static const struct hk_terminal any = {.utf8 = true};
     char clean[NAME];
     hk_json_string(w->json, NULL, hk_text_clean(&any, clean, sizeof clean, text));
-    w->count++;
 }
 
 /* What a colour stands for: of Python the first part of the module's name, of machine code its library. */
@@ -251,44 +247,24 @@ static void put_file(struct words *w, const char *file)
     put_word(w, path);
 }
 
-static struct word *word_slot(const struct words *w, const char *text, enum word_kind kind)
-{
-    size_t at = (((uintptr_t)text << 2 | kind) * 0x9e3779b97f4a7c15u >> 24) & (w->size - 1);
-    while (w->slots[at].text && !(w->slots[at].text == text && w->slots[at].kind == kind))
-        at = (at + 1) & (w->size - 1);
-    return &w->slots[at];
-}
-
-static void widen(struct words *w)
-{
-    struct word *old = w->slots;
-    size_t size = w->size;
-    w->size = size ? size * 2 : 1024;
-    w->slots = hk_must_calloc(w->size, sizeof *w->slots);
-    for (size_t i = 0; i < size; i++)
-        if (old[i].text)
-            *word_slot(w, old[i].text, old[i].kind) = old[i];
-    free(old);
-}
-
 /* Index of a word of a frame; written if it is new. */
 static uint32_t word_index(struct words *w, const struct hk_source_frame *f, enum word_kind kind)
 {
     const char *text = kind == WORD_NAME ? f->qualified_name : kind == WORD_GROUP && f->module ? f->module : f->file;
-    if (w->used + 1 > w->size / 2)
-        widen(w);
-    struct word *word = word_slot(w, text, kind);
-    if (word->text)
-        return word->index;
-    *word = (struct word){text, kind, w->count};
-    w->used++;
+    struct hk_probe probe = hk_index_probe(&w->index, (uintptr_t)text << 2 | kind);
+    while (hk_index_next(&probe))
+        if (w->words[probe.number].text == text && w->words[probe.number].kind == kind)
+            return probe.number;
+    hk_index_put(&probe, w->count);
+    w->words = hk_array_room(w->words, w->count, &w->room, sizeof *w->words);
+    w->words[w->count++] = (struct word){text, kind};
     if (kind == WORD_NAME)
         put_word(w, text);
     else if (kind == WORD_FILE)
         put_file(w, text);
     else
         put_group(w, f);
-    return w->count - 1;
+    return (uint32_t)w->count - 1;
 }
 
 static void put_frames(struct hk_json *j, const struct hk_flame *f)
@@ -308,7 +284,8 @@ static void put_frames(struct hk_json *j, const struct hk_flame *f)
     hk_json_end_array(j);
     put_packed(j, "frames", &frames);
     put_packed(j, "near", &near);
-    free(words.slots);
+    free(words.words);
+    hk_index_free(&words.index);
 }
 
 /* ---- the page's data ---- */

@@ -3,16 +3,13 @@
 
 #include <stdlib.h>
 
-#include "read/capture.h"
+#include "read/index.h"
 
 #define NO_TERMINAL 400 /* columns of a name where there is no terminal to say */
 
 char (*hk_rows_add(struct hk_rows *r))[HK_CELL]
 {
-    if (r->count == r->room) {
-        r->room = r->room * 2 + 16;
-        r->cells = hk_must_realloc(r->cells, r->room * r->columns, sizeof *r->cells);
-    }
+    r->cells = hk_array_room(r->cells, r->count, &r->room, r->columns * sizeof *r->cells);
     char(*cells)[HK_CELL] = r->cells + r->count++ * r->columns;
     for (unsigned c = 0; c < r->columns; c++)
         cells[c][0] = 0;

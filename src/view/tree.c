@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "read/index.h"
 #include "view/head.h"
 #include "view/rows.h"
 #include "view/where.h"
@@ -76,38 +77,20 @@ static void from_callers(struct hk_outline *o, const struct hk_call_tree *tree, 
 
 /* Children by (parent, frame). */
 struct children {
-    uint32_t *slots; /* a row; 0: free */
-    size_t size, room;
+    struct hk_index index;
+    size_t room;
 };
-
-static size_t slot_of(const struct hk_outline *o, const struct children *c, uint32_t parent, uint32_t frame)
-{
-    uint64_t hash = ((uint64_t)parent << 32 | frame) * 0x9e3779b97f4a7c15u;
-    size_t at = (hash >> 24) & (c->size - 1);
-    while (c->slots[at] && (o->rows[c->slots[at]].parent != parent || o->rows[c->slots[at]].frame != frame))
-        at = (at + 1) & (c->size - 1);
-    return at;
-}
 
 static uint32_t child_of(struct hk_outline *o, struct children *c, uint32_t parent, uint32_t frame)
 {
-    if (o->count * 2 >= c->size) {
-        free(c->slots);
-        c->size = c->size ? c->size * 2 : 1024;
-        c->slots = hk_must_calloc(c->size, sizeof *c->slots);
-        for (uint32_t i = 1; i < o->count; i++)
-            c->slots[slot_of(o, c, o->rows[i].parent, o->rows[i].frame)] = i;
-    }
-    size_t at = slot_of(o, c, parent, frame);
-    if (!c->slots[at]) {
-        if (o->count == c->room) {
-            c->room *= 2;
-            o->rows = hk_must_realloc(o->rows, c->room, sizeof *o->rows);
-        }
-        o->rows[o->count] = (struct hk_tree_row){.parent = parent, .frame = frame};
-        c->slots[at] = (uint32_t)o->count++;
-    }
-    return c->slots[at];
+    struct hk_probe probe = hk_index_probe(&c->index, (uint64_t)parent << 32 | frame);
+    while (hk_index_next(&probe))
+        if (o->rows[probe.number].parent == parent && o->rows[probe.number].frame == frame)
+            return probe.number;
+    hk_index_put(&probe, o->count);
+    o->rows = hk_array_room(o->rows, o->count, &c->room, sizeof *o->rows);
+    o->rows[o->count] = (struct hk_tree_row){.parent = parent, .frame = frame};
+    return (uint32_t)o->count++;
 }
 
 static void from_callees(struct hk_outline *o, const struct hk_call_tree *tree, enum hk_sort of)
@@ -134,7 +117,7 @@ static void from_callees(struct hk_outline *o, const struct hk_call_tree *tree, 
         }
         o->rows[row].own_bytes += bytes_of(&leaf->amounts, of);
     }
-    free(c.slots);
+    hk_index_free(&c.index);
 }
 
 static const struct hk_outline *sorting;
