@@ -87,7 +87,11 @@ void hk_gc_pools_free(struct hk_gc_pools *pools)
 
 #define NO_POOL UINT32_MAX
 
-enum { STACK = 1024, RING = 32 };
+enum {
+    STACK = 1024,
+    RING = 16, /* 8: too short for what comes from memory; 32: that much more to fill where nothing does */
+    AHEAD = 2048, /* bytes at which the objects to be explained are asked for */
+};
 
 struct scan {
     const struct hk_gc_model *model;
@@ -180,6 +184,7 @@ static void explain_bits(struct scan *scan, size_t first, uint64_t bits)
         hk_object *object = (hk_object *)(start + (i << HK_GRANULE_SHIFT));
         const struct hk_gc_shape *shape = &shapes[object->type];
         uint32_t references = object->references;
+        __builtin_prefetch((char *)object + AHEAD);
         left[i] += (uint8_t)references;
         some_special |= (shape->plain == 0) | (object->flags != 0);
         if (__builtin_expect(references > UINT8_MAX, 0) && !hk_gc_array_push(&scan->many, object))
