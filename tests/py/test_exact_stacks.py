@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from conftest import TREE, check_real_path
+from conftest import COMMAND, TREE, check_real_path, execute
 
 EXACT = ("--exact",)
 PROGRAM = os.path.join(TREE, "tests", "py", "exact_stacks_program.py")
@@ -55,6 +55,40 @@ def test_each_level_of_a_recursion_is_a_site_of_its_own_on_the_way_down_and_up(h
             found.setdefault(depth, []).append((site["live_bytes"], site["live_blocks"]))
     assert {depth: sorted(sizes) for depth, sizes in found.items()} == {
         depth: [(10033, 1), (20033, 1)] for depth in range(1, 251)}
+
+
+def test_more_stacks_than_the_cache_holds_keep_their_sites_in_any_order(heapkeeper, python):
+    """40 000 stacks, four times: as they came first, the other way around, as chance wants it, and after so many code objects have died that all
+    keys are worthless. Each of the lines that allocate has a size of its own: a stack that was taken for another would move bytes."""
+    lines, callers = 400, 100
+    heapkeeper.good("""
+        import random
+        kept = [None]
+        def made(text, name):
+            space = {"kept": kept}
+            exec(compile(text, "many.py", "exec"), space)
+            return space[name]
+        leaf = made("def leaf(line, kept=kept):\\n" + "".join(
+            " %%s line == %%d: kept[0] = bytes(%%d)\\n" %% ("elif" if line else "if", line, 100 + line) for line in range(%d)), "leaf")
+        call = made("def call(caller, line, leaf):\\n" + "".join(
+            " %%s caller == %%d: leaf(line)\\n" %% ("elif" if caller else "if", caller) for caller in range(%d)), "call")
+        order = [(caller, line) for caller in range(%d) for line in range(%d)]
+        def go():
+            for caller, line in order:
+                call(caller, line, leaf)
+        def die():
+            for number in range(200):
+                made("def work(kept): kept[0] = bytes(5000)", "work")(kept)
+        for prepare in int, order.reverse, lambda: random.Random(1).shuffle(order), die:
+            prepare()
+            go()
+    """ % (lines, callers, callers, lines), python=python, options=EXACT)
+    done = execute([COMMAND, "table", "--json", "--limit", "0", heapkeeper.output])
+    assert done.status == 0, done.err
+    rows = {row["line"]: row for row in done.json["rows"] if row["function"] == "leaf"}
+    assert {line - 2: (row["total_blocks"], row["total_bytes"]) for line, row in rows.items()} == {
+        line: (4 * callers, 4 * callers * (100 + line + 33)) for line in range(lines)}
+    assert all(row["sites"] == callers for row in rows.values())
 
 
 def test_greenlets_have_stacks_of_their_own(heapkeeper, python):

@@ -146,80 +146,125 @@ void hk_exact_sites_forget(void)
     memset(blind, 0, sizeof blind);
 }
 
-/* --- all keys of the main lane, where the cache has lost some: a program may have a million stacks --- */
+/* --- all keys of the main lane, where the cache has lost some: a program may have a million stacks ---
+ *
+ * They stand in the order in which they came, since a program mostly does again what it did, in the same order: what the cache has lost is looked
+ * for behind the key that was found last, where the processor reads ahead. If it is not there, in a table of numbers of keys: open addressing, at
+ * most three quarters full, four bytes for each, the rest of which are bits of the key, so that a probe looks at a key only if it is most likely
+ * the one. Keys of an older seed stay until the table is full. */
 
 #define KEYS_FIRST_BITS 12
 #define KEYS_MOST_BITS 21
-#define KEYS_HUGE_BITS 18 /* from 4 MiB on: else most look-ups wait for the kernel's tables of pages, too */
+#define KEYS_HUGE_BITS 19 /* from 2 MiB on: else most look-ups would wait for the kernel's tables of pages, too */
+#define KEYS_MOST ((3u << KEYS_MOST_BITS) / 4)
+#define KEYS_NEXT 4 /* between two that the cache has lost are others that it has */
+#define NUMBER_BITS 21
+#define NUMBER(slot) ((slot) & ((1u << NUMBER_BITS) - 1)) /* + 1; 0: the slot is empty */
+_Static_assert(KEYS_MOST < 1u << NUMBER_BITS, "numbers fit");
 
-/* Open addressing, at most three quarters full. Keys of an older seed stay until it is. 12 bytes: of a million there are 2^20 to 2^21. */
 struct known_key {
     uint32_t low, high; /* the key */
-    uint32_t word;      /* hk_slot_word of the site and no slack; 0: empty */
+    uint32_t word;      /* hk_slot_word of the site and no slack */
 };
 
-static inline uint64_t known_of(const struct known_key *known)
-{
-    return (uint64_t)known->high << 32 | known->low;
-}
-
 static struct {
-    struct known_key *entries; /* NULL: none yet */
+    struct known_key *list; /* NULL: none yet */
+    uint32_t *slots;
     uint32_t bits, used, stale; /* stale: of used, when the seed changed last */
+    uint32_t late; /* the one that was found last */
     bool failed;
 } all_keys;
 
-static struct known_key *place_of(struct known_key *entries, uint32_t bits, uint64_t key)
+static inline uint64_t known_of(uint32_t number)
 {
-    uint32_t mask = (1u << bits) - 1, at = (uint32_t)(key >> (64 - bits));
-    while (entries[at].word != 0 && known_of(&entries[at]) != key)
-        at = (at + 1) & mask;
-    return &entries[at];
+    return (uint64_t)all_keys.list[number].high << 32 | all_keys.list[number].low;
 }
 
-/* A larger table, or, where it holds old keys mostly, an empty one. */
+static inline uint32_t first_slot(uint64_t key)
+{
+    return (uint32_t)(key >> (64 - all_keys.bits));
+}
+
+static inline uint32_t slot_of(uint64_t key, uint32_t number)
+{
+    return (uint32_t)(key >> 32) << NUMBER_BITS | (number + 1);
+}
+
+static void place_key(uint64_t key, uint32_t number)
+{
+    uint32_t mask = (1u << all_keys.bits) - 1, at = first_slot(key);
+    while (all_keys.slots[at] != 0)
+        at = (at + 1) & mask;
+    all_keys.slots[at] = slot_of(key, number);
+}
+
+/* A larger table, unless most keys are old; these are dropped. */
 static bool grow_keys(void)
 {
-    struct known_key *old = all_keys.entries, *entries;
-    bool is_stale = all_keys.stale > all_keys.used / 2;
-    uint32_t had = all_keys.bits, bits = old == NULL ? KEYS_FIRST_BITS : is_stale ? had : had + 1;
-    entries = bits <= KEYS_MOST_BITS ? hk_os_map(sizeof *entries << bits) : NULL;
-    if (entries == NULL) {
+    uint32_t had = all_keys.bits, fresh = all_keys.used - all_keys.stale;
+    uint32_t bits = had == 0 ? KEYS_FIRST_BITS : had + (fresh >= all_keys.used / 2);
+    uint32_t *slots = bits <= KEYS_MOST_BITS ? hk_os_map(sizeof *slots << bits) : NULL;
+    if (all_keys.list == NULL) {
+        all_keys.list = hk_os_map(KEYS_MOST * sizeof *all_keys.list);
+        if (all_keys.list != NULL)
+            hk_os_huge_pages(all_keys.list, KEYS_MOST * sizeof *all_keys.list, false);
+    }
+    if (slots == NULL || all_keys.list == NULL) {
         all_keys.failed = true; /* it serves as it is */
+        if (slots != NULL)
+            hk_os_unmap(slots, sizeof *slots << bits);
         return false;
     }
-    hk_os_huge_pages(entries, sizeof *entries << bits, bits >= KEYS_HUGE_BITS);
-    if (old == NULL || is_stale)
-        all_keys.used = all_keys.stale = 0;
-    for (uint32_t i = 0; old != NULL && !is_stale && i < 1u << had; i++)
-        if (old[i].word != 0)
-            *place_of(entries, bits, known_of(&old[i])) = old[i];
-    if (old != NULL)
-        hk_os_unmap(old, sizeof *old << had);
-    all_keys.entries = entries;
+    hk_os_huge_pages(slots, sizeof *slots << bits, bits >= KEYS_HUGE_BITS);
+    memmove(all_keys.list, all_keys.list + all_keys.stale, fresh * sizeof *all_keys.list);
+    if (all_keys.slots != NULL)
+        hk_os_unmap(all_keys.slots, sizeof *slots << had);
+    all_keys.slots = slots;
     all_keys.bits = bits;
+    all_keys.used = fresh;
+    all_keys.stale = all_keys.late = 0;
+    for (uint32_t i = 0; i < fresh; i++)
+        place_key(known_of(i), i);
     return true;
 }
 
 static void add_key(uint64_t key, uint32_t word)
 {
-    bool is_full = all_keys.entries == NULL || all_keys.used >= (3u << all_keys.bits) / 4;
-    if (all_keys.failed || key == 0 || (is_full && !grow_keys()))
+    bool is_full = all_keys.slots == NULL || all_keys.used >= (3u << all_keys.bits) / 4;
+    if (all_keys.failed || (is_full && !grow_keys()))
         return;
-    *place_of(all_keys.entries, all_keys.bits, key) = (struct known_key){(uint32_t)key, (uint32_t)(key >> 32), word};
-    all_keys.used++;
+    all_keys.list[all_keys.used] = (struct known_key){(uint32_t)key, (uint32_t)(key >> 32), word};
+    place_key(key, all_keys.used);
+    all_keys.late = all_keys.used++;
+}
+
+/* Its number, which is among them then; else that of no key. */
+static uint32_t number_of(uint64_t key)
+{
+    const uint32_t mask = (1u << all_keys.bits) - 1;
+    for (uint32_t number = all_keys.late + 1; number < all_keys.used && number <= all_keys.late + KEYS_NEXT; number++)
+        if (known_of(number) == key)
+            return number;
+    for (uint32_t at = first_slot(key); all_keys.slots[at] != 0; at = (at + 1) & mask)
+        if (((all_keys.slots[at] ^ slot_of(key, 0)) >> NUMBER_BITS) == 0 && known_of(NUMBER(all_keys.slots[at]) - 1) == key)
+            return NUMBER(all_keys.slots[at]) - 1;
+    return KEYS_MOST;
 }
 
 /* 0: not there. */
 static uint32_t find_key(uint64_t key)
 {
-    return all_keys.entries != NULL ? place_of(all_keys.entries, all_keys.bits, key)->word : 0;
+    uint32_t number = all_keys.slots != NULL ? number_of(key) : KEYS_MOST;
+    if (number == KEYS_MOST)
+        return 0;
+    all_keys.late = number;
+    return all_keys.list[number].word;
 }
 
 static inline void prefetch_key(uint64_t key)
 {
-    if (all_keys.entries != NULL)
-        __builtin_prefetch(&all_keys.entries[key >> (64 - all_keys.bits)]);
+    if (all_keys.slots != NULL)
+        __builtin_prefetch(&all_keys.slots[first_slot(key)]);
 }
 
 void hk_exact_keys_forget(void)
