@@ -6,18 +6,28 @@
  *      a lock is the thread's own          what has no member to be entered: the shared one, a thread's first call
  *
  * Then blocks come from the C allocator, as large ones do, and blocks that are freed wait in the lists that other threads
- * use (remote.c), which are changed by one instruction. Under a limit there is no memory. What goes on here is counted in the facade. */
+ * use (remote.c), which are changed by one instruction. Under a limit there is no memory. What goes on here is counted in the facade.
+ *
+ * A C allocator that is none of libc's may come here, too: the first time that tcmalloc is asked for a block's size it makes an
+ * object with `new`, which is ours. What it gets meanwhile is its own and not counted, or it would be asked for its size. */
 #include "heap/threads.h"
+
+static __thread bool asking; /* the C allocator, from here */
 
 void *hk_interrupted_malloc(hk_heap *member, size_t size)
 {
     hk_heap *facade = hk_heap_whole(member);
     if (hk_heap_is_tight(facade))
         return NULL;
+    if (asking)
+        return hk_libc.malloc(size);
+    asking = true;
     void *block = hk_libc.malloc(size > HK_BLOCK_MAX ? size : HK_BLOCK_MAX + 1);
+    size_t usable = block != NULL ? hk_libc.usable_size(block) : 0;
+    asking = false;
     if (block == NULL)
         return NULL;
-    hk_large_count(facade, hk_libc.usable_size(block), 1);
+    hk_large_count(facade, usable, 1);
     __atomic_add_fetch(&facade->large_allocations, 1, __ATOMIC_RELAXED);
     __atomic_add_fetch(&facade->allocated_before, size, __ATOMIC_RELAXED);
     return block;

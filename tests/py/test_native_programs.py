@@ -252,7 +252,7 @@ def test_the_familys_heap_is_not_in_debug_mode_when_the_environment_asks_for_it(
     assert (done.status, done.err) == (0, b"")
 
 
-@pytest.mark.parametrize("name", ["jemalloc", "mimalloc"])
+@pytest.mark.parametrize("name", ["jemalloc", "mimalloc", "tcmalloc_minimal"])
 def test_a_malloc_that_was_preloaded_before_serves_the_large_blocks(compile_c, name):
     found = [path for pattern in ("/usr/lib/*/lib%s.so.*", "/usr/lib/lib%s.so.*") for path in glob.glob(pattern % name)]
     if not found:
@@ -262,6 +262,43 @@ def test_a_malloc_that_was_preloaded_before_serves_the_large_blocks(compile_c, n
         done = execute([program], env={"LD_PRELOAD": MALLOC_PRELOAD + ":" + found[0], "HEAPKEEPER_NATIVE": "all",
                                        "HEAPKEEPER_MODE": sample, "HEAPKEEPER_OUTPUT": "/dev/null"})
         assert (done.status, done.err) == (0, b"")
+
+
+# As tcmalloc: what it needs to tell a block's size it makes when it is first asked, with an allocation that the program may replace.
+ALLOCATES_TO_TELL_A_SIZE = r"""
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <stddef.h>
+    #include <stdlib.h>
+    extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+    extern void __libc_free(void *);
+    void *malloc(size_t size) { return __libc_malloc(size); }
+    void *calloc(size_t count, size_t size) { return __libc_calloc(count, size); }
+    void *realloc(void *block, size_t size) { return __libc_realloc(block, size); }
+    void *memalign(size_t alignment, size_t size) { return __libc_memalign(alignment, size); }
+    void free(void *block) { __libc_free(block); }
+    size_t malloc_usable_size(void *block)
+    {
+        static void *(*volatile allocate)(size_t) = malloc;
+        static size_t (*next)(void *);
+        static void *object;
+        if (object == NULL)
+            object = allocate(40);
+        if (next == NULL)
+            *(void **)&next = dlsym(RTLD_NEXT, "malloc_usable_size");
+        return next(block);
+    }
+"""
+
+
+def test_a_malloc_that_allocates_to_tell_a_blocks_size_may_come_behind_ours(compile_c):
+    behind = compile_c(ALLOCATES_TO_TELL_A_SIZE, "-fno-builtin", "-ldl", shared=True)
+    large = compile_c("#include <stdlib.h>\nint main(void) { for (int i = 0; i < 100; i++) free(malloc(100000)); return 0; }", "-fno-builtin")
+    for program in compile_c(KEEPER), large:
+        for sample in ("none", "sample"):
+            done = execute([program], env={"LD_PRELOAD": MALLOC_PRELOAD + ":" + behind, "HEAPKEEPER_NATIVE": "all",
+                                           "HEAPKEEPER_MODE": sample, "HEAPKEEPER_OUTPUT": "/dev/null"})
+            assert (done.status, done.err) == (0, b"")
 
 
 ASKS_DURING_THE_LOOKUP = r"""
