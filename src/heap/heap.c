@@ -247,6 +247,8 @@ static void *calloc_large(hk_heap *heap, size_t size)
 {
     void *block = hk_libc.calloc(1, size);
     uint64_t mean;
+    if (block == NULL && hk_large_try_again())
+        block = hk_libc.calloc(1, size);
     if (block == NULL)
         return NULL;
     hk_large_count(heap, hk_libc.usable_size(block), 1);

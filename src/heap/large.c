@@ -161,24 +161,37 @@ static void *large_begin(hk_heap *heap, void *block, size_t claimed)
     return block;
 }
 
+bool hk_large_try_again(void)
+{
+    uint64_t limit = hk_os_address_limit();
+    return limit != UINT64_MAX && hk_region_shrink(limit / 16);
+}
+
 /* From the C allocator, or of a heap that asks it for nothing: from its own pools. */
 void *hk_large_malloc(hk_heap *heap, size_t size)
 {
     size_t claimed = 0;
     if (hk_heap_whole(heap)->is_closed)
         return run_malloc(heap, HK_POOL_SIZE, size);
-    return large_claim(heap, size, &claimed) ? large_begin(heap, hk_libc.malloc(size), claimed) : NULL;
+    if (!large_claim(heap, size, &claimed))
+        return NULL;
+    void *block = hk_libc.malloc(size);
+    if (block == NULL && hk_large_try_again())
+        block = hk_libc.malloc(size);
+    return large_begin(heap, block, claimed);
 }
 
 void *hk_large_aligned(hk_heap *heap, size_t alignment, size_t size)
 {
-    void *block;
+    void *block = NULL;
     size_t claimed = 0;
     if (hk_heap_whole(heap)->is_closed)
         return run_malloc(heap, alignment, size);
     if (!large_claim(heap, size, &claimed))
         return NULL;
-    return large_begin(heap, hk_libc.memalign(&block, alignment, size) == 0 ? block : NULL, claimed);
+    if (hk_libc.memalign(&block, alignment, size) != 0 && !(hk_large_try_again() && hk_libc.memalign(&block, alignment, size) == 0))
+        block = NULL;
+    return large_begin(heap, block, claimed);
 }
 
 /* Charges the heap for size bytes; true: they are a sample. */
@@ -225,6 +238,8 @@ void *hk_large_realloc(hk_heap *heap, void *block, size_t size)
     bool sampled = charge(heap, size, &mean);
     hk_large_forget(block);
     void *moved = hk_libc.realloc(block, size);
+    if (moved == NULL && size > usable && hk_large_try_again())
+        moved = hk_libc.realloc(block, size);
     if (moved == NULL && size <= usable)
         moved = block; /* it holds as much already */
     if (moved == NULL) {

@@ -347,6 +347,9 @@ void *hk_large_aligned(hk_heap *heap, size_t alignment, size_t size);
 void hk_large_expect(void); /* the C allocator is told of them, the first time */
 void hk_large_free(hk_heap *heap, void *block); /* any block that lies in no pool, or NULL */
 void *hk_large_realloc(hk_heap *heap, void *block, size_t size);           /* both are large, and the C allocator's */
+/* The C allocator has failed. Where the process's addresses are limited (RLIMIT_AS), those that no arena has taken are needed more
+ * by it: true, they are given back, and it is worth another try. */
+bool hk_large_try_again(void);
 bool hk_run_realloc(hk_heap *heap, struct hk_pool *pool, size_t size);     /* in its place; false: it cannot be */
 void hk_large_count(hk_heap *heap, size_t usable, int sign);
 void hk_large_forget(const void *block); /* the recorder may know it */

@@ -133,6 +133,24 @@ def test_program_runs_under_ulimit_v_as_far_as_stock_does(heapkeeper, kilobytes)
         check_sums(report)
 
 
+@pytest.mark.parametrize("kilobytes", [300000, 500000, 1000000])
+@pytest.mark.parametrize("ask", ["bytearray(size)", "b'x' * size", "grown(size)"])
+def test_half_of_what_ulimit_v_allows_can_be_had_in_one_piece(heapkeeper, kilobytes, ask):
+    """What was reserved and is not used yet is given back to whoever needs it."""
+    code = """
+        def grown(size):
+            block = bytearray(5000)
+            block.extend(bytes(size // 2 - 5000))
+            return block
+        size = %d
+        piece = %s
+        print(len(piece) >= size // 2, len([bytearray(1000) for _ in range(10000)]))
+    """ % (kilobytes * 512, ask)
+    shell = ["sh", "-c", 'ulimit -v %d; exec "$@"' % kilobytes, "sh"]
+    for options in [], ["--sample"], ["--geometry", "guide"]:
+        assert heapkeeper.run(code, prefix=shell, options=options).said == (0, b"True 10000\n", b"")
+
+
 def overcommit():
     with open("/proc/sys/vm/overcommit_memory") as file:
         return int(file.read())
