@@ -204,10 +204,12 @@ bool hk_os_place_plain(void *start, size_t size)
 
 bool hk_os_file_allocate(int file, uint64_t offset, size_t size)
 {
-    int saved = errno, status;
-    do
-        status = posix_fallocate(file, (off_t)offset, (off_t)size);
-    while (status == EINTR);
+    int saved = errno, status = EFBIG;
+    struct rlimit limit; /* beyond it the answer is a signal */
+    if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || (offset <= limit.rlim_cur && size <= limit.rlim_cur - offset))
+        do
+            status = posix_fallocate(file, (off_t)offset, (off_t)size);
+        while (status == EINTR);
     errno = saved;
     return status == 0;
 }

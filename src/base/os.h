@@ -38,7 +38,7 @@ void hk_os_huge_pages(void *start, size_t size, bool wanted);
 bool hk_os_place_file(void *start, size_t size, int file, uint64_t offset, bool *lost);
 bool hk_os_place_huge_pages(void *start, size_t size, bool *lost);
 bool hk_os_place_plain(void *start, size_t size);
-bool hk_os_file_allocate(int file, uint64_t offset, size_t size); /* room on the disk; false: it is full */
+bool hk_os_file_allocate(int file, uint64_t offset, size_t size); /* room on the disk; false: it is full, or a limit reached */
 bool hk_os_file_discard(void *start, size_t size);                /* gives it back; reads as zero again */
 
 /* Copies memory of this process that may not be there (any more) without risking a fault; false: it is not. Where the

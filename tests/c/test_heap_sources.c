@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define BUFFER ((size_t)3 << 20)
@@ -434,13 +435,19 @@ static void test_what_is_trimmed_goes_back_to_the_file_system(void **state)
     close(file);
 }
 
-static void test_a_file_that_cannot_grow_is_null_and_no_signal(void **state)
+static void file_cannot_grow(bool limited)
 {
     int file = memfd_create("heap", MFD_ALLOW_SEALING);
     hk_heap *heap = heap_of(HK_SOURCE_FILE, HK_LOCK_HOST, file, true);
     struct shadow s;
+    struct stat before;
+    struct rlimit old;
     shadow_fill(&s, hk_malloc(heap, 1000), 1000, 1);
-    assert_int_equal(fcntl(file, F_ADD_SEALS, F_SEAL_GROW), 0);
+    assert_int_equal(fstat(file, &before) + getrlimit(RLIMIT_FSIZE, &old), 0);
+    if (limited)
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &(struct rlimit){(rlim_t)before.st_size + 5000, old.rlim_max}), 0);
+    else
+        assert_int_equal(fcntl(file, F_ADD_SEALS, F_SEAL_GROW), 0);
     assert_null(hk_malloc(heap, 2 * HK_ARENA_SIZE));
     size_t count = 0;
     while (hk_malloc(heap, 500) != NULL)
@@ -452,6 +459,14 @@ static void test_a_file_that_cannot_grow_is_null_and_no_signal(void **state)
     assert_non_null(hk_malloc(heap, 1000));
     hk_heap_destroy(heap);
     close(file);
+    setrlimit(RLIMIT_FSIZE, &old);
+}
+
+static void test_a_file_that_cannot_grow_is_null_and_no_signal(void **state)
+{
+    (void)state;
+    file_cannot_grow(false);
+    file_cannot_grow(true);
 }
 
 static void test_a_descriptor_that_is_no_file_is_null(void **state)
