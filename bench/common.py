@@ -130,12 +130,13 @@ def geomean(values):
 
 
 class Ratios:
-    """Per-row lists of paired ratios; row i of every list comes from round i (None where it failed)."""
+    """Per-row lists of paired ratios; place i of every list comes from round i (None where it failed, or is still to come)."""
 
     DRAWS = 2000
 
     def __init__(self, rows):
-        self.rows = {name: list(ratios) for name, ratios in rows.items() if any(r is not None for r in ratios)}
+        rounds = max((len(ratios) for ratios in rows.values()), default=0)
+        self.rows = {name: list(ratios) + [None] * (rounds - len(ratios)) for name, ratios in rows.items() if any(r is not None for r in ratios)}
 
     @staticmethod
     def _median(ratios, picks=None):
