@@ -101,7 +101,8 @@ typedef struct {
     int debug;        /* HK_DEBUG_..., heap.h: debug mode, docs/debug.md; read if `size` says that it is there */
 } hk_runtime_options;
 
-/* options NULL: the defaults. Any thread; another one may use the runtime later, if they agree on when. */
+/* options NULL: the defaults. Any thread; another one may use the runtime later, if they agree on when. The process's first one has glibc's
+ * malloc expect blocks of up to 4 MiB that come and go, as tables do: it may then keep 8 MiB at the end of its heap. NULL: no memory. */
 HK_API hk_runtime *hk_runtime_create(const hk_runtime_options *options);
 /* Finalizes what is left (each object that has not been, in no particular order), then frees everything in one step. Called by a
  * function that the runtime is calling (finalizer, callback, destroy, traverse) it does nothing. */
