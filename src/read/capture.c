@@ -120,6 +120,19 @@ char *hk_must_strdup(const char *text)
     return copy;
 }
 
+uint64_t hk_capture_limit_ns(const struct hk_capture *c, uint32_t limits)
+{
+    size_t count = c->tables[HK_SECTION_EVENTS].count;
+    uint64_t first = c->header.limits & limits & HK_LIMIT_DISK ? c->header.limit_time_ns : 0; /* its event may have had no place */
+    for (size_t i = 0; i < count && i < 100000; i++) {
+        struct hk_capture_event e;
+        hk_capture_entry(c, HK_SECTION_EVENTS, i, &e, sizeof e);
+        if (e.kind == HK_EVENT_LIMIT && (e.value & limits) && (first == 0 || e.time_ns < first))
+            first = e.time_ns;
+    }
+    return first || !(c->header.limits & limits) ? first : c->header.limit_time_ns;
+}
+
 const char *hk_life_name(enum hk_life life)
 {
     switch (life) {

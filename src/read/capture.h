@@ -93,6 +93,9 @@ struct hk_capture *hk_capture_from_memory(const void *bytes, size_t size, const 
 
 void hk_capture_close(struct hk_capture *capture);
 
+/* When the first of these limits (enum hk_capture_limit) was reached; 0: none was. */
+uint64_t hk_capture_limit_ns(const struct hk_capture *capture, uint32_t limits);
+
 /* Entry `index` of section `kind`, copied into `entry` of `size` bytes: cut if the writer's entries
  * are longer, zero-filled if shorter. False (and zeros) if there is no such entry. */
 bool hk_capture_entry_of(const struct hk_capture *capture, enum hk_section_kind kind, size_t index,

@@ -71,6 +71,7 @@ bool hk_moment_find(const struct hk_capture *c, const char *word, struct hk_mome
                      word);
         return false;
     }
+    wanted = fmin(wanted, end); /* or no moment would be nearer than another */
     for (size_t i = 1; i < count; i++)
         if (fabs((double)all[i].time_ns - wanted) < fabs((double)all[best].time_ns - wanted))
             best = i;

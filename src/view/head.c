@@ -29,6 +29,8 @@ void hk_head_mode(const struct hk_terminal *t, const struct hk_capture *c)
                 hk_text_bytes(b, (double)c->header.sample_bytes));
     else
         fputs("recording was off", t->out);
+    if (c->header.limits & HK_LIMIT_DISK)
+        fprintf(t->out, " until %s, when the file system was full", hk_text_duration(a, hk_capture_limit_ns(c, HK_LIMIT_DISK)));
 }
 
 void hk_head_json(struct hk_json *j, const struct hk_capture *c)

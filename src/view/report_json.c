@@ -388,7 +388,7 @@ static void put_limits(struct hk_json *j, const struct hk_capture *c)
             hk_json_string(j, NULL, words[i]);
     }
     hk_json_end_array(j);
-    hk_json_unsigned(j, "limit_time_ns", c->header.limit_time_ns);
+    hk_json_unsigned(j, "limit_time_ns", hk_capture_limit_ns(c, c->header.limits));
 }
 
 static void put_command_line(struct hk_json *j, const struct hk_capture *c)

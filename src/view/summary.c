@@ -203,7 +203,7 @@ static void note_limits(struct hk_notes *n, const struct hk_report *r)
              "The table of sites was full after %s: %s of the recorded bytes are in \"(other)\"; "
              "totals are "
              "whole.",
-             hk_text_duration(a, c->header.limit_time_ns),
+             hk_text_duration(a, hk_capture_limit_ns(c, HK_LIMIT_SITES)),
              hk_text_percent(b, (double)r->sites->other_bytes, (double)r->sites->total_bytes));
     if (limits & HK_LIMIT_NODES)
         note(n, "The call tree was full: later stacks are cut to their innermost frames; `heapkeeper run --bound 256M` leaves them room.");
@@ -211,13 +211,13 @@ static void note_limits(struct hk_notes *n, const struct hk_report *r)
         note(n, "The space for names was full: names of code seen late are missing.");
     if (limits & HK_LIMIT_DISK)
         note(n, "The file system was full: recording stopped after %s, the program went on.",
-             hk_text_duration(a, c->header.limit_time_ns));
+             hk_text_duration(a, hk_capture_limit_ns(c, HK_LIMIT_DISK)));
     if (limits & HK_LIMIT_MEMORY)
         note(n,
              "There was no memory for the recorder's own tables: recording stopped after %s, the "
              "program "
              "went on.",
-             hk_text_duration(a, c->header.limit_time_ns));
+             hk_text_duration(a, hk_capture_limit_ns(c, HK_LIMIT_MEMORY)));
 }
 
 static void note_events(struct hk_notes *n, const struct hk_capture *c)

@@ -195,7 +195,11 @@ static void fill(const struct hk_table_view *v, const struct hk_terminal *t, con
 static void put_head(const struct hk_table_view *v, const struct hk_terminal *t)
 {
     char filter[512], order[32] = "oldest";
-    if (v->sort != HK_SORT_AGE)
+    if (v->sort == HK_SORT_TEMPORARY)
+        snprintf(order, sizeof order, "most temporary");
+    else if (v->sort == HK_SORT_LARGEST)
+        snprintf(order, sizeof order, "largest block");
+    else if (v->sort != HK_SORT_AGE)
         snprintf(order, sizeof order, "largest %s", hk_sort_word(v->sort));
     hk_head_text(t, v->capture);
     hk_head_mode(t, v->capture);

@@ -354,6 +354,8 @@ def test_full_disk_stops_the_record_and_not_the_program(heapkeeper, tmp_path, mo
     assert report["samples"] > 100 and report["live_bytes"] > 100_000
     assert report["last_point_ns"] >= report["limit_time_ns"]
     assert any("full" in note for note in report["notes"])
+    for view in "table", "tree":
+        assert b", when the file system was full" in execute([COMMAND, view, capture]).out
     check_sums(report)
 
 

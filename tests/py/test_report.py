@@ -399,6 +399,16 @@ def test_what_kept_us_out_is_said(tmp_path):
     assert d["limits"] == ["sites", "nodes", "strings", "disk", "memory"]
 
 
+def test_limits_have_the_times_at_which_they_were_reached(tmp_path):
+    c = cw.shop()
+    c.header.update(limits=3)
+    c.event(1_000_000_000, 3, value=2)
+    c.event(2_500_000_000, 3, value=1)
+    path = c.write(tmp_path / "x.hkc")
+    assert "table of sites was full after 2.50 s" in " ".join(section(text_of(path), "NOTES").split())
+    assert json_of(path)["limit_time_ns"] == 1_000_000_000
+
+
 def test_recording_off_is_said(tmp_path):
     c = cw.shop()
     c.header.update(mode=cw.NONE, sample_bytes=0)
