@@ -76,7 +76,7 @@ def main():
                       Tool("memray-python", [*memray, path["memray-python"], "--trace-python-allocators"], path["memray-python"], options.peer_minutes)]
         else:
             print("left out: memray (it cannot be installed here)")
-        while sum([tool.look() for tool in tools]):
+        while any([tool.look() for tool in tools]):  # a list: each is looked at
             time.sleep(1)
         for tool in tools:
             results[tool.name] = tool.result()

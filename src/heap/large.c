@@ -183,15 +183,16 @@ void *hk_large_malloc(hk_heap *heap, size_t size)
 
 void *hk_large_aligned(hk_heap *heap, size_t alignment, size_t size)
 {
-    void *block = NULL;
+    void *block;
     size_t claimed = 0;
     if (hk_heap_whole(heap)->is_closed)
         return run_malloc(heap, alignment, size);
     if (!large_claim(heap, size, &claimed))
         return NULL;
-    if (hk_libc.memalign(&block, alignment, size) != 0 && !(hk_large_try_again() && hk_libc.memalign(&block, alignment, size) == 0))
-        block = NULL;
-    return large_begin(heap, block, claimed);
+    int status = hk_libc.memalign(&block, alignment, size);
+    if (status != 0 && hk_large_try_again())
+        status = hk_libc.memalign(&block, alignment, size);
+    return large_begin(heap, status == 0 ? block : NULL, claimed);
 }
 
 /* Charges the heap for size bytes; true: they are a sample. */

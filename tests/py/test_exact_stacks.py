@@ -86,9 +86,10 @@ def test_more_stacks_than_the_cache_holds_keep_their_sites_in_any_order(heapkeep
     done = execute([COMMAND, "table", "--json", "--limit", "0", heapkeeper.output])
     assert done.status == 0, done.err
     rows = {row["line"]: row for row in done.json["rows"] if row["function"] == "leaf"}
-    if python.version < (3, 11): # the caches that the interpreter makes when a function is called for the 1024th time
+    first = 0
+    if python.version < (3, 11):  # the caches that the interpreter makes when a function is called for the 1024th time
         del rows[1], rows[2]
-    first = 0 if python.version >= (3, 11) else 1
+        first = 1
     assert {line - 2: (row["total_blocks"], row["total_bytes"]) for line, row in rows.items()} == {
         line: (4 * callers, 4 * callers * (100 + line + 33)) for line in range(first, lines)}
     assert all(row["sites"] == callers for row in rows.values())
