@@ -40,22 +40,32 @@ static const char *const by_words[] = {"line", "function", "file", "module", "do
 
 /* ---- the command line ---- */
 
-/* "A B", or the words of A, --, and those of B. */
+/* How many words a program without arguments has. */
+static int length_of(const char *word)
+{
+    return strcmp(word, "-c") == 0 || strcmp(word, "-m") == 0 ? 2 : 1;
+}
+
+/* "A B", each one word, -c CODE or -m MODULE; or the words of A, --, and those of B. */
 static int split(struct options *o, char **words, int count)
 {
     int between = 0;
     while (between < count && strcmp(words[between], "--") != 0)
         between++;
-    if (between == count && count != 2)
-        return hk_cli_fail(HK_EXIT_USAGE, "compare: needs two programs: A.py B.py, or, with arguments, A.py ... -- B.py ...");
-    if (between == 0 || between == count - 1)
+    bool marked = between < count;
+    if (marked && (between == 0 || between == count - 1))
         return hk_cli_fail(HK_EXIT_USAGE, "compare: there is no program %s \"--\"", between ? "behind" : "before");
+    int a = marked ? between : count ? length_of(words[0]) : 0, b = a + marked;
+    if (!marked && (a >= count || b + length_of(words[b]) != count))
+        return hk_cli_fail(HK_EXIT_USAGE, "compare: needs two programs, each a script, -c CODE or -m MODULE; with arguments, A ... -- B ...");
     for (int k = 0; k < 2; k++)
         o->words[k] = hk_must_calloc((size_t)count + 1, sizeof(char *));
-    for (int i = 0; i < count; i++) {
-        bool first = between == count ? i == 0 : i < between;
-        if (i != between)
-            o->words[!first][first ? i : between == count ? 0 : i - between - 1] = words[i];
+    memcpy(o->words[0], words, (size_t)a * sizeof *words);
+    memcpy(o->words[1], words + b, (size_t)(count - b) * sizeof *words);
+    for (int k = 0; k < 2; k++) {
+        const char *missing = hk_target_lacks(o->words[k]);
+        if (missing)
+            return hk_cli_fail(HK_EXIT_USAGE, "compare: %s needs %s", o->words[k][0], missing);
     }
     return 0;
 }
@@ -78,8 +88,11 @@ static int parse(int argc, char **argv, struct options *o)
         HK_STOP_AT_WORD,
     };
     int status = hk_cli_options(argc, argv, options);
+    uint64_t unused;
     if (status)
         return status;
+    if (o->sample && *o->sample && !hk_cli_bytes(o->sample, &unused))
+        return hk_cli_fail(HK_EXIT_USAGE, "compare: --sample=%s is no number of bytes; write 64K, 1M or 524288", o->sample);
     if (optind < argc && optind > 1 && strcmp(argv[optind - 1], "--") == 0)
         optind--; /* it stands before nothing: said below */
     return split(o, argv + optind, argc - optind);
@@ -155,12 +168,11 @@ static bool run(const struct options *o, int which, const char *capture, double 
     *rss = (double)usage.ru_maxrss * 1024;
     if (interrupted)
         return false;
+    const char *when = capture ? ", while it was recorded" : "";
     if (WIFSIGNALED(status))
-        hk_cli_fail(HK_EXIT_FAILURE, "compare: %s was ended by signal %d%s", o->words[which][0], WTERMSIG(status),
-                    capture ? " (while it was recorded)" : "");
+        hk_cli_fail(HK_EXIT_FAILURE, "compare: %c (%s) was ended by signal %d%s", "AB"[which], o->words[which][0], WTERMSIG(status), when);
     else if (WEXITSTATUS(status) != 0)
-        hk_cli_fail(HK_EXIT_FAILURE, "compare: %s ended with status %d%s", o->words[which][0], WEXITSTATUS(status),
-                    capture ? " (while it was recorded)" : "");
+        hk_cli_fail(HK_EXIT_FAILURE, "compare: %c (%s) ended with status %d%s", "AB"[which], o->words[which][0], WEXITSTATUS(status), when);
     return status == 0;
 }
 

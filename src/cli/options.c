@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,28 @@ bool hk_cli_number(const char *text, void *number)
 bool hk_cli_count(const char *text, void *number)
 {
     return hk_cli_number(text, number) && *(size_t *)number != 0;
+}
+
+bool hk_cli_bytes(const char *text, uint64_t *bytes)
+{
+    static const char suffixes[] = "KMG";
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (end == text || text[0] == '-' || text[0] == '+' || errno)
+        return false;
+    const char *suffix = *end ? strchr(suffixes, *end & ~0x20) : NULL;
+    unsigned shift = suffix ? 10 * (unsigned)(suffix - suffixes + 1) : 0;
+    if (suffix)
+        end++;
+    if (suffix && strcmp(end, "iB") == 0)
+        end += 2;
+    else if (suffix && *end == 'B')
+        end++;
+    if (*end || value == 0 || value > (UINT64_MAX >> 1) >> shift)
+        return false;
+    *bytes = value << shift;
+    return true;
 }
 
 size_t hk_cli_limit(size_t limit, bool json, size_t rows)
@@ -51,6 +74,12 @@ static int take(const char *command, const struct hk_option *o, const char *valu
     }
 }
 
+/* What a program to run may begin with, and what would be an option else: -c CODE, -m MODULE. */
+static bool begins_program(const char *word)
+{
+    return word && word[0] == '-' && (word[1] == 'c' || word[1] == 'm');
+}
+
 int hk_cli_options(int argc, char **argv, const struct hk_option *options)
 {
     struct option known[MOST + 2] = {{.name = NULL}};
@@ -75,7 +104,8 @@ int hk_cli_options(int argc, char **argv, const struct hk_option *options)
     }
     *letter = 0;
     opterr = 0;
-    while ((found = getopt_long(argc, argv, letters, known, NULL)) != -1) {
+    bool stops = letters[0] == '+';
+    while (!(stops && begins_program(argv[optind])) && (found = getopt_long(argc, argv, letters, known, NULL)) != -1) {
         if (found == '?' || found == ':')
             return hk_cli_bad_option(argc, argv, found);
         int i = found - FIRST;

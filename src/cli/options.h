@@ -4,12 +4,13 @@
  *      int status = hk_cli_options(argc, argv, options);      0, or a line on stderr has said what is wrong
  *
  * A letter of 0: the option has none. Words are borrowed from argv; from optind on are those that are no options. Options may come after
- * them, but where `HK_STOP_AT_WORD` ends the table: the words are another program's. */
+ * them, but where `HK_STOP_AT_WORD` ends the table: the words are another program's, which may be `-c CODE` or `-m MODULE`. */
 #ifndef HK_CLI_OPTIONS_H
 #define HK_CLI_OPTIONS_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct hk_option {
     const char *name;
@@ -46,6 +47,9 @@ int hk_cli_target(int argc, char **argv, const char *what, const char **target);
 /* For HK_VALUE: decimal digits and nothing else, to a size_t. */
 bool hk_cli_number(const char *text, void *number);
 bool hk_cli_count(const char *text, void *number); /* the same, not 0 */
+
+/* "64K", "1M", "4096". False if it is no number of bytes, or 0. */
+bool hk_cli_bytes(const char *text, uint64_t *bytes);
 
 /* Rows to show: as many as --limit said, else all in JSON, else `rows`; 0 is all. */
 size_t hk_cli_limit(size_t limit, bool json, size_t rows);

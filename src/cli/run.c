@@ -23,6 +23,7 @@
 
 #include "capture/format.h"
 #include "cli/environment.h"
+#include "cli/options.h"
 #include "cli/target.h"
 
 #define TMPFS 0x01021994
@@ -35,29 +36,6 @@ struct options {
 };
 
 enum { SAMPLE = 256, EXACT, NO_RECORD, PYTHON, NATIVE, NATIVE_STACKS, DEBUG, GEOMETRY, TRACEMALLOC, MEMORY_PROFILER, LINES, LINES_OUTPUT, RSS, BOUND, KEEP_CHILDREN, EXACT_LINES };
-
-/* "64K", "1M", "4096". False if it is no number of bytes. */
-static bool parse_bytes(const char *text, uint64_t *bytes)
-{
-    static const char suffixes[] = "KMG";
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (end == text || text[0] == '-' || text[0] == '+' || errno)
-        return false;
-    const char *suffix = *end ? strchr(suffixes, *end & ~0x20) : NULL;
-    unsigned shift = suffix ? 10 * (unsigned)(suffix - suffixes + 1) : 0;
-    if (suffix)
-        end++;
-    if (suffix && strcmp(end, "iB") == 0)
-        end += 2;
-    else if (suffix && *end == 'B')
-        end++;
-    if (*end || value == 0 || value > (UINT64_MAX >> 1) >> shift)
-        return false;
-    *bytes = value << shift;
-    return true;
-}
 
 /* NAME or NAME,align=8 or NAME,align=16. The default geometry aligns to 16 and knows nothing else. */
 static bool parse_geometry(const char *text, struct hk_settings *settings)
@@ -129,7 +107,7 @@ static int take_option(int argc, char **argv, int option, struct options *o)
     case SAMPLE:
         o->sample_given = true;
         o->settings.mode = "sample";
-        if (optarg && !parse_bytes(optarg, &o->settings.sample_bytes))
+        if (optarg && !hk_cli_bytes(optarg, &o->settings.sample_bytes))
             return hk_cli_fail(HK_EXIT_USAGE,
                                "run: --sample=%s is no number of bytes; write 64K, 1M or 524288",
                                optarg);
@@ -144,7 +122,7 @@ static int take_option(int argc, char **argv, int option, struct options *o)
         o->settings.mode = "exact";
         return 0;
     case BOUND:
-        if (!parse_bytes(optarg, &o->settings.bound) || o->settings.bound < SMALLEST_BOUND || o->settings.bound > HK_CAPTURE_LARGEST_BOUND)
+        if (!hk_cli_bytes(optarg, &o->settings.bound) || o->settings.bound < SMALLEST_BOUND || o->settings.bound > HK_CAPTURE_LARGEST_BOUND)
             return hk_cli_fail(HK_EXIT_USAGE, "run: --bound=%s is not 1M to 512M, bytes of a capture at most", optarg);
         return 0;
     case MEMORY_PROFILER:
@@ -269,12 +247,13 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         (strchr(argv[*program], '.') || strchr(argv[*program], '*')))
         return hk_cli_fail(HK_EXIT_USAGE, "run: write --lines=%s, in one word", argv[*program]);
     uint64_t unused;
-    if (*program<argc && * program> 1 && strcmp(argv[*program - 1], "--sample") == 0 &&
-        parse_bytes(argv[*program], &unused))
+    if (*program < argc && *program > 1 && strcmp(argv[*program - 1], "--sample") == 0 &&
+        hk_cli_bytes(argv[*program], &unused))
         return hk_cli_fail(HK_EXIT_USAGE, "run: write --sample=%s, in one word", argv[*program]);
     if (*program >= argc)
         return hk_cli_fail(HK_EXIT_USAGE, "run: nothing to run; see \"heapkeeper help run\"");
-    return 0;
+    const char *missing = hk_target_lacks(argv + *program);
+    return missing ? hk_cli_fail(HK_EXIT_USAGE, "run: %s needs %s", argv[*program], missing) : 0;
 }
 
 /* Where nothing was asked for: every block, unless what was asked for goes with samples only. A program or a Python that

@@ -214,6 +214,12 @@ static char *name_of(char **words)
     return hk_must_strdup(strncmp(words[0], "-c", 2) == 0 ? "code" : base_name(words[0]));
 }
 
+const char *hk_target_lacks(char **words)
+{
+    bool alone = !words[1];
+    return alone && strcmp(words[0], "-m") == 0 ? "a module" : alone && strcmp(words[0], "-c") == 0 ? "code" : NULL;
+}
+
 bool hk_target_find(struct hk_target *t, char **words, const char *python, struct hk_error *error)
 {
     size_t count = 0;
@@ -223,10 +229,6 @@ bool hk_target_find(struct hk_target *t, char **words, const char *python, struc
     if (t->is_python) {
         if (words[0][0] != '-' && !check_script(words[0], error))
             return false;
-        if (words[0][0] == '-' && !words[0][2] && !words[1]) {
-            hk_error_set(error, "%s needs %s", words[0], words[0][1] == 'm' ? "a module" : "code");
-            return false;
-        }
         t->path = find_python(python, error);
     } else {
         t->path = find_program(words[0], error);

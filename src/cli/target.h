@@ -18,6 +18,9 @@ struct hk_target {
  * and an error if there is nothing that could be run. */
 bool hk_target_find(struct hk_target *target, char **words, const char *python,
                     struct hk_error *error);
+
+/* What the words `-c` and `-m` alone lack: "code", "a module". NULL: nothing. */
+const char *hk_target_lacks(char **words);
 void hk_target_free(struct hk_target *target);
 
 /* False if the program's loader would stop or complain at a library for glibc on this machine. */

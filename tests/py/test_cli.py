@@ -96,6 +96,8 @@ def test_help_and_version_are_on_stdout():
     (["run", "--exact", "--sample", "x.py"], "exclude each other"),
     (["run", "--exact", "--no-record", "x.py"], "exclude each other"),
     (["run", "--exact", "--debug", "x.py"], "exclude each other"),
+    (["run", "-m"], "-m needs a module"),
+    (["run", "--quiet", "-c"], "-c needs code"),
     (["report", "--frob"], "unknown option --frob"),
     (["report", "a", "b"], "one capture at a time"),
     (["report", "--pid", "x"], "needs a process id"),
@@ -215,7 +217,6 @@ def test_what_cannot_be_run_is_refused(tmp_path, place):
     refused(1, "no-such-program: no such program on PATH", "run", "no-such-program", env=environment)
     refused(1, "the program cannot be found: No such file", "run", "./no-such-program", env=environment)
     refused(1, r"for the file here write \./plain", "run", "plain", env=environment, cwd=str(tmp_path))
-    refused(1, "-m needs a module", "run", "-m", env=environment)
     refused(1, "no such Python on PATH", "run", "--python", "python99", "-c", "pass", env=environment)
     refused(1, "is a directory; --python needs the program", "run", "--python", tmp_path, "-c", "pass", env=environment)
     refused(1, "is not executable", "run", "--python", plain, "-c", "pass", env=environment)

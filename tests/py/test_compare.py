@@ -86,6 +86,27 @@ def test_arguments_are_separated_by_dashes(programs):
     assert found["b"]["peak_bytes"]["median"] - found["a"]["peak_bytes"]["median"] in range(1_999_000, 2_001_000)
 
 
+@pytest.mark.parametrize("form", ["-c CODE", "-cCODE", "-m MODULE", "-mMODULE"])
+def test_each_side_may_be_code_or_a_module(programs, form):
+    place, python = programs
+    small, large = ([word.replace("CODE", "x = bytearray(%d)" % size).replace("MODULE", "module%d" % size) for word in form.split()]
+                    for size in (1_000_000, 3_000_000))
+    for size in 1_000_000, 3_000_000:
+        (place / ("module%d.py" % size)).write_text("x = bytearray(%d)\n" % size)
+    (place / "large.py").write_text("x = bytearray(3_000_000)\n")
+    for a, b in ((small, large), (small, ["large.py"]), (["module1000000.py"], large), (small + ["x"], ["--"] + large)):
+        found = json.loads(show("compare", *python, "-r", "1", "--json", *a, *b, cwd=str(place)).out.decode())
+        assert found["a"]["command"] == " ".join(a) and found["b"]["command"] == " ".join(word for word in b if word != "--")
+        assert found["b"]["peak_bytes"]["median"] - found["a"]["peak_bytes"]["median"] in range(1_900_000, 2_100_000)
+
+
+def test_side_that_fails_is_named(programs):
+    place, python = programs
+    for a, b, side in (("raise SystemExit(3)", "pass", "A"), ("pass", "raise SystemExit(3)", "B")):
+        done = show("compare", *python, "-r", "1", "-c", a, "-c", b, status=1)
+        assert done.err.decode() == "heapkeeper: compare: %s (-c) ended with status 3\n" % side
+
+
 def test_samples_do_for_long_programs(programs):
     place, python = programs
     found = json.loads(show("compare", *python, "-r", "1", "--sample=16K", "--json", place / "join.py", place / "plus.py").out.decode())
@@ -97,6 +118,10 @@ def test_samples_do_for_long_programs(programs):
     (["a.py", "--"], b'behind "--"'), (["--", "a.py"], b'before "--"'), (["--runs", "0", "a", "b"], b"--runs is 1 to 1000"),
     (["--runs", "x", "a", "b"], b"--runs is 1 to 1000"), (["--by", "colour", "a", "b"], b"line, function, file, module or domain"),
     (["--limit", "x", "a", "b"], b"number of rows"), (["--nonsense", "a", "b"], b"unknown option"),
+    (["--sample=abc", "a.py", "b.py"], b"--sample=abc is no number of bytes"), (["--sample=0", "a.py", "b.py"], b"is no number of bytes"),
+    (["-c", "pass"], b"needs two programs"), (["-c"], b"needs two programs"), (["-c", "pass", "-m"], b"needs two programs"),
+    (["-c", "pass", "-c", "pass", "x"], b"needs two programs"), (["a.py", "1", "--", "-m"], b"-m needs a module"),
+    (["-c", "--", "b.py"], b"-c needs code"),
 ])
 def test_wrong_command_lines_are_one_line_and_status_2(words, wanted):
     done = show("compare", *words, status=2)
