@@ -14,7 +14,7 @@ static const char usage[] =
     "       heapkeeper run [OPTIONS] -m MODULE | -c CODE ...  the same for a module, for code\n"
     "       heapkeeper run [OPTIONS] PROGRAM [ARGUMENTS]      a program found on PATH (gunicorn, "
     "python3, ...)\n"
-    "       heapkeeper report [OPTIONS] [CAPTURE]             where the memory went; the newest "
+    "       heapkeeper report [OPTIONS] [CAPTURE|PID]         where the memory went; the newest "
     "run without CAPTURE\n"
     "       heapkeeper blocks [OPTIONS] [CAPTURE|PID]         arenas, pools and blocks of the heap\n"
     "       heapkeeper table [OPTIONS] [CAPTURE|PID]          a row for each line, function, file, module "
@@ -72,11 +72,11 @@ static const char run_usage[] =
     "Captures go to $HEAPKEEPER_DIR, else $XDG_RUNTIME_DIR/heapkeeper, else "
     "/dev/shm/heapkeeper-UID.\n";
 
-static const char report_usage[] = "usage: heapkeeper report [OPTIONS] [CAPTURE]\n"
+static const char report_usage[] = "usage: heapkeeper report [OPTIONS] [CAPTURE|PID]\n"
                                    "\n"
                                    "Says where the memory went: what grows, what is large, the "
-                                   "heap, what is outside it. Without CAPTURE the\n"
-                                   "newest run is shown. The program may still be running.\n"
+                                   "heap, what is outside it. Without CAPTURE\n"
+                                   "or PID the newest run is shown. The program may still be running.\n"
                                    "\n"
                                    "  --json              everything, for programs\n"
                                    "  --html              one HTML file with the curve of memory and the flame graph; its name is\n"
@@ -271,20 +271,22 @@ static const struct {
 };
 #define COMMANDS (sizeof commands / sizeof commands[0])
 
-static int help(int argc, char **argv)
+static int help(const char *word)
 {
-    const char *text = usage;
-    for (size_t i = 0; argc > 1 && i < COMMANDS; i++)
-        if (strcmp(argv[1], commands[i].word) == 0)
+    const char *text = word ? NULL : usage;
+    for (size_t i = 0; word && i < COMMANDS; i++)
+        if (strcmp(word, commands[i].word) == 0)
             text = commands[i].usage;
-    fputs(text, stdout);
-    return 0;
+    if (!text && strcmp(word, "help") != 0 && strcmp(word, "version") != 0)
+        return hk_cli_fail(HK_EXIT_USAGE, "help: unknown command \"%s\"; see \"heapkeeper help\"", word);
+    fputs(text ? text : usage, stdout);
+    return hk_cli_written("help");
 }
 
 static int version(void)
 {
     puts("heapkeeper " HK_VERSION);
-    return 0;
+    return hk_cli_written("version");
 }
 
 int main(int argc, char **argv)
@@ -296,12 +298,12 @@ int main(int argc, char **argv)
     }
     const char *word = argv[1];
     if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0))
-        return help(2, argv);
+        return help(word);
     for (size_t i = 0; i < COMMANDS; i++)
         if (strcmp(word, commands[i].word) == 0)
             return commands[i].run(argc - 1, argv + 1);
     if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
-        return help(argc - 1, argv + 1);
+        return help(argv[2]);
     if (strcmp(word, "version") == 0 || strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
         return version();
     return hk_cli_fail(HK_EXIT_USAGE, "unknown %s \"%s\"; see \"heapkeeper help\"",

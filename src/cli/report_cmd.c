@@ -8,6 +8,7 @@
 
 #include "cli/options.h"
 #include "cli/output.h"
+#include "read/attach.h"
 #include "view/report_html.h"
 
 #define PROCESSES_JUDGED 16 /* those with the largest peaks */
@@ -110,14 +111,19 @@ int hk_cli_report(int argc, char **argv)
     if (status)
         return status;
 
-    char *path = o.file ? hk_must_strdup(o.file) : hk_find_newest(&error);
+    int pid = hk_cli_pid(o.file);
+    struct hk_capture *capture = pid ? hk_capture_of_process(pid, HK_OPEN_WHOLE, &error) : NULL;
+    char *path = capture ? hk_must_strdup(capture->path) : pid ? NULL : o.file ? hk_must_strdup(o.file) : hk_find_newest(&error);
     if (!path)
         return hk_cli_fail(HK_EXIT_FAILURE, "%s", error.text);
     struct hk_family *family = hk_family_find(path);
     if (family->count > 1)
         hk_family_judge(family, PROCESSES_JUDGED);
     const char *chosen = choose(family, &o, path);
-    struct hk_capture *capture = chosen ? hk_capture_open(chosen, HK_OPEN_WHOLE, &error) : NULL;
+    if (!pid || o.pid) { /* the process named is not the one, or there is a file to read */
+        hk_capture_close(capture);
+        capture = chosen ? hk_capture_open(chosen, HK_OPEN_WHOLE, &error) : NULL;
+    }
     if (!chosen)
         status = hk_cli_fail(HK_EXIT_FAILURE, "no process %ld in the run of %s", o.pid, path);
     else if (!capture)

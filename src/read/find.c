@@ -191,6 +191,12 @@ static void read_children(struct hk_family *f, const char *directory, const uint
     close(fd);
 }
 
+static bool is_same_file(const char *path, const char *other)
+{
+    struct stat a, b;
+    return stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 static int by_start(const void *a, const void *b)
 {
     const struct hk_process *x = a, *y = b;
@@ -198,7 +204,31 @@ static int by_start(const void *a, const void *b)
         return x->start_realtime_ns < y->start_realtime_ns ? -1 : 1;
     if (x->exec_count != y->exec_count)
         return x->exec_count < y->exec_count ? -1 : 1;
+    if (x->pid != y->pid)
+        return x->pid < y->pid ? -1 : 1;
     return strcmp(x->path, y->path);
+}
+
+/* A capture that was copied is there twice, perhaps as it was a while ago: of those of one process the one at `path` stays,
+ * else the one that got furthest. */
+static void drop_copies(struct hk_family *f, const char *path)
+{
+    size_t kept = 0;
+    for (size_t i = 1; i < f->count; i++) { /* copies are neighbours */
+        struct hk_process *p = &f->processes[i], *last = &f->processes[kept];
+        if (p->pid != last->pid || p->exec_count != last->exec_count || p->start_realtime_ns != last->start_realtime_ns ||
+            p->start_ticks != last->start_ticks) {
+            f->processes[++kept] = *p;
+            continue;
+        }
+        bool further = p->allocated_bytes != last->allocated_bytes ? p->allocated_bytes > last->allocated_bytes
+                                                                   : p->duration_ns > last->duration_ns;
+        bool better = is_same_file(p->path, path) || (further && !is_same_file(last->path, path));
+        free(better ? last->path : p->path);
+        if (better)
+            *last = *p;
+    }
+    f->count = f->count ? kept + 1 : 0;
 }
 
 /* True if b is what process a became by exec. The process's start, in the kernel's ticks, is the same across exec; a
@@ -308,6 +338,7 @@ struct hk_family *hk_family_find(const char *path)
     if (f->count == 0)
         add_process(f, c);
     qsort(f->processes, f->count, sizeof *f->processes, by_start);
+    drop_copies(f, path);
     find_execs(f);
     free(root);
     free(directory);

@@ -255,17 +255,24 @@ static void set_last(struct page *p, size_t level, bool last)
     p->last[level] = last;
 }
 
+/* Sums up a sibling and those that follow; how many of them have something. */
+static size_t add_others(const struct hk_outline *o, uint32_t from, struct hk_tree_row *sum)
+{
+    size_t others = 0;
+    for (; from; from = o->rows[from].next) {
+        sum->bytes += o->rows[from].bytes;
+        sum->blocks += o->rows[from].blocks;
+        sum->own_bytes += o->rows[from].own_bytes;
+        others += o->rows[from].bytes || o->rows[from].blocks;
+    }
+    return others;
+}
+
 static void put_others(struct page *p, uint32_t from, size_t depth)
 {
     struct hk_tree_row sum = {0};
     char count[32], name[64];
-    size_t others = 0;
-    for (; from; from = p->outline.rows[from].next) {
-        sum.bytes += p->outline.rows[from].bytes;
-        sum.blocks += p->outline.rows[from].blocks;
-        sum.own_bytes += p->outline.rows[from].own_bytes;
-        others += p->outline.rows[from].bytes || p->outline.rows[from].blocks;
-    }
+    size_t others = add_others(&p->outline, from, &sum);
     if (!others)
         return;
     set_last(p, depth - 1, true);
@@ -344,11 +351,27 @@ void hk_tree_text(const struct hk_tree_view *v, const struct hk_terminal *t)
 
 /* ---- JSON ---- */
 
-static void put_json_row(struct hk_json *j, const struct hk_tree_view *v, const struct hk_outline *o, uint32_t at, uint32_t parent,
-                         size_t depth)
+/* What is below a row and has no row of its own. */
+static void put_json_others(struct hk_json *j, const struct page *p, uint32_t at, size_t depth)
 {
-    const struct hk_tree_row *row = &o->rows[at];
-    const struct hk_source_frame *f = &v->tree->frames[row->frame];
+    struct hk_tree_row sum = {0};
+    uint32_t child = p->outline.rows[at].first;
+    while (child && (p->v->depth == 0 || depth < p->v->depth) && is_shown(p, &p->outline.rows[child]))
+        child = p->outline.rows[child].next;
+    size_t others = add_others(&p->outline, child, &sum);
+    if (!others)
+        return;
+    hk_json_object(j, "others", true);
+    hk_json_unsigned(j, "branches", others);
+    hk_json_unsigned(j, "bytes", sum.bytes);
+    hk_json_unsigned(j, "blocks", sum.blocks);
+    hk_json_end_object(j);
+}
+
+static void put_json_row(struct hk_json *j, const struct page *p, uint32_t at, uint32_t parent, size_t depth)
+{
+    const struct hk_tree_row *row = &p->outline.rows[at];
+    const struct hk_source_frame *f = &p->v->tree->frames[row->frame];
     hk_json_object(j, NULL, true);
     hk_json_unsigned(j, "depth", depth);
     if (at)
@@ -363,6 +386,7 @@ static void put_json_row(struct hk_json *j, const struct hk_tree_view *v, const 
     hk_json_unsigned(j, "bytes", row->bytes);
     hk_json_unsigned(j, "blocks", row->blocks);
     hk_json_unsigned(j, "itself_bytes", row->own_bytes);
+    put_json_others(j, p, at, depth);
     hk_json_end_object(j);
 }
 
@@ -383,7 +407,7 @@ void hk_tree_json(const struct hk_tree_view *v, FILE *out)
     hk_json_array(j, "rows", false);
     for (;;) {
         numbers[at] = count++;
-        put_json_row(j, v, o, at, numbers[o->rows[at].parent], depth);
+        put_json_row(j, &p, at, numbers[o->rows[at].parent], depth);
         uint32_t next = v->depth == 0 || depth < v->depth ? o->rows[at].first : 0;
         if (next && is_shown(&p, &o->rows[next])) {
             at = next;

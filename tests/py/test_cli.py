@@ -75,7 +75,26 @@ def test_help_and_version_are_on_stdout():
         assert re.fullmatch(rb"heapkeeper \d+\.\d+\.\d+\n", heapkeeper(*words).out)
 
 
+def test_what_cannot_be_written_to_standard_output_is_said_by_every_command(tmp_path):
+    path = cw.shop().write(tmp_path / "shop.hkc")
+    after = cw.shop().write(tmp_path / "after.hkc")
+    words = [["help"], ["help", "run"], ["report", "--help"], ["version"], ["diff", path, after], ["diff", "--json", path, after],
+             ["lines", "shop.py", path], ["lines", "--json", "shop.py", path], ["flame", "-o", "-", path], ["report", "--html", "-o", "-", path],
+             ["plot", "--format", "png", path], ["compare", "--python", PYTHON, "-r", "1", "-c", "", "-c", ""], ["flame", "-f", "-o", tmp_path / "f", path]]
+    words += [["export", "--format", format, path] for format in ("collapsed", "speedscope", "pprof", "chrome", "csv", "json")]
+    words += [[command, *json, path] for command in ("table", "tree", "report", "plot", "live") for json in ([], ["--json"])]
+    assert heapkeeper("run", "-o", tmp_path / "recorded", PYTHON, "-c", "pass").said == (0, b"", b"")
+    words += [["blocks", tmp_path / "recorded"], ["blocks", "--json", tmp_path / "recorded"]]
+    with open("/dev/full", "w") as full:
+        for command in words:
+            done = subprocess.run([COMMAND, *map(str, command)], stdout=full, stderr=subprocess.PIPE, env=clean_environment(), timeout=60)
+            assert done.returncode == 1, command
+            assert re.fullmatch(rb"heapkeeper: [^\n]+ could not be (written|shown): No space left on device\n", done.stderr), (command, done.stderr)
+
+
 @pytest.mark.parametrize("words, pattern", [
+    (["help", "reprot"], 'help: unknown command "reprot"'),
+    (["reprot", "--help"], 'unknown command "reprot"'),
     (["reprot"], 'unknown command "reprot"'),
     (["--frob"], 'unknown option "--frob"'),
     (["bad\x1b[31m"], r'unknown command "bad\?\[31m"'),

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import capture_writer as cw
-from conftest import COMMAND
+from conftest import COMMAND, clean_environment
 from screen import DOWN, ENTER, Screen
 from test_views import show
 
@@ -65,6 +65,30 @@ def test_json_is_one_document_after_another(heapkeeper):
             text = text.lstrip()[end:]
         assert len(documents) == 2 and {d["format"] for d in documents} == {"heapkeeper-report-1"}
         assert all(d["state"] == "running" and d["pid"] == process.pid for d in documents)
+
+
+def test_report_takes_a_process_id_as_the_other_views_do(heapkeeper, tmp_path):
+    environment = {"HEAPKEEPER_DIR": str(tmp_path / "usual")}
+
+    def report(pid, *words, status=0):
+        return show("report", *words, pid, env=environment, status=status)
+
+    for output in (), ("-o", "/dev/null"):
+        words = [COMMAND, "run", *output, heapkeeper.python.path, "-c", "import sys; kept = bytearray(5 << 20); print(1, flush=True); sys.stdin.read()"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(**environment)) as process:
+            process.stdout.readline()
+            found = json.loads(report(process.pid, "--json").out.decode())
+            assert (found["pid"], found["state"]) == (process.pid, "running")
+            assert json.loads(report(process.pid, "--json", "--pid", process.pid, status=1 if output else 0).out.decode() or "{}").get("pid") \
+                == (None if output else process.pid)
+            assert b"\nLARGEST" in report(process.pid).out and b"<html" in report(process.pid, "--html", "-o", "-").out
+            process.stdin.close()
+        wanted = show("table", process.pid, env=environment, status=1 if output else 0).err
+        done = report(process.pid, status=1 if output else 0)
+        assert done.err == wanted and (b" ended" in done.out or re.fullmatch(b"heapkeeper: there is no process %d, [^\n]+\n" % process.pid, wanted))
+    with subprocess.Popen(["sleep", "600"]) as other:
+        assert re.fullmatch(rb"heapkeeper: process %d does not run under heapkeeper: [^\n]+\n" % other.pid, report(other.pid, status=1).err)
+        other.kill()
 
 
 def test_ended_capture_is_reported_once(tmp_path):

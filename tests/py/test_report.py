@@ -340,6 +340,26 @@ def test_another_process_of_the_run_can_be_asked_for(tmp_path):
     assert "no process 4711 in the run" in refusal_of(path, "--pid", "4711")
 
 
+def test_copy_of_a_capture_is_no_other_process(tmp_path):
+    family(tmp_path)
+    worker = tmp_path / "worker.py.101.1.0.hkc"
+    early = cw.shop()  # copied while it ran, and before it got so far
+    early.points = early.points[:3]
+    early.now = None
+    early.header.update(pid=101, parent_pid=100, start_realtime_ns=early.header["start_realtime_ns"] + 1, forked=1, state=cw.RUNNING,
+                        end_ns=0, command_line=early.string("python3\x1f/srv/worker.py\x1f"))
+    for name in "a.hkc", "z.hkc":
+        early.write(tmp_path / name)
+        (tmp_path / ("whole-" + name)).write_bytes(worker.read_bytes())
+    for path, state in ((tmp_path / "server.py.100.1.0.hkc", "ended"), (worker, "ended"), (tmp_path / "a.hkc", "killed"), (tmp_path / "z.hkc", "killed")):
+        found = {p["pid"]: p["state"] for p in json_of(path)["processes"]}
+        assert len(json_of(path)["processes"]) == 3 and found == {100: "ended", 101: state, 102: "killed"}, path
+    for name in "one.hkc", "two.hkc":
+        (tmp_path / "beside").mkdir(exist_ok=True)
+        (tmp_path / "beside" / name).write_bytes(worker.read_bytes())
+    assert "PROCESSES" not in text_of(tmp_path / "beside" / "two.hkc")
+
+
 def test_processes_beside_a_named_capture_are_found(tmp_path):
     for name, pid in (("out", 1000), ("out.1001", 1001), ("out.1002.1", 1002), ("unrelated", 1003)):
         c = cw.shop()

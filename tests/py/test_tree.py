@@ -89,6 +89,20 @@ def test_share_leaves_out_frames_in_json_too(exact):
     assert len(tree(exact, "--min", "10")["rows"]) < len(tree(exact)["rows"])
 
 
+@pytest.mark.parametrize("words", [("--min", "10"), ("--depth", "2"), ("--min", "3%", "--inverted"), ("--min", "10", "--of", "blocks"), ("--min", "100%")])
+def test_what_is_left_out_of_the_json_is_summed_up_where_it_was(exact, words):
+    rows, whole = tree(exact, *words)["rows"], tree(exact, *[word for word in words if word == "--inverted"])["rows"]
+    nothing = {"branches": 0, "bytes": 0, "blocks": 0}
+    assert any("others" in row for row in rows) and all(row.get("others", nothing)["bytes"] == 0 for row in whole)
+    for index, row in enumerate(rows):
+        others = row.get("others", nothing)
+        below = children(rows, index)
+        assert row["bytes"] == row["itself_bytes"] + sum(child["bytes"] for child in below) + others["bytes"]
+        assert row["blocks"] >= sum(child["blocks"] for child in below) + others["blocks"] and ("others" not in row or others["branches"])
+    branches = [found[0].get("others", nothing)["branches"] + len(children(found, 0)) for found in (rows, whole)]
+    assert branches[0] == branches[1]
+
+
 def test_memory_without_a_stack_is_below_the_whole(tmp_path):
     path = cw.shop().write(tmp_path / "x.hkc")
     rows = tree(path)["rows"]
