@@ -48,7 +48,7 @@
 
 #define HK_CAPTURE_MAGIC "hkcaptur" /* 8 bytes, no NUL */
 #define HK_CAPTURE_MAJOR 1
-#define HK_CAPTURE_MINOR 8
+#define HK_CAPTURE_MINOR 9
 #define HK_CAPTURE_BYTE_ORDER 0x01020304u
 #define HK_CAPTURE_BOUND (8u << 20) /* default length of a file in bytes */
 #define HK_CAPTURE_EXACT_BOUND (64u << 20) /* of an exact one */
@@ -351,8 +351,12 @@ struct hk_capture_code {
     uint32_t line_table, line_table_size; /* string offset and bytes; 0: missing */
     int32_t first_line;
     uint32_t flags;  /* HK_CODE_* */
-    uint32_t module; /* since 1.1; of HK_CODE_NATIVE: index of its entry in the modules + 1, 0: in no module. Only
-                        `file`, the module's path, is filled in then */
+    union {
+        uint32_t module;   /* since 1.1; of HK_CODE_NATIVE: index of its entry in the modules + 1, 0: in no module. Only
+                              `file`, the module's path, is filled in then */
+        uint32_t prologue; /* since 1.9; of bytecode: bytes before its first traceable instruction. A frame there makes its
+                              cells or its generator, and does not exist yet: what it allocates is its caller's */
+    };
 };
 
 enum hk_code_flag {

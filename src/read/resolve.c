@@ -22,7 +22,7 @@
 struct code {
     const char *file, *name, *qualified_name;
     uint32_t function;
-    uint32_t module; /* as struct hk_capture_code has it */
+    uint32_t module, prologue; /* as struct hk_capture_code has them; 0 if they are not its */
     bool hidden, native;
 };
 
@@ -91,7 +91,8 @@ static void read_codes(struct hk_resolver *r)
         code->name = hk_capture_string(c, entry.name);
         code->qualified_name = hk_capture_string(c, entry.qualified_name);
         code->native = entry.flags & HK_CODE_NATIVE;
-        code->module = entry.module;
+        code->module = code->native ? entry.module : 0;
+        code->prologue = code->native ? 0 : entry.prologue;
         if (!*code->name)
             code->name = "(name unknown)";
         if (!*code->qualified_name)
@@ -122,6 +123,12 @@ static void find_owners(struct hk_resolver *r, uint32_t node)
     r->native[node] = caller_is_better ? owner : node;
 }
 
+/* CPython shows no such frame, in tracebacks or tracemalloc: its generator is charged to the call. */
+static bool has_not_begun(const struct code *code, int32_t offset)
+{
+    return code->prologue > 0 && offset < (int64_t)code->prologue;
+}
+
 static void read_nodes(struct hk_resolver *r)
 {
     r->node_count = r->capture->tables[HK_SECTION_NODES].count;
@@ -134,10 +141,11 @@ static void read_nodes(struct hk_resolver *r)
         struct hk_capture_node node;
         hk_capture_entry(r->capture, HK_SECTION_NODES, i, &node, sizeof node);
         uint32_t parent = node.parent < i ? node.parent : 0;
-        bool known = node.code > 0 && node.code < r->code_count;
+        const struct code *code = &r->codes[node.code < r->code_count ? node.code : 0]; /* 0: none */
+        bool is_shown = code != r->codes && !code->hidden && !has_not_begun(code, node.offset);
         r->parents[i] = parent;
-        r->node_codes[i] = known ? node.code : 0;
-        r->shown[i] = known && !r->codes[node.code].hidden ? (uint32_t)i : r->shown[parent];
+        r->node_codes[i] = (uint32_t)(code - r->codes);
+        r->shown[i] = is_shown ? (uint32_t)i : r->shown[parent];
         find_owners(r, (uint32_t)i);
     }
 }

@@ -107,7 +107,7 @@ uint32_t hk_rec_code_by_content(const struct hk_capture_code *content)
 
 static uint32_t read_code(const void *address, const struct hk_code_identity *identity)
 {
-    struct hk_capture_code code = {.first_line = identity->first_line};
+    struct hk_capture_code code = {.first_line = identity->first_line, .prologue = identity->prologue};
 
     code.file = read_name(address, 0);
     code.name = read_name(address, 1);

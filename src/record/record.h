@@ -39,6 +39,7 @@ struct hk_code_identity {
     const void *table;
     int32_t first_line;
     uint32_t size;
+    uint32_t prologue; /* as struct hk_capture_code has it; says nothing of identity */
 };
 
 static inline bool hk_same_code(const struct hk_code_identity *a, const struct hk_code_identity *b)

@@ -1,5 +1,6 @@
 """`heapkeeper run --tracemalloc`: `import tracemalloc` is the standard module on our record, and CPython's own tests say so."""
 
+import collections
 import fnmatch
 import json
 import os
@@ -7,7 +8,7 @@ import re
 import textwrap
 
 import pytest
-from conftest import execute
+from conftest import COMMAND, execute
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OURS = ("--tracemalloc",)
@@ -139,3 +140,58 @@ def test_children_have_it_too_and_an_error_names_where_an_object_is_from(heapkee
 def test_options_that_exclude_it_are_refused_by_name(heapkeeper, options):
     done = heapkeeper.run("pass", options=options)
     assert done.status == 2 and b"--tracemalloc" in done.err and options[1].encode() in done.err
+
+
+NOT_BEGUN = """
+    import gc, json, sys, tracemalloc
+    gc.disable()
+    def numbers(n):
+        yield n
+    async def wait(n):
+        return n
+    async def stream(n):
+        yield n
+    def closure(n):
+        def inner():
+            return n
+        return inner
+    def made():
+        kept = []
+        kept.append([numbers(1000) for _ in range(200)])
+        kept.append([wait(1000) for _ in range(200)])
+        kept.append([stream(1000) for _ in range(200)])
+        kept.append([(i for i in range(3)) for _ in range(200)])
+        kept.append([closure(7) for _ in range(200)])
+        return kept
+    tracemalloc.start()
+    kept = made()
+    snapshot = tracemalloc.take_snapshot()
+    tracemalloc.stop()
+    mine = snapshot.filter_traces([tracemalloc.Filter(True, __file__)]).statistics("lineno")
+    print(json.dumps({s.traceback[0].lineno: [s.size, s.count] for s in mine}))
+    for coroutine in kept[1]:
+        coroutine.close()
+"""
+
+
+def test_what_a_frame_allocates_that_has_not_begun_is_its_callers(heapkeeper, tmp_path, every_python):
+    """Generators and coroutines, and the cells of closures: from 3.11 on a frame of their own asks for them, which does not exist yet."""
+    script = tmp_path / "not_begun.py"
+    script.write_text(textwrap.dedent(NOT_BEGUN))
+    theirs = json.loads(execute([every_python.path, str(script)]).out)
+    done = heapkeeper.run([str(script)], python=every_python, options=OURS)
+    ours = json.loads(done.out)
+    at = {text.strip(): str(number) for number, text in enumerate(script.read_text().splitlines(), 1)}
+    if every_python.version >= (3, 11):
+        assert theirs == ours
+    calls = [line for text, line in at.items() if text.startswith("kept.append")]
+    assert all(ours[line][1] >= 200 for line in calls), ours
+    table = execute([COMMAND, "table", "--json", "--by", "line", heapkeeper.output])
+    rows = collections.Counter()
+    for row in table.json["rows"]:
+        if row["file"] == str(script):
+            rows[str(row["line"])] += row["total_blocks"]
+    assert all(rows[line] >= 200 for line in calls), rows
+    starts = [line for text, line in at.items() if "numbers(n):" in text or text.startswith("async")]
+    assert len(starts) == 3
+    assert all(rows[line] < 200 for line in starts), rows

@@ -225,5 +225,6 @@ bool hk_py_identify(const hk_py_layout *layout, const void *code, struct hk_code
     out->table = info.linetable;
     out->first_line = info.firstlineno;
     out->size = info.units;
+    out->prologue = info.first_traceable * 2;
     return true;
 }

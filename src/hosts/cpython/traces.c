@@ -323,20 +323,10 @@ static uint32_t frame_of(struct resolving *r, const struct hk_capture_node *node
 static bool is_hidden(const struct resolving *r, const struct hk_capture_node *node)
 {
     const struct hk_capture_code *code = &r->look.codes[node->code];
-    return (code->flags & (HK_CODE_TRAMPOLINE | HK_CODE_NATIVE)) || (code->line_table_size == 0 && code->file == code->name && code->file != 0);
-}
-
-/* The frame makes its cells, or is a generator's that is being made: CPython says that it is incomplete. These instructions have
- * no line. */
-static bool is_incomplete(const struct resolving *r, const struct hk_capture_node *node)
-{
-    const struct hk_capture_code *code = &r->look.codes[node->code];
-    const int prologue = 256; /* bytes; a cell or two are usual */
-    if (hk_python.layout->minor < 11 || node->offset >= prologue)
-        return false;
-    return node->offset < 0 ||
-           (code->line_table != 0 && hk_line_of(hk_python.layout->minor, (const uint8_t *)r->look.strings + code->line_table,
-                                                code->line_table_size, code->first_line, node->offset) < 0);
+    if (code->flags & (HK_CODE_TRAMPOLINE | HK_CODE_NATIVE))
+        return true;
+    bool has_begun = code->prologue == 0 || node->offset >= (int64_t)code->prologue;
+    return !has_begun || (code->line_table_size == 0 && code->file == code->name && code->file != 0);
 }
 
 /* The innermost frames of a node, at out->path[path_length]; their number, or NONE. */
@@ -344,8 +334,6 @@ static uint32_t put_path(struct resolving *r, uint32_t at)
 {
     struct hk_traces *t = r->out;
     uint32_t length = 0;
-    if (at != 0 && r->options->as_cpython && is_incomplete(r, &r->look.nodes[at]))
-        at = r->look.nodes[at].parent;
     for (; at != 0 && length < r->options->frames; at = r->look.nodes[at].parent) {
         const struct hk_capture_node *node = &r->look.nodes[at];
         if (is_hidden(r, node))

@@ -55,8 +55,7 @@ struct hk_traces_options {
     uint32_t frames;   /* at most so many of a stack, at least 1 */
     bool depths;       /* stacks that differ in their depth only are different traces */
     bool cumulative;   /* each frame is a trace of its own, with what was allocated in it and what it called */
-    bool as_cpython;   /* as CPython's tracemalloc: a frame that has not begun yet is none (3.11 on), and, cumulative, one that is
-                          in the stack several times counts as often */
+    bool as_cpython;   /* as CPython's tracemalloc: cumulative, a frame that is in the stack several times counts as often */
 };
 
 /* False: no memory, or a group of a site that does not exist. Freed by hk_traces_end in either case. */
