@@ -156,6 +156,7 @@ static void put_head(const struct page *p)
 {
     const struct hk_capture *c = p->report->capture;
     struct hk_heap_view v = hk_heap_view(c);
+    struct hk_totals totals = hk_report_totals(p->report);
     char program[256], name[NAME], version[32], a[32], b[32], d[32], e[32];
     FILE *out = p->t->out;
 
@@ -169,10 +170,10 @@ static void put_head(const struct page *p)
         fputs("no figures: it ended before the first point of its timeline\n", out);
         return;
     }
-    fprintf(out, "peak %s%s%s %s%sallocated %s", hk_text_bytes(a, (double)v.peak_bytes), p->dot,
+    fprintf(out, "peak %s%s%s %s%sallocated %s", hk_text_bytes(a, (double)totals.peak_bytes), p->dot,
             c->life == HK_LIFE_RUNNING ? "live now" : "live at the end",
-            hk_text_bytes(b, (double)v.live_bytes), p->dot,
-            hk_text_bytes(d, (double)c->now.allocated_bytes));
+            hk_text_bytes(b, (double)totals.live_bytes), p->dot,
+            hk_text_bytes(d, (double)totals.allocated_bytes));
     if (v.peak_rss_bytes)
         fprintf(out, "%speak RSS %s", p->dot, hk_text_bytes(e, (double)v.peak_rss_bytes));
     fputc('\n', out);
@@ -500,6 +501,12 @@ static void put_heap(const struct page *p)
         margin(p);
         say(p, "%s of empty pools given back to the system",
             hk_text_bytes(a, (double)at->returned_bytes));
+    }
+    uint64_t later = hk_report_totals(p->report).later_bytes;
+    if (later) {
+        margin(p);
+        say(p, "all this at the last point of the timeline, after %s; %s %s allocated since then", hk_text_duration(a, at->time_ns),
+            hk_text_bytes(b, (double)later), p->report->capture->life == HK_LIFE_RUNNING ? "have been" : "were");
     }
 }
 

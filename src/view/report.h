@@ -51,6 +51,14 @@ struct hk_heap_view {
 };
 struct hk_heap_view hk_heap_view(const struct hk_capture *capture);
 
+/* The three totals. They are the heap's at the newest point; but where every block was recorded, that record goes on when the point is old: the
+ * process was killed, or sleeps. If more was allocated after it than can be passed over, they are sums over sites. */
+struct hk_totals {
+    uint64_t peak_bytes, live_bytes, live_blocks, allocated_bytes, allocated_blocks;
+    uint64_t later_bytes; /* allocated after the newest point; 0: they are of the point */
+};
+struct hk_totals hk_report_totals(const struct hk_report *report);
+
 /* The collections of cycles, summed. */
 struct hk_gc_view {
     uint64_t collections, by_generation[HK_CAPTURE_GENERATIONS];

@@ -96,6 +96,7 @@ static void put_head(const struct page *p)
 {
     const struct hk_capture *c = p->report->capture;
     struct hk_heap_view v = hk_heap_view(c);
+    struct hk_totals totals = hk_report_totals(p->report);
     char program[256], name[NAME], version[32], time[32], blocks[48] = "", a[32];
 
     fputs("<header>\n<div class=\"title\"><h1>", p->out);
@@ -111,12 +112,12 @@ static void put_head(const struct page *p)
         fputs("<p>No figures: it ended before the first point of its timeline.</p>\n</header>\n", p->out);
         return;
     }
-    snprintf(blocks, sizeof blocks, "in %s blocks", hk_text_count(a, v.live_blocks));
+    snprintf(blocks, sizeof blocks, "in %s blocks", hk_text_count(a, totals.live_blocks));
     fputs("<dl class=\"figures\">\n", p->out);
-    put_figure(p, "peak", (double)v.peak_bytes, "");
-    put_figure(p, c->life == HK_LIFE_RUNNING ? "live now" : "live at the end", (double)v.live_bytes, blocks);
-    snprintf(blocks, sizeof blocks, "in %s blocks", hk_text_count(a, c->now.allocated_blocks));
-    put_figure(p, "allocated", (double)c->now.allocated_bytes, c->now.allocated_blocks ? blocks : "");
+    put_figure(p, "peak", (double)totals.peak_bytes, "");
+    put_figure(p, c->life == HK_LIFE_RUNNING ? "live now" : "live at the end", (double)totals.live_bytes, blocks);
+    snprintf(blocks, sizeof blocks, "in %s blocks", hk_text_count(a, totals.allocated_blocks));
+    put_figure(p, "allocated", (double)totals.allocated_bytes, totals.allocated_blocks ? blocks : "");
     if (v.peak_rss_bytes)
         put_figure(p, "peak resident size", (double)v.peak_rss_bytes, "");
     fputs("</dl>\n</header>\n", p->out);

@@ -409,7 +409,7 @@ void hk_report_json(const struct hk_report *r, FILE *out)
     const struct hk_capture_header *h = &c->header;
     char program[256];
     struct hk_json json, *j = &json;
-    struct hk_heap_view v = hk_heap_view(c);
+    struct hk_totals totals = hk_report_totals(r);
 
     hk_json_start(j, out);
     hk_json_object(j, NULL, false);
@@ -427,9 +427,9 @@ void hk_report_json(const struct hk_report *r, FILE *out)
     put_python(j, c);
     hk_json_string(j, "mode", hk_mode_word(h->mode));
     hk_json_unsigned(j, "samples", c->now.samples);
-    hk_json_unsigned(j, "peak_bytes", v.peak_bytes);
-    hk_json_unsigned(j, "live_bytes", v.live_bytes);
-    hk_json_unsigned(j, "allocated_bytes", c->now.allocated_bytes);
+    hk_json_unsigned(j, "peak_bytes", totals.peak_bytes);
+    hk_json_unsigned(j, "live_bytes", totals.live_bytes);
+    hk_json_unsigned(j, "allocated_bytes", totals.allocated_bytes);
     put_heap(j, c);
     hk_json_string(j, "watch", hk_watch_word(h->watch));
     hk_json_string(j, "watch_name", hk_capture_string(c, h->watch_name));

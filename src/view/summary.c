@@ -84,6 +84,32 @@ struct hk_heap_view hk_heap_view(const struct hk_capture *c)
     return v;
 }
 
+struct hk_totals hk_report_totals(const struct hk_report *r)
+{
+    const struct hk_capture *c = r->capture;
+    struct hk_heap_view v = hk_heap_view(c);
+    struct hk_totals of_point = {v.peak_bytes, v.live_bytes, v.live_blocks, c->now.allocated_bytes, c->now.allocated_blocks, 0};
+    struct hk_totals of_sites = {0};
+    if (c->header.mode != HK_MODE_EXACT || c->life == HK_LIFE_ENDED)
+        return of_point;
+    for (size_t i = 0; i < r->sites->site_count; i++) {
+        const struct hk_site *site = &r->sites->sites[i];
+        if (site->domain == HK_DOMAIN_NATIVE)
+            continue; /* not the heap's */
+        of_sites.live_bytes += site->live_bytes;
+        of_sites.live_blocks += site->live_blocks;
+        of_sites.allocated_bytes += site->total_bytes;
+        of_sites.allocated_blocks += site->total_blocks;
+    }
+    if ((double)of_sites.allocated_bytes <= 1.01 * (double)of_point.allocated_bytes)
+        return of_point;
+    of_sites.later_bytes = of_sites.allocated_bytes - of_point.allocated_bytes;
+    of_sites.peak_bytes = of_point.peak_bytes > r->sites->peak_bytes ? of_point.peak_bytes : r->sites->peak_bytes;
+    if (of_sites.peak_bytes < of_sites.live_bytes)
+        of_sites.peak_bytes = of_sites.live_bytes;
+    return of_sites;
+}
+
 /* ---- notes ---- */
 
 __attribute__((format(printf, 2, 3))) static void note(struct hk_notes *n, const char *format, ...)

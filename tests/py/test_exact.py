@@ -580,3 +580,21 @@ def test_what_a_record_does_not_know_is_refused_in_one_line(heapkeeper):
         done = execute([COMMAND, "table", "--sort", word, heapkeeper.output])
         assert done.status == 1 and b"does not know how long blocks live" in done.err and done.err.count(b"\n") == 1
     assert b"temporary_share" not in execute([COMMAND, "table", "--json", heapkeeper.output]).out
+
+
+def test_totals_of_a_killed_process_are_those_of_all_that_was_recorded(exact, heapkeeper):
+    """The last point of the timeline is some ms old then: what was allocated since is in the sites."""
+    report = exact("""
+        import os, signal
+        def burst():
+            return [bytes(5000) for _ in range(20000)]
+        kept = burst()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """, state="killed", status=-9)
+    for total in "live_bytes", "peak_bytes", "allocated_bytes":
+        assert report[total] >= 0.99 * 20000 * 5033, total
+    recorded = sum(site["live_bytes"] for site in report["sites"])
+    assert 0.99 * recorded <= report["live_bytes"] < 1.1 * recorded
+    behind = report["allocated_bytes"] - report["heap"]["allocated_bytes"]
+    text = heapkeeper.text().decode()
+    assert ("all this at the last point of the timeline" in text) == (behind > 0), text
