@@ -36,7 +36,7 @@ struct options {
     char **words[2]; /* NULL-terminated */
 };
 
-static const char *const by_words[] = {"line", "function", "file", "module", "domain", NULL};
+static const char *const by_words[] = {"line", "function", "file", "module", "domain", "size", NULL};
 
 /* ---- the command line ---- */
 

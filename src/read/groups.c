@@ -1,15 +1,16 @@
-/* Groups are made of the merged lines, which already hold every site once; of domains and threads, of the sites themselves.
+/* Groups are made of the merged lines, which already hold every site once; of domains, threads and sizes, of the sites themselves.
  *
  * Each line is turned into what its group has in common (a frame without its line, a file alone, a module's name), and
  * a hash table finds the group that has the same. */
 #include "read/groups.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "read/index.h"
 
-const char *const hk_group_words[HK_GROUP_CHOICES + 1] = {"line", "function", "file", "module", "domain", "thread", NULL};
+const char *const hk_group_words[HK_GROUP_CHOICES + 1] = {"line", "function", "file", "module", "domain", "size", "thread", NULL};
 
 const char *hk_group_word(enum hk_group_by by)
 {
@@ -179,22 +180,56 @@ static void group_lines(struct hk_groups *all, const struct hk_sites *s, enum hk
     hk_index_free(&index);
 }
 
-static unsigned key_of(const struct hk_site *site, bool by_thread)
+/* Sizes: the small classes, SIZE_STEP apart up to SIZE_SMALL, have keys from 0, and what is larger, by powers of two, those behind them. */
+#define SIZE_STEP  16u
+#define SIZE_SMALL 512u
+#define SIZES      (SIZE_SMALL / SIZE_STEP)
+#define KEYS       (HK_CAPTURE_THREADS + 32u)
+_Static_assert(SIZES + 64 - 9 <= KEYS && HK_CAPTURE_THREADS + 1 <= KEYS, "every key has its group");
+
+static unsigned size_key(const struct hk_site *site)
 {
-    return by_thread ? site->thread : site->domain & 3u;
+    uint64_t blocks = site->total_blocks ? site->total_blocks : site->live_blocks; /* 0: all are a parent's */
+    uint64_t bytes = site->total_blocks ? site->total_bytes : site->live_bytes;
+    uint64_t average = blocks ? (bytes + blocks - 1) / blocks : 0;
+    if (average <= SIZE_SMALL)
+        return average ? (unsigned)(average - 1) / SIZE_STEP : 0;
+    return SIZES + (unsigned)(64 - __builtin_clzll(average - 1)) - 10; /* 513 to 1024 is the first */
 }
 
-/* By domain, or by thread. */
-static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by_thread)
+static char *size_name(unsigned key)
 {
-    uint32_t index[HK_CAPTURE_THREADS + 1] = {0}; /* of a group + 1 */
-    all->groups = hk_must_calloc(HK_CAPTURE_THREADS + 1, sizeof *all->groups);
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    char text[64];
+    unsigned shift = key - SIZES + 9; /* of what is large: beyond 2^shift */
+    if (key < SIZES)
+        snprintf(text, sizeof text, "%u to %u bytes", key * SIZE_STEP + 1, (key + 1) * SIZE_STEP);
+    else
+        snprintf(text, sizeof text, "%llu %s to %llu %s", 1ull << shift % 10, units[shift / 10], 1ull << (shift + 1) % 10, units[(shift + 1) / 10]);
+    return hk_must_strdup(text);
+}
+
+static unsigned key_of(const struct hk_site *site, enum hk_group_by by)
+{
+    return by == HK_BY_THREAD ? site->thread : by == HK_BY_SIZE ? size_key(site) : site->domain & 3u;
+}
+
+static char *key_name(const struct hk_sites *s, unsigned key, enum hk_group_by by)
+{
+    return by == HK_BY_THREAD ? hk_sites_thread(s, key) : by == HK_BY_SIZE ? size_name(key) : hk_must_strdup(hk_domain_name(key));
+}
+
+/* By what sites have a number for. */
+static void group_sites(struct hk_groups *all, const struct hk_sites *s, enum hk_group_by by)
+{
+    uint32_t index[KEYS] = {0}; /* of a group + 1 */
+    all->groups = hk_must_calloc(KEYS, sizeof *all->groups);
     for (size_t i = 0; i < s->site_count; i++) {
         const struct hk_site *site = &s->sites[i];
-        unsigned key = key_of(site, by_thread);
+        unsigned key = key_of(site, by);
         if (!index[key]) {
             all->groups[all->count].frame = (struct hk_source_frame){"", "", "", 0, NULL, 0, NULL, false};
-            all->groups[all->count].name = by_thread ? hk_sites_thread(s, key) : hk_must_strdup(hk_domain_name(key));
+            all->groups[all->count].name = key_name(s, key, by);
             index[key] = (uint32_t)++all->count;
         }
         struct hk_amounts amounts = hk_amounts_of_site(site);
@@ -206,7 +241,7 @@ static void group_sites(struct hk_groups *all, const struct hk_sites *s, bool by
         g->site_count++;
     }
     for (size_t i = 0; i < s->living_count; i++)
-        hk_living_add(&all->groups[index[key_of(&s->sites[s->living[i].site], by_thread)] - 1].ages, &s->living[i]);
+        hk_living_add(&all->groups[index[key_of(&s->sites[s->living[i].site], by)] - 1].ages, &s->living[i]);
 }
 
 /* "(other)" of a record whose tables never filled, and the like. */
@@ -226,8 +261,8 @@ static void drop_empty(struct hk_groups *all)
 struct hk_groups *hk_groups_make(const struct hk_sites *s, enum hk_group_by by)
 {
     struct hk_groups *all = hk_must_calloc(1, sizeof *all);
-    if (by == HK_BY_DOMAIN || by == HK_BY_THREAD)
-        group_sites(all, s, by == HK_BY_THREAD);
+    if (by == HK_BY_DOMAIN || by == HK_BY_THREAD || by == HK_BY_SIZE)
+        group_sites(all, s, by);
     else
         group_lines(all, s, by);
     drop_empty(all);

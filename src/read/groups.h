@@ -1,4 +1,4 @@
-/* Sums over the sites of a capture: by line, function, file, module, domain or thread.
+/* Sums over the sites of a capture: by line, function, file, module, domain, size or thread.
  *
  * Every site is in exactly one group, so the groups of any choice add up to the same totals. Threads are told apart by captures of every
  * block only.
@@ -16,6 +16,7 @@ enum hk_group_by {
     HK_BY_FILE,     /* of code without a file its module; of no code "(other)" and the like */
     HK_BY_MODULE,   /* of Python by its path; what machine code asked for belongs to its library or program */
     HK_BY_DOMAIN,
+    HK_BY_SIZE, /* of a site's average block: a call path mostly asks for one size. What the heap has of each class is in its map */
     HK_BY_THREAD,
     HK_GROUP_CHOICES
 };
@@ -28,7 +29,7 @@ struct hk_amounts {
 
 struct hk_group {
     struct hk_source_frame frame; /* what the group has in common; "", 0 and NULL for the rest */
-    char *name;                   /* of a module, a domain or a thread; NULL: the frame says it */
+    char *name;                   /* of a module, a domain, a thread or a size; NULL: the frame says it */
     struct hk_amounts amounts;
     struct hk_ages ages;
     uint64_t at_mark[HK_MARKS], born_in[HK_MARKS]; /* KiB, as those of sites */

@@ -300,7 +300,7 @@ void hk_group_json(struct hk_json *j, enum hk_group_by by, const struct hk_group
         hk_json_string(j, "function", g->frame.function);
         hk_json_string(j, "qualified_name", g->frame.qualified_name);
     }
-    if (by != HK_BY_DOMAIN && by != HK_BY_THREAD && by != HK_BY_MODULE)
+    if (by == HK_BY_LINE || by == HK_BY_FUNCTION || by == HK_BY_FILE)
         hk_json_string(j, "file", g->frame.file);
     if (by == HK_BY_LINE) {
         hk_json_signed(j, "line", g->frame.line);

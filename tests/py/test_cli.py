@@ -125,7 +125,7 @@ def test_what_cannot_be_written_to_standard_output_is_said_by_every_command(tmp_
     (["table", "--frob"], "unknown option --frob"),
     (["table", "a", "b"], "one capture or process at a time"),
     (["table", "--by"], "needs a value"),
-    (["table", "--by", "colour"], "--by is line, function, file, module, domain or thread, not"),
+    (["table", "--by", "colour"], "--by is line, function, file, module, domain, size or thread, not"),
     (["table", "--sort", "size"], "--sort is live, peak, total, blocks, temporary, largest or age, not"),
     (["table", "--limit", "-1"], "needs a number"),
     (["table", "--limit", "x"], "needs a number"),

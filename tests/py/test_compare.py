@@ -116,7 +116,7 @@ def test_samples_do_for_long_programs(programs):
 @pytest.mark.parametrize("words, wanted", [
     ([], b"needs two programs"), (["a.py"], b"needs two programs"), (["a.py", "b.py", "c.py"], b"needs two programs"),
     (["a.py", "--"], b'behind "--"'), (["--", "a.py"], b'before "--"'), (["--runs", "0", "a", "b"], b"--runs is 1 to 1000"),
-    (["--runs", "x", "a", "b"], b"--runs is 1 to 1000"), (["--by", "colour", "a", "b"], b"line, function, file, module or domain"),
+    (["--runs", "x", "a", "b"], b"--runs is 1 to 1000"), (["--by", "colour", "a", "b"], b"line, function, file, module, domain or size"),
     (["--limit", "x", "a", "b"], b"number of rows"), (["--nonsense", "a", "b"], b"unknown option"),
     (["--sample=abc", "a.py", "b.py"], b"--sample=abc is no number of bytes"), (["--sample=0", "a.py", "b.py"], b"is no number of bytes"),
     (["-c", "pass"], b"needs two programs"), (["-c"], b"needs two programs"), (["-c", "pass", "-m"], b"needs two programs"),

@@ -149,7 +149,7 @@ def test_a_killed_process_shows_what_rose_before_it_died(heapkeeper):
 @pytest.mark.parametrize("words, wanted", [
     ([], b"needs two captures"), (["a"], b"needs two captures"), (["a", "b", "c"], b"two captures at most"),
     (["--from", "start", "a", "b"], b"second one"), (["--from", "1%", "--sort", "blocks", "a"], b"only what was live"),
-    (["--by", "colour", "a", "b"], b"line, function, file, module, domain or thread"), (["--sort", "size", "a", "b"], b"live, peak, total or blocks"),
+    (["--by", "colour", "a", "b"], b"line, function, file, module, domain, size or thread"), (["--sort", "size", "a", "b"], b"live, peak, total or blocks"),
     (["--limit", "x", "a", "b"], b"number of rows"), (["--nonsense"], b"unknown option"),
 ])
 def test_wrong_command_lines_are_one_line_and_status_2(words, wanted):

@@ -13,7 +13,7 @@ import capture_writer as cw
 from conftest import COMMAND, check_real_path, execute, read_terminal, recorded_exactly
 from test_contract_hostile import has_control_bytes
 
-BY = ("line", "function", "file", "module", "domain")
+BY = ("line", "function", "file", "module", "domain", "size")
 SORT = {"live": "live_bytes", "peak": "peak_bytes", "total": "total_bytes", "blocks": "live_blocks"}
 COLUMNS = ("live_bytes", "live_blocks", "peak_bytes", "peak_blocks", "total_bytes", "total_blocks", "samples")
 OF = ("live", "peak", "total")
@@ -199,6 +199,19 @@ def test_libraries_that_one_line_calls_have_rows_of_their_own(tmp_path):
         rows = {row["through"]: row["total_bytes"] for row in table(path, "--by", by)["rows"] if row.get("through")}
         assert rows == {"libsqlite3.so.0": 70 << 20, "libz.so.1": 5 << 20}
     assert len([row for row in table(path, "--by", "file")["rows"] if row["file"] == "/srv/shop/shop.py"]) == 1
+
+
+def test_sizes_are_those_of_a_paths_average_block(tmp_path):
+    c = cw.shop()
+    path = c.write(tmp_path / "x.hkc")
+    before = {row["name"]: row["total_bytes"] for row in table(path, "--by", "size")["rows"]}
+    sizes = {"1 to 16 bytes": (16, 1), "17 to 32 bytes": (17, 1), "497 to 512 bytes": (1024, 2), "512 bytes to 1 KiB": (513, 1),
+             "1 KiB to 2 KiB": (2 * 2048, 2), "512 KiB to 1 MiB": (1 << 20, 1), "1 MiB to 2 MiB": ((1 << 20) + 1, 1), "1 GiB to 2 GiB": (5 << 30, 3)}
+    for bytes_, blocks in sizes.values():
+        c.site(c.stack((c.code("f%d" % bytes_), 0)), total_bytes=bytes_, total_blocks=blocks)
+    rows = {row["name"]: row["total_bytes"] for row in table(c.write(tmp_path / "y.hkc"), "--by", "size")["rows"]}
+    for name, (bytes_, _) in sizes.items():
+        assert rows[name] - before.get(name, 0) == bytes_, name
 
 
 def test_what_cannot_be_told_apart_is_not_among_the_choices(exact, shop):
