@@ -194,4 +194,5 @@ def test_what_a_frame_allocates_that_has_not_begun_is_its_callers(heapkeeper, tm
     assert all(rows[line] >= 200 for line in calls), rows
     starts = [line for text, line in at.items() if "numbers(n):" in text or text.startswith("async")]
     assert len(starts) == 3
-    assert all(rows[line] < 200 for line in starts), rows
+    if every_python.version >= (3, 11):  # before, closing a coroutine that never began makes a traceback there
+        assert all(rows[line] < 200 for line in starts), rows
