@@ -23,7 +23,7 @@ import sys
 import tracemalloc as _standard_tracemalloc
 
 from .lines import LineProfile, profile
-from .tracker import Difference, Snapshot, Statistic, Tracker, take_snapshot
+from .tracker import Difference, Snapshot, Statistic, Tracker, must_run_when_called, take_snapshot
 
 __all__ = [
     "Difference",
@@ -238,12 +238,18 @@ def recording():
     return _library.hk_recording()
 
 
+def _encoded(name, who):
+    if not isinstance(name, str):
+        raise TypeError("heapkeeper.%s: a name is a str, not %s" % (who, type(name).__name__))
+    return name.encode("utf-8", "replace")
+
+
 def mark(name):
     """Put a named mark on the record's timeline, with every figure of this moment.
 
     Returns the bytes that the program has asked for since its start, as the mark has them; 0 if nothing is recorded.
     """
-    return _library.hk_mark(name.encode("utf-8", "replace"))
+    return _library.hk_mark(_encoded(name, "mark"))
 
 
 class span:
@@ -261,7 +267,7 @@ class span:
 
     def __init__(self, name):
         self.name = name
-        self._encoded = name.encode("utf-8", "replace")
+        self._encoded = _encoded(name, "span")
         self._begun = []
 
     def __enter__(self):
@@ -278,6 +284,8 @@ class span:
                 with span(self.name):
                     return await function(*arguments, **names)
         else:
+            must_run_when_called(function, "heapkeeper.span")
+
             @functools.wraps(function)
             def spanned(*arguments, **names):
                 with span(self.name):

@@ -143,6 +143,84 @@ def test_a_decorated_function_is_tracked_while_it_runs(run):
     assert 400000 <= found[0] < 420000 and 100 <= found[1] < 10000 and "use `with` inside it" in found[2]
 
 
+def test_what_is_no_function_or_does_not_run_when_called_is_refused_and_a_partial_of_one_is_not(run, every_python):
+    found = run("""
+        import functools, json, heapkeeper
+        tracker, found = heapkeeper.Tracker(), {}
+        def function(n):
+            return bytes(n)
+        def generator():
+            yield
+        async def coroutine():
+            pass
+        class Yields:
+            def __call__(self):
+                yield
+        def refused(name, call, *arguments):
+            try:
+                found[name] = call(*arguments) and None
+            except TypeError as error:
+                found[name] = str(error)
+        for name, thing in (("generator", generator), ("partial", functools.partial(generator)), ("coroutine", functools.partial(coroutine)),
+                            ("callable", Yields()), ("int", 5), ("None", None), ("classmethod", classmethod(function))):
+            refused(name, tracker, thing)
+        for name, thing in ("span generator", functools.partial(generator)), ("span int", 5):
+            refused(name, heapkeeper.span("x"), thing)
+        refused("mark", heapkeeper.mark, 5)
+        refused("mark bytes", heapkeeper.mark, b"x")
+        refused("span", heapkeeper.span, function)
+        assert len(tracker(functools.partial(function, 1000))()) == 1000 and 1033 <= tracker.peak < 3000
+        print(json.dumps(found))
+    """, every_python)
+    for name in "generator", "partial", "coroutine", "callable", "span generator":
+        assert found[name].startswith("heapkeeper.span: " if "span" in name else "heapkeeper.Tracker: ") and "use `with` inside it" in found[name], name
+    assert found["int"] == "heapkeeper.Tracker: goes before a function, not before 5" and found["None"].endswith("not before None")
+    assert found["classmethod"].endswith("put it below @classmethod and @staticmethod") and found["span int"].startswith("heapkeeper.span: goes before")
+    assert found["mark"] == "heapkeeper.mark: a name is a str, not int" and found["mark bytes"].endswith("not bytes")
+    assert found["span"] == "heapkeeper.span: a name is a str, not function"
+
+
+def test_what_heapkeeper_itself_needs_to_answer_is_in_no_statistics(run, every_python):
+    found = run("""
+        import gc, json, heapkeeper
+        gc.disable()
+        def files(rows):
+            return sorted({s.filename for s in rows})
+        tracker = heapkeeper.Tracker()
+        @tracker
+        def work():
+            return bytes(500)
+        def measure():
+            with heapkeeper.Tracker() as inner:
+                kept.append(bytes(1000))
+            return inner.size, inner.peak, inner.count
+        kept, found = [], {}
+        measure(), work()
+        with heapkeeper.Tracker() as outer:
+            found["inner"] = measure()
+            work()
+            first = outer.take_snapshot()
+            found["first"] = files(first.statistics()) + files(first.statistics("traceback")) + files(first.statistics("filename"))
+            second = outer.take_snapshot()
+            found["difference"] = files(second.diff(first)) + files(second.diff(first, "traceback"))
+        found["outer"] = files(outer.statistics()) + files(outer.statistics("function"))
+        with heapkeeper.Tracker() as outer:
+            measure(), work()
+        found["sums"] = [outer.size, outer.count, sum(s.size for s in outer.statistics()), sum(s.count for s in outer.statistics())]
+        before = heapkeeper.take_snapshot()
+        statistics = before.statistics()
+        after = heapkeeper.take_snapshot()
+        found["all"] = files(after.diff(before)) + files(after.diff(before, "function"))
+        found["total"] = [after.size, sum(s.size for s in after.statistics())]
+        print(json.dumps(found))
+    """, every_python)
+    for name in "first", "difference", "outer", "all":
+        assert not [path for path in found[name] if path.endswith("tracker.py")], name
+    assert any(path.endswith("program.py") for path in found["outer"])
+    assert found["sums"][:2] == found["sums"][2:] and found["sums"][0] >= 1033, "nor in the sums, of a tracker in a tracker"
+    assert found["total"][0] == found["total"][1]
+
+
 def test_what_each_stack_had_at_the_peak_of_a_window_adds_up_to_it(run, every_python):
     found = run("""
         import gc, json, random, threading, heapkeeper

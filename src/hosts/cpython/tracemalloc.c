@@ -394,7 +394,10 @@ static object *figures(int window)
 static object *window_figures(object *self, object *arguments)
 {
     int window = window_of(arguments, "i:_figures");
-    return window < 0 ? NULL : figures(window);
+    if (window < 0)
+        return NULL;
+    pause();
+    return resume(figures(window));
 }
 
 /* (live bytes, peak bytes, bytes and blocks that were allocated since the window was opened). */
