@@ -1,5 +1,5 @@
 /* A plot as PNG, with the flame of its spans below: drawn at three times its size in a palette's colours, then made smaller, which smooths the edges. Letters are five by
- * seven dots. White behind it: PNG has no style sheet to turn with.
+ * seven dots: ASCII's; what has an accent loses it, and what is no Latin letter is a box. White behind it: PNG has no style sheet to turn with.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -53,6 +53,20 @@ static const uint8_t letters[95][5] = {
     {0x00, 0x00, 0x7f, 0x00, 0x00}, {0x00, 0x41, 0x36, 0x08, 0x00}, {0x08, 0x04, 0x08, 0x10, 0x08},
 };
 
+/* Of U+00C0 to U+017F. */
+static const char without_accent[] = "AAAAAAACEEEEIIIIDNOOOOOxOUUUUYTsaaaaaaaceeeeiiiidnooooo/ouuuuyty"
+                                     "AaAaAaCcCcCcCcDdDdEeEeEeEeEeGgGgGgGgHhHhIiIiIiIiIiIiJjKkkLlLlLlL"
+                                     "lLlNnNnNnnNnOoOoOoOoRrRrRrSsSsSsSsTtTtTtUuUuUuUuUuUuWwYyYZzZzZzs";
+_Static_assert(sizeof without_accent == 0x180 - 0xc0 + 1, "a letter for each");
+
+static const uint8_t *letter_of(uint32_t point)
+{
+    static const uint8_t box[5] = {0x7f, 0x41, 0x41, 0x41, 0x7f}, dots[5] = {0x40, 0x00, 0x40, 0x00, 0x40};
+    if (point >= 0xc0 && point < 0x180)
+        point = (uint8_t)without_accent[point - 0xc0];
+    return point >= ' ' && point <= '~' ? letters[point - ' '] : point == 0x2026 ? dots : box;
+}
+
 struct picture {
     uint8_t *dots; /* WIDTH * SMOOTH by height * SMOOTH, indices of the palette */
     unsigned height;
@@ -85,11 +99,13 @@ static void stroke(struct picture *pic, double x0, double y0, double x1, double 
 
 static void text(struct picture *pic, double x, double y, const char *from, uint8_t colour)
 {
-    for (; *from; from++) {
-        uint8_t byte = (uint8_t)*from;
-        if ((byte & 0xc0) == 0x80)
-            continue; /* a letter that is not ASCII is one '?' */
-        const uint8_t *letter = letters[byte >= ' ' && byte <= '~' ? byte - ' ' : '?' - ' '];
+    while (*from) {
+        uint32_t point = 0;
+        unsigned length = hk_utf8_next(from, &point);
+        from += length ? length : 1;
+        if (point >= 0x300 && point < 0x370)
+            continue; /* an accent for the letter before it */
+        const uint8_t *letter = letter_of(point);
         for (int column = 0; column < 5; column++)
             for (int row = 0; row < 7; row++)
                 if (letter[column] >> row & 1)
@@ -150,7 +166,7 @@ static void draw_names(const struct hk_plot *p, struct picture *pic, double top)
         const struct hk_plot_line *line = &p->lines[i];
         if (line->count == 0)
             continue;
-        hk_plot_line_label(label, line, (RIGHT - 10) / LETTER, false);
+        hk_plot_line_label(label, line, (RIGHT - 10) / LETTER, true);
         text(pic, WIDTH - RIGHT + 10, places[i] - 7, label, colour_of(p, i));
     }
 }

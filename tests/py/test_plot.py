@@ -107,6 +107,19 @@ def test_png_is_a_picture_with_each_lines_colour(shop, tmp_path):
     assert show("plot", "--format", "png", shop).out == target.read_bytes()
 
 
+def test_png_has_letters_without_their_accents_and_boxes_for_what_is_not_latin(tmp_path):
+    def drawn(name):
+        c = cw.shop()
+        c.header["command_line"] = c.string("python3\x1f/srv/%s.py\x1f" % name)
+        c.span(0, 12_000_000_000, name)
+        return pixels(show("plot", "--format", "png", c.write(tmp_path / "x.hkc"), env={"LC_ALL": "C.UTF-8"}).out)
+
+    assert drawn("Gr\u00f6\u00dfe-\u0141\u00f3d\u017a-\u010c\u0160\u017f") == drawn("Grose-Lodz-CSs")
+    assert drawn("cafe\u0301") == drawn("cafe"), "an accent of its own"
+    box = drawn("a\u6f22")
+    assert box == drawn("a\u0436") != drawn("a") and box != drawn("a?")
+
+
 def test_processes_of_a_run_are_drawn_together(heapkeeper):
     heapkeeper.good("""
         import os, time
