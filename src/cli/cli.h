@@ -32,7 +32,7 @@ int hk_cli_flame(int argc, char **argv);
 /* "heapkeeper: " and one line on stderr; returns `status`. */
 int hk_cli_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Says which option getopt_long stumbled over; returns HK_EXIT_USAGE. */
+/* Says which option getopt_long stumbled over; returns HK_EXIT_USAGE. It was --help or -h: shows that and ends. */
 int hk_cli_bad_option(int argc, char **argv, int result);
 
 /* The index of `word` in `words`, a list that NULL ends; -1 if it is not one of them, then a line on stderr names them. */

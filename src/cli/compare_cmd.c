@@ -63,6 +63,8 @@ static int split(struct options *o, char **words, int count)
     memcpy(o->words[0], words, (size_t)a * sizeof *words);
     memcpy(o->words[1], words + b, (size_t)(count - b) * sizeof *words);
     for (int k = 0; k < 2; k++) {
+        if (!*o->words[k][0])
+            return hk_cli_fail(HK_EXIT_USAGE, "compare: the name of program %c is empty", "AB"[k]);
         const char *missing = hk_target_lacks(o->words[k]);
         if (missing)
             return hk_cli_fail(HK_EXIT_USAGE, "compare: %s needs %s", o->words[k][0], missing);
@@ -168,11 +170,13 @@ static bool run(const struct options *o, int which, const char *capture, double 
     *rss = (double)usage.ru_maxrss * 1024;
     if (interrupted)
         return false;
-    const char *when = capture ? ", while it was recorded" : "";
+    const char *when = capture ? ", while it was recorded" : "", *word = o->words[which][0];
+    bool module = strcmp(word, "-m") == 0;
+    const char *name = module ? o->words[which][1] : "";
     if (WIFSIGNALED(status))
-        hk_cli_fail(HK_EXIT_FAILURE, "compare: %c (%s) was ended by signal %d%s", "AB"[which], o->words[which][0], WTERMSIG(status), when);
+        hk_cli_fail(HK_EXIT_FAILURE, "compare: %c (%s%s%s) was ended by signal %d%s", "AB"[which], word, module ? " " : "", name, WTERMSIG(status), when);
     else if (WEXITSTATUS(status) != 0)
-        hk_cli_fail(HK_EXIT_FAILURE, "compare: %c (%s) ended with status %d%s", "AB"[which], o->words[which][0], WEXITSTATUS(status), when);
+        hk_cli_fail(HK_EXIT_FAILURE, "compare: %c (%s%s%s) ended with status %d%s", "AB"[which], word, module ? " " : "", name, WEXITSTATUS(status), when);
     return status == 0;
 }
 

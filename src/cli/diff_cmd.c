@@ -43,6 +43,9 @@ static int parse(int argc, char **argv, struct options *o)
         return hk_cli_fail(HK_EXIT_USAGE, "diff: needs two captures, or one and its moments: --from 30%% --to end");
     if (moments && o->sort != HK_SORT_LIVE)
         return hk_cli_fail(HK_EXIT_USAGE, "diff: of a moment only what was live is known, not %s", hk_cli_sort_words[o->sort]);
+    for (int i = optind; i < argc; i++)
+        if (!*argv[i])
+            return hk_cli_fail(HK_EXIT_USAGE, "diff: the name of a capture is empty");
     o->targets[0] = words > 0 ? argv[optind] : NULL;
     o->targets[1] = words > 1 ? argv[optind + 1] : NULL;
     return 0;

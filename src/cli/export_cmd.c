@@ -20,7 +20,7 @@ static int parse(int argc, char **argv, struct options *o)
     const struct hk_option options[] = {
         HK_WORD("format", &o->format, format_words),
         HK_WORD("of", &o->of, of_words),
-        HK_TEXT("output", 'o', &o->output),
+        HK_FILE("output", 'o', &o->output),
         HK_FLAG("force", 'f', &o->force),
         HK_NO_OPTION,
     };

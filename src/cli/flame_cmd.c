@@ -21,10 +21,10 @@ static int parse(int argc, char **argv, struct options *o)
 {
     const struct hk_option options[] = {
         HK_FLAG("json", 'j', &o->json),
-        HK_TEXT("output", 'o', &o->output),
+        HK_FILE("output", 'o', &o->output),
         HK_FLAG("force", 'f', &o->force),
-        HK_TEXT("before", 0, &o->before),
-        HK_TEXT("data", 0, &o->data),
+        HK_FILE("before", 0, &o->before),
+        HK_FILE("data", 0, &o->data),
         HK_NO_OPTION,
     };
     int status = hk_cli_options(argc, argv, options);

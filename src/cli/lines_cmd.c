@@ -34,6 +34,9 @@ static int parse(int argc, char **argv, struct options *o)
         return hk_cli_fail(HK_EXIT_USAGE, "lines: needs a source file of the program's, or the end of its path: shop.py, web/views.py");
     if (argc - optind > 2)
         return hk_cli_fail(HK_EXIT_USAGE, "lines: one file and one capture at a time, not \"%s\" too", argv[optind + 2]);
+    for (int i = optind; i < argc; i++)
+        if (!*argv[i])
+            return hk_cli_fail(HK_EXIT_USAGE, "lines: the name of the %s is empty", i == optind ? "source file" : "capture or process");
     o->file = argv[optind];
     o->target = argv[optind + 1]; /* NULL if there is none */
     return 0;

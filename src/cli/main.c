@@ -5,6 +5,7 @@
 #include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "view/text.h"
@@ -247,19 +248,6 @@ int hk_cli_fail(int status, const char *format, ...)
     return status;
 }
 
-int hk_cli_bad_option(int argc, char **argv, int result)
-{
-    const char *word = optind > 0 && optind <= argc ? argv[optind - 1] : "";
-    char letter[3] = {'-', (char)optopt, 0};
-    bool is_long = word[0] == '-' && word[1] == '-';
-
-    if (result == ':')
-        return hk_cli_fail(HK_EXIT_USAGE, "%s: option %s needs a value; see \"heapkeeper help %s\"",
-                           argv[0], is_long ? word : letter, argv[0]);
-    return hk_cli_fail(HK_EXIT_USAGE, "%s: unknown option %s; see \"heapkeeper help %s\"", argv[0],
-                       is_long || !optopt ? word : letter, argv[0]);
-}
-
 /* The subcommands; those that help tells options of. */
 static const struct {
     const char *word, *usage;
@@ -282,6 +270,23 @@ static int help(const char *word)
         return hk_cli_fail(HK_EXIT_USAGE, "help: unknown command \"%s\"; see \"heapkeeper help\"", word);
     fputs(text ? text : usage, stdout);
     return hk_cli_written("help");
+}
+
+int hk_cli_bad_option(int argc, char **argv, int result)
+{
+    const char *word = optind > 0 && optind <= argc ? argv[optind - 1] : "";
+    char letter[3] = {'-', (char)optopt, 0};
+    bool is_long = word[0] == '-' && word[1] == '-', is_help = is_long ? strcmp(word, "--help") == 0 : optopt == 'h';
+
+    if (result == '?' && is_help)
+        exit(help(argv[0]));
+    if (result == ':')
+        return hk_cli_fail(HK_EXIT_USAGE, "%s: option %s needs a value; see \"heapkeeper help %s\"",
+                           argv[0], is_long ? word : letter, argv[0]);
+    if (is_long && optopt) /* there is one of this name */
+        return hk_cli_fail(HK_EXIT_USAGE, "%s: option %.*s takes no value; see \"heapkeeper help %s\"", argv[0], (int)strcspn(word, "="), word, argv[0]);
+    return hk_cli_fail(HK_EXIT_USAGE, "%s: unknown option %s; see \"heapkeeper help %s\"", argv[0],
+                       is_long || !optopt ? word : letter, argv[0]);
 }
 
 static int version(void)

@@ -60,9 +60,11 @@ static int take(const char *command, const struct hk_option *o, const char *valu
         *o->to.flag = true;
         return 0;
     case HK_OPTION_TEXT:
+        *o->to.text = value;
+        return o->needs && !*value ? hk_cli_fail(HK_EXIT_USAGE, "%s: %s %s", command, name, o->needs) : 0;
     case HK_OPTION_MAYBE:
         *o->to.text = value ? value : "";
-        return 0;
+        return value && !*value ? hk_cli_fail(HK_EXIT_USAGE, "%s: option %s= needs a value; see \"heapkeeper help %s\"", command, name, command) : 0;
     case HK_OPTION_WORD:
         *o->to.word = hk_cli_choice(command, name, value, o->words);
         return *o->to.word < 0 ? HK_EXIT_USAGE : 0;
@@ -124,5 +126,5 @@ int hk_cli_target(int argc, char **argv, const char *what, const char **target)
     if (argc - optind > 1)
         return hk_cli_fail(HK_EXIT_USAGE, "%s: one %s at a time, not \"%s\" too", argv[0], what, argv[optind + 1]);
     *target = argv[optind];
-    return 0;
+    return *target && !**target ? hk_cli_fail(HK_EXIT_USAGE, "%s: the name of the %s is empty", argv[0], what) : 0;
 }

@@ -24,12 +24,13 @@ struct hk_option {
     } to;
     const char *const *words; /* NULL ends them */
     bool (*parse)(const char *text, void *value);
-    const char *needs; /* says of a value that `parse` refuses: "needs a number of rows" */
+    const char *needs; /* says of a value that `parse` refuses, of a text that is empty: "needs a number of rows" */
 };
 
 #define HK_FLAG(NAME, LETTER, TO) {.name = NAME, .letter = LETTER, .kind = HK_OPTION_FLAG, .to.flag = TO}
 #define HK_TEXT(NAME, LETTER, TO) {.name = NAME, .letter = LETTER, .kind = HK_OPTION_TEXT, .to.text = TO}
-#define HK_MAYBE(NAME, TO) {.name = NAME, .kind = HK_OPTION_MAYBE, .to.text = TO} /* --NAME or --NAME=TEXT; "" without */
+#define HK_FILE(NAME, LETTER, TO) {.name = NAME, .letter = LETTER, .kind = HK_OPTION_TEXT, .to.text = TO, .needs = "needs the name of a file"}
+#define HK_MAYBE(NAME, TO) {.name = NAME, .kind = HK_OPTION_MAYBE, .to.text = TO} /* --NAME or --NAME=TEXT; "" without TEXT */
 #define HK_WORD(NAME, TO, WORDS) {.name = NAME, .kind = HK_OPTION_WORD, .to.word = TO, .words = WORDS}
 #define HK_COLOUR(TO) {.name = "color", .kind = HK_OPTION_COLOUR, .to.text = TO} /* --colour, too; a word for hk_cli_terminal */
 #define HK_VALUE(NAME, LETTER, TO, PARSE, NEEDS)                                                                                       \
@@ -41,7 +42,7 @@ struct hk_option {
 
 int hk_cli_options(int argc, char **argv, const struct hk_option *options);
 
-/* The one word that may be left, NULL if there is none; more are refused: "one WHAT at a time". */
+/* The one word that may be left, NULL if there is none; more, or "", are refused: "one WHAT at a time". */
 int hk_cli_target(int argc, char **argv, const char *what, const char **target);
 
 /* For HK_VALUE: decimal digits and nothing else, to a size_t. */

@@ -36,7 +36,7 @@ static int parse(int argc, char **argv, struct options *o)
         HK_FLAG("run", 0, &o->of_run),
         HK_FLAG("slope", 's', &o->slope),
         HK_VALUE("height", 0, &o->rows, parse_height, "is 4 to 200 rows"),
-        HK_TEXT("output", 'o', &o->output),
+        HK_FILE("output", 'o', &o->output),
         HK_FLAG("force", 'f', &o->force),
         HK_COLOUR(&o->colour),
         HK_NO_OPTION,
@@ -44,6 +44,8 @@ static int parse(int argc, char **argv, struct options *o)
     int status = hk_cli_options(argc, argv, options);
     if (status || (status = hk_cli_target(argc, argv, "capture or process", &o->target)) != 0)
         return status;
+    if (json && o->format >= 0 && o->format != FORMAT_JSON)
+        return hk_cli_fail(HK_EXIT_USAGE, "plot: --json and --format %s exclude each other", format_words[o->format]);
     if (json)
         o->format = FORMAT_JSON;
     const char *ending = o->output ? strrchr(o->output, '.') : NULL;

@@ -37,7 +37,7 @@ static int parse(int argc, char **argv, struct options *o)
         HK_FLAG("html", 0, &o->html),
         HK_VALUE("pid", 'p', &o->pid, parse_pid, "needs a process id"),
         HK_VALUE("top", 'n', &o->top, hk_cli_count, "needs a number"),
-        HK_TEXT("output", 'o', &o->output),
+        HK_FILE("output", 'o', &o->output),
         HK_FLAG("force", 'f', &o->force),
         HK_COLOUR(&o->colour),
         HK_NO_OPTION,
@@ -47,7 +47,7 @@ static int parse(int argc, char **argv, struct options *o)
         return status;
     if (o->json && o->html)
         return hk_cli_fail(HK_EXIT_USAGE, "report: one of --json and --html, not both");
-    return hk_cli_target(argc, argv, "capture", &o->file);
+    return hk_cli_target(argc, argv, "capture or process", &o->file);
 }
 
 /* Which process of the run to show: the one named by --pid, the file named, or the main one; that also if the file named is

@@ -252,6 +252,8 @@ static int parse(int argc, char **argv, struct options *o, int *program)
         return hk_cli_fail(HK_EXIT_USAGE, "run: write --sample=%s, in one word", argv[*program]);
     if (*program >= argc)
         return hk_cli_fail(HK_EXIT_USAGE, "run: nothing to run; see \"heapkeeper help run\"");
+    if (!*argv[*program])
+        return hk_cli_fail(HK_EXIT_USAGE, "run: the name of the program is empty");
     const char *missing = hk_target_lacks(argv + *program);
     return missing ? hk_cli_fail(HK_EXIT_USAGE, "run: %s needs %s", argv[*program], missing) : 0;
 }

@@ -92,6 +92,18 @@ def test_what_cannot_be_written_to_standard_output_is_said_by_every_command(tmp_
             assert re.fullmatch(rb"heapkeeper: [^\n]+ could not be (written|shown): No space left on device\n", done.stderr), (command, done.stderr)
 
 
+def test_help_may_stand_anywhere_among_the_options_and_is_the_programs_behind_it(tmp_path):
+    for words in (["table", "x", "--help"], ["table", "--json", "-h"], ["table", "-jh"], ["run", "--quiet", "--help"], ["compare", "-r", "2", "-h"]):
+        assert heapkeeper(*words).said == (0, heapkeeper("help", words[0]).out, b"")
+    done = heapkeeper("run", "-o", "/dev/null", "--python", PYTHON, "-c", "import sys; print(sys.argv)", "--help")
+    assert done.said == (0, b"['-c', '--help']\n", b"")
+
+
+@pytest.mark.parametrize("command", ["report", "table", "tree", "blocks", "plot", "flame", "live"])
+def test_empty_name_of_a_capture_is_refused(command):
+    refused(2, "the name of the (capture or )?process is empty", command, "")
+
+
 @pytest.mark.parametrize("words, pattern", [
     (["help", "reprot"], 'help: unknown command "reprot"'),
     (["reprot", "--help"], 'unknown command "reprot"'),
@@ -118,7 +130,18 @@ def test_what_cannot_be_written_to_standard_output_is_said_by_every_command(tmp_
     (["run", "-m"], "-m needs a module"),
     (["run", "--quiet", "-c"], "-c needs code"),
     (["report", "--frob"], "unknown option --frob"),
-    (["report", "a", "b"], "one capture at a time"),
+    (["report", "a", "b"], "one capture or process at a time"),
+    (["run", ""], "the name of the program is empty"),
+    (["run", "--quiet=1", "x.py"], "option --quiet takes no value"),
+    (["table", "--json=", "x"], "table: option --json takes no value"),
+    (["report", "-o", "", "x"], "--output needs the name of a file"),
+    (["flame", "--before=", "x"], "--before needs the name of a file"),
+    (["lines", ""], "the name of the source file is empty"),
+    (["lines", "x.py", ""], "the name of the capture or process is empty"),
+    (["diff", "x", ""], "the name of a capture is empty"),
+    (["compare", "", "x.py"], "the name of program A is empty"),
+    (["compare", "--sample=", "x.py", "y.py"], "--sample= needs a value"),
+    (["plot", "--json", "--format", "svg", "x"], "--json and --format svg exclude each other"),
     (["report", "--pid", "x"], "needs a process id"),
     (["report", "--top", "x"], "needs a number"),
     (["report", "--color", "maybe"], "auto, always or never"),

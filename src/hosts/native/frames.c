@@ -48,7 +48,7 @@ static int source_stack(int domain, struct hk_frame *frames, int max, uint8_t *f
 static void source_identify(const void *address, struct hk_code_identity *out)
 {
     const hk_code *code = address;
-    *out = (struct hk_code_identity){(uintptr_t)code->file, (uintptr_t)code->function, NULL, (int32_t)code->line, 0};
+    *out = (struct hk_code_identity){.file = (uintptr_t)code->file, .name = (uintptr_t)code->function, .first_line = (int32_t)code->line};
 }
 
 static size_t source_name(const void *address, int which, char *buffer, size_t capacity)
