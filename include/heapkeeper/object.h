@@ -113,14 +113,15 @@ HK_API void hk_runtime_destroy(hk_runtime *runtime);
 HK_API void hk_runtime_check(hk_runtime *runtime);
 
 /* A new object, zero behind its head, with one reference: the caller's. May run the collector first, and so finalizers. NULL also
- * if there are 65 535 types already. */
+ * if there are too many types: see hk_type_ready. */
 HK_API hk_object *hk_new(hk_runtime *runtime, hk_type *type);
 /* The same with `count` items behind hk_type.size bytes. The type must keep the count itself, before anything
  * can traverse the object. Objects may be of any size; of those that are larger than 4 KiB, each whose type is not acyclic takes a
  * multiple of 16 KiB. */
 HK_API hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count);
 
-/* Gives the type its number; the first hk_new does it otherwise. For types with static immortal objects. False: there are 65 535. */
+/* Gives the type its number; the first hk_new does it otherwise. For types with static immortal objects. False: there are 32 767 without
+ * any of the functions that are called when an object dies and without HK_TYPE_FREE_LIST, or 32 768 others. */
 HK_API bool hk_type_ready(hk_type *type);
 
 /* The type of an object; borrowed, for ever. */

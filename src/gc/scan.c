@@ -186,7 +186,7 @@ static void explain_bits(struct scan *scan, size_t first, uint64_t bits)
         uint32_t references = object->references;
         __builtin_prefetch((char *)object + AHEAD);
         left[i] += (uint8_t)references;
-        some_special |= (shape->plain == 0) | (object->flags != 0);
+        some_special |= !shape->plain | (object->flags != 0);
         if (__builtin_expect(references > UINT8_MAX, 0) && !hk_gc_array_push(&scan->many, object))
             scan->failed = true;
         held += explain(scan, object, shape, count, base, span) - references;

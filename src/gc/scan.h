@@ -16,7 +16,8 @@ struct hk_gc_shape {
     uint64_t scattered; /* bit i: the i-th 8 bytes are one */
     uint8_t first, count;
     bool traversed; /* there are more, for a function to name */
-    uint8_t plain;  /* not 0: one without flags only has to be freed when it is dead; the rest is the model's own */
+    bool plain;     /* one without flags only has to be freed when it is dead */
+    bool cyclic;    /* for the model's own use */
 };
 
 struct hk_gc_model {

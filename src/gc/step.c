@@ -111,7 +111,7 @@ static void counts_begin(size_t word, uint64_t bits)
 
 static void whiten_pool(struct hk_gc_step *step, uint32_t number)
 {
-    const struct hk_pool *pool = &hk_region.pools[number];
+    struct hk_pool *pool = &hk_region.pools[number];
     if (!is_ours(step, number))
         return;
     hk_gc_tables.pools[number].spilled = false;

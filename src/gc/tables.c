@@ -87,7 +87,7 @@ static void blocks_of(uint64_t *map, size_t step, size_t end)
     }
 }
 
-uint32_t hk_gc_note_pool(const struct hk_pool *pool)
+uint32_t hk_gc_note_pool(struct hk_pool *pool)
 {
     uint64_t allocated[HK_POOL_WORDS] = {0};
     const char *start = hk_pool_start(pool);
@@ -95,7 +95,7 @@ uint32_t hk_gc_note_pool(const struct hk_pool *pool)
     if (pool->place < HK_PLACE_CURRENT || step == 0)
         return 0;
     blocks_of(allocated, step, carved);
-    for (const char *block = *hk_pool_list(pool->heap, (struct hk_pool *)pool); block != NULL; block = *(char *const *)block) {
+    for (const char *block = *hk_pool_list(pool->heap, pool); block != NULL; block = *(char *const *)block) {
         size_t at = (size_t)(block - start) >> HK_GRANULE_SHIFT;
         allocated[at / 64] &= ~((uint64_t)1 << at % 64);
     }
@@ -109,5 +109,6 @@ uint32_t hk_gc_note_pool(const struct hk_pool *pool)
         tracked[i] |= fresh;
         hk_gc_age(hk_granule_of(start) / 64 + i, fresh, 0);
     }
+    pool->is_noted |= count > 0;
     return count;
 }

@@ -14,7 +14,7 @@
  *
  * An object is not written down when it is made: most die before anybody asks. Those that live when a collection begins are found
  * by hk_gc_note_pool: what is allocated in a pool, and is not tracked yet, is new. So a tracked bit says that the tables
- * may know something of the object, and one that dies without it leaves nothing to clear.
+ * may know something of the object, and one that dies without it leaves nothing to clear. In a pool that is not noted none has one.
  *
  * 13 bits for 128: 10 % of the addresses, and of memory, where objects are; grey bits and counts are given back after a full
  * collection, but of a small heap. Steps take 9 % more, from their first use on, until a full collection. Parts are committed with the arenas whose objects they are about. A pool has 8 bytes more. */
@@ -98,7 +98,7 @@ static inline void hk_gc_age(size_t word, uint64_t bits, int generation)
 }
 
 /* Every object of the pool is tracked now; those that were not are of generation 0. Returns how many these are. */
-uint32_t hk_gc_note_pool(const struct hk_pool *pool);
+uint32_t hk_gc_note_pool(struct hk_pool *pool);
 
 /* These of a word are no objects any more, as far as steps are concerned. (Where there were none, nothing is written.) */
 static inline void hk_gc_unmark(size_t word, uint64_t bits)

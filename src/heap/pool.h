@@ -63,8 +63,9 @@ struct hk_pool {
     uint32_t carved;      /* bytes from the start that were handed out at least once */
     uint32_t used_before; /* blocks allocated when it became CURRENT */
     uint16_t capacity; /* blocks */
-    uint8_t size_class;
-    uint8_t place; /* enum hk_pool_place */
+    uint8_t size_class : 7;
+    bool is_noted : 1; /* for who keeps tables beside the heap; false when it begins with all of its blocks free */
+    uint8_t place;     /* enum hk_pool_place */
     uint32_t held;  /* while FULL: allocated blocks that `used` does not count */
     void *other_free; /* of a heap that is not under the host's lock: its free blocks. Otherwise NULL */
 };

@@ -205,10 +205,11 @@ void hk_pool_emptied(struct hk_pool *pool)
 
 static void pool_init(struct hk_pool *pool, uint8_t size_class)
 {
-    pool->size_class = size_class;
+    pool->size_class = size_class & 127;
     pool->block_size = hk_class_size[size_class];
     pool->capacity = (uint16_t)(HK_POOL_SIZE / pool->block_size);
     pool->carved = 0;
+    pool->is_noted = false;
 }
 
 /* The pool is CURRENT no longer, however many of its blocks are allocated. */

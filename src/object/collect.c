@@ -34,11 +34,13 @@ static void pool_began(hk_heap *heap, struct hk_pool *pool)
 void hk_collect_made(hk_runtime *runtime, hk_object *object)
 {
     size_t granule = hk_granule_of(object);
+    struct hk_pool *pool = hk_pool_of(object);
     hk_gc_tables.tracked[granule / 64] |= hk_bit_of(granule);
     hk_gc_age(granule / 64, hk_bit_of(granule), 0);
-    runtime->plan.made++;
-    if (!(hk_gc_tables.pools[hk_pool_of(object) - hk_region.pools].logged & HK_LOGGED_YOUNG))
-        pool_began(runtime->cyclic, hk_pool_of(object));
+    pool->is_noted = true;
+    runtime->plan.left--;
+    if (!(hk_gc_tables.pools[pool - hk_region.pools].logged & HK_LOGGED_YOUNG))
+        pool_began(runtime->cyclic, pool);
 }
 
 static void list_empty(struct hk_gc_pools *list, uint8_t mark)
@@ -89,7 +91,7 @@ static bool pools_for(hk_runtime *runtime, int generation, struct hk_gc_pools *p
 
 static void note_new(hk_runtime *runtime, uint32_t number, bool releasing)
 {
-    const struct hk_pool *pool = &hk_region.pools[number];
+    struct hk_pool *pool = &hk_region.pools[number];
     if (pool->heap != runtime->cyclic || hk_gc_note_pool(pool) == 0 || !releasing)
         return;
     for (size_t word = (size_t)number * HK_POOL_WORDS, end = word + HK_POOL_WORDS; word < end; word++)
@@ -265,7 +267,7 @@ void hk_collect_automatic(hk_runtime *runtime)
     int generation = hk_plan_generation(&runtime->plan, hk_collect_other_bytes(runtime));
     hk_collection_cause cause = generation == 2 ? HK_COLLECTION_GROWTH : HK_COLLECTION_YOUNG;
     if (generation != HK_PLAN_NOTHING && collect_because(runtime, generation, cause) < 0)
-        runtime->plan.made = 0; /* no memory for it: not again at every object */
+        hk_plan_forget_made(&runtime->plan); /* no memory for it: not again at every object */
 }
 
 void hk_collect_begin_runtime(hk_runtime *runtime)
@@ -327,7 +329,7 @@ uint32_t hk_gc_get_growth(const hk_runtime *runtime)
 uint32_t hk_gc_get_count(const hk_runtime *runtime, int generation)
 {
     if (generation == 0)
-        return runtime->plan.made > 0 ? (uint32_t)runtime->plan.made : 0;
+        return hk_plan_made(&runtime->plan) > 0 ? (uint32_t)hk_plan_made(&runtime->plan) : 0;
     return generation == 1 ? runtime->plan.collections : 0;
 }
 
@@ -412,7 +414,7 @@ void hk_gc_freeze(hk_runtime *runtime)
 {
     each_word(runtime, freeze_word, NULL);
     runtime->step.stop = true;
-    runtime->plan.made = 0;
+    hk_plan_forget_made(&runtime->plan);
 }
 
 void hk_gc_unfreeze(hk_runtime *runtime)

@@ -22,11 +22,6 @@
 
 /* --- plain ones --- */
 
-static inline bool is_plain(const hk_object *object)
-{
-    return hk_shapes[object->type].plain != HK_NOT_PLAIN && object->flags == 0;
-}
-
 /* References to the outside that wait until what they refer to has come into the cache. */
 enum { OUTSIDE = 8 };
 
@@ -87,7 +82,7 @@ static uint64_t bury_word(struct burying *burying, size_t word, uint64_t white)
         size_t granule = word * 64 + (unsigned)__builtin_ctzll(bits);
         hk_object *object = (hk_object *)(burying->start + (granule << HK_GRANULE_SHIFT));
         __builtin_prefetch((char *)object + 1024);
-        if (!is_plain(object))
+        if (!hk_object_is_plain(object))
             continue;
         plain |= bits & -bits;
         const struct hk_gc_shape *shape = &hk_shapes[object->type];
@@ -210,7 +205,7 @@ static void drop_plain(struct hk_gc_array *special)
 {
     size_t kept = 0;
     for (size_t i = 0; i < special->count; i++)
-        if (!is_plain(special->items[i]))
+        if (!hk_object_is_plain(special->items[i]))
             special->items[kept++] = special->items[i];
     special->count = kept;
 }
@@ -238,7 +233,7 @@ bool hk_dead_survey(const struct hk_gc_pools *pools, const struct hk_gc_found *f
         struct hk_gc_whites whites = {.pools = pools};
         for (hk_object *object; good && (object = hk_gc_whites_next(&whites)) != NULL;) {
             dead->finalizers |= wants_finalizer(object);
-            if (all || !is_plain(object))
+            if (all || !hk_object_is_plain(object))
                 good = hk_gc_array_push(&dead->special, object);
         }
         if (all || !dead->finalizers)

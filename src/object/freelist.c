@@ -32,7 +32,7 @@ hk_object *hk_free_list_take(hk_runtime *runtime, const hk_type *type)
     hk_heap *heap = is_cyclic ? runtime->cyclic : runtime->acyclic;
     if (list->first == NULL)
         return NULL;
-    if (is_cyclic && runtime->plan.made >= runtime->plan.young_limit) {
+    if (is_cyclic && runtime->plan.left <= 0) {
         hk_collect_automatic(runtime);
         if (list->first == NULL)
             return NULL;

@@ -10,20 +10,26 @@
 hk_type *hk_types[1 << 16];
 HK_API struct hk_gc_shape hk_shapes[1 << 16];
 HK_API struct {
-    uint32_t count; /* type 0 is none */
+    uint32_t plain, others; /* how many; plain ones have the numbers from 1 on, the others those from HK_NOT_PLAIN on */
     uint32_t free_lists;
     hk_lock lock;
 } hk_types_register;
 
+#define ZEROED_HERE 256 /* bytes of an object that are cleared faster in a loop than by memset */
+
 /* --- types --- */
+
+static bool is_plain(const hk_type *type)
+{
+    bool destroys = type->destroy != NULL && !(type->flags & HK_TYPE_DESTROYS_FLAGGED);
+    return type->traverse == NULL && type->clear == NULL && type->finalize == NULL && !destroys && type->free_list == 0;
+}
 
 static struct hk_gc_shape shape_of(const hk_type *type)
 {
-    bool destroys = type->destroy != NULL && !(type->flags & HK_TYPE_DESTROYS_FLAGGED);
-    bool is_plain = type->traverse == NULL && type->clear == NULL && type->finalize == NULL && !destroys;
     struct hk_gc_shape shape = {.scattered = type->pointers & ~(uint64_t)1, .traversed = type->traverse != NULL};
-    if (is_plain && type->free_list == 0)
-        shape.plain = type->flags & HK_TYPE_ACYCLIC ? HK_PLAIN_ACYCLIC : HK_PLAIN;
+    shape.plain = is_plain(type);
+    shape.cyclic = !(type->flags & HK_TYPE_ACYCLIC);
     if (shape.scattered != 0) {
         shape.first = (uint8_t)__builtin_ctzll(shape.scattered);
         shape.count = (uint8_t)__builtin_ctzll(~(shape.scattered >> shape.first)); /* bit 0 is 0, so there is one */
@@ -32,22 +38,32 @@ static struct hk_gc_shape shape_of(const hk_type *type)
     return shape;
 }
 
-/* The head of its objects; above it, where that has its flags, the class of its blocks, or 0: hk_new is to take the long way. In one
- * word, since another thread may be reading it. */
+/* The head of its objects; above it, where that has its flags, the class of its blocks, with a bit more if they are acyclic. Or 0 there:
+ * hk_new is to take the long way. In one word, since another thread may be reading it. */
 static uint64_t head_of(const hk_type *type, uint32_t number)
 {
-    uint64_t size_class = type->free_list == 0 && type->size <= HK_SMALL_MAX ? (type->size + HK_STEP - 1) / HK_STEP : 0;
-    return 1 | (uint64_t)number << 32 | size_class << 48;
+    uint64_t size_class = type->free_list == 0 && type->size <= ZEROED_HERE ? (type->size + HK_STEP - 1) / HK_STEP : 0;
+    uint64_t acyclic = size_class != 0 && type->flags & HK_TYPE_ACYCLIC ? HK_HEAD_ACYCLIC : 0;
+    return 1 | (uint64_t)number << 32 | size_class << 48 | acyclic;
+}
+
+/* 0: there is none left. */
+static uint32_t number_for(const hk_type *type)
+{
+    if (is_plain(type))
+        return hk_types_register.plain + 1 < HK_NOT_PLAIN ? ++hk_types_register.plain : 0;
+    return hk_types_register.others < HK_NOT_PLAIN ? HK_NOT_PLAIN + hk_types_register.others++ : 0;
 }
 
 bool hk_type_ready(hk_type *type)
 {
     hk_lock_take(&hk_types_register.lock);
-    if (type->number == 0 && hk_types_register.count < UINT16_MAX) {
-        uint32_t number = ++hk_types_register.count;
+    bool wants_list = (type->flags & HK_TYPE_FREE_LIST) && type->item_size == 0;
+    if (type->number == 0 && wants_list && type->free_list == 0 && hk_types_register.free_lists + 1 < HK_FREE_LISTS)
+        __atomic_store_n(&type->free_list, ++hk_types_register.free_lists, __ATOMIC_RELAXED);
+    uint32_t number = type->number == 0 ? number_for(type) : 0;
+    if (number != 0) {
         hk_types[number] = type;
-        if ((type->flags & HK_TYPE_FREE_LIST) && type->item_size == 0 && hk_types_register.free_lists + 1 < HK_FREE_LISTS)
-            __atomic_store_n(&type->free_list, ++hk_types_register.free_lists, __ATOMIC_RELAXED);
         hk_shapes[number] = shape_of(type);
         __atomic_store_n(&type->head, head_of(type, number), __ATOMIC_RELEASE);
         __atomic_store_n(&type->number, number, __ATOMIC_RELEASE);
@@ -161,7 +177,7 @@ static __attribute__((noinline)) hk_object *zero_much(hk_object *object, size_t 
 /* Blocks are multiples of 16. Returns the object. */
 static inline __attribute__((always_inline)) hk_object *zero_behind_head(hk_object *object, size_t size)
 {
-    if (__builtin_expect(size > 256, 0))
+    if (__builtin_expect(size > ZEROED_HERE, 0))
         return zero_much(object, size);
     ((uint64_t *)object)[1] = 0;
     for (size_t at = 16; at < size; at += 16) {
@@ -212,7 +228,7 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
     bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
     if (__builtin_expect(runtime->watch != NULL, 0))
         hk_watch_enter(runtime, "hk_new");
-    if (cyclic && runtime->plan.made >= runtime->plan.young_limit)
+    if (cyclic && runtime->plan.left <= 0)
         hk_collect_automatic(runtime);
     uint16_t flags = size > HK_BLOCK_MAX ? HK_LARGE : 0;
     hk_object *object;
@@ -227,7 +243,7 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
             if (object == NULL)
                 return NULL;
         }
-        runtime->plan.made++;
+        runtime->plan.left--;
     } else {
         object = memory_malloc(runtime, runtime->acyclic, size);
         if (object == NULL && (object = not_here(runtime->acyclic, NULL, size, &flags)) == NULL)
@@ -241,30 +257,31 @@ static __attribute__((noinline)) hk_object *object_new(hk_runtime *runtime, hk_t
     return zeroed ? zero_behind_head(object, size) : object;
 }
 
-/* The long way, of an object that is not a block at hand since a sample is due. */
-static __attribute__((noinline)) hk_object *object_due(hk_runtime *runtime, hk_type *type, size_t size, bool zeroed)
+/* The long way, of an object that is not a block at hand since a collection or a sample is due: what it was charged is taken back. */
+static __attribute__((noinline)) hk_object *object_due(hk_runtime *runtime, hk_type *type, size_t size, bool counted, size_t budgeted, bool zeroed)
 {
-    runtime->heaps[type->flags & HK_TYPE_ACYCLIC]->budget += (int64_t)size;
+    runtime->plan.left += counted;
+    hk_heap_of_type(runtime, type)->budget += (int64_t)budgeted;
     return object_new(runtime, type, size, zeroed);
 }
 
 /* First a block of a small class whose pool has one, while nothing is due, neither a collection nor a sample; otherwise the
  * long way. */
-static inline __attribute__((always_inline)) hk_object *object_make(hk_runtime *runtime, hk_type *type, uint64_t head,
-                                                                    size_t size, size_t size_class, bool zeroed)
+static inline __attribute__((always_inline)) hk_object *object_make(hk_runtime *runtime, hk_type *type, uint64_t head, size_t size,
+                                                                    size_t size_class, bool cyclic, bool zeroed)
 {
-    bool cyclic = !(type->flags & HK_TYPE_ACYCLIC);
-    hk_heap *heap = runtime->heaps[type->flags & HK_TYPE_ACYCLIC];
+    hk_heap *heap = cyclic ? runtime->cyclic : runtime->acyclic;
     struct hk_pool *pool = heap->current[size_class];
     hk_object *object = pool->free;
-    if (__builtin_expect(object == NULL || (cyclic && runtime->plan.made >= runtime->plan.young_limit), 0))
+    if (__builtin_expect(object == NULL, 0))
         return object_new(runtime, type, size, zeroed);
+    if (__builtin_expect(cyclic && --runtime->plan.left < 0, 0))
+        return object_due(runtime, type, size, cyclic, 0, zeroed);
     if (__builtin_expect((heap->budget -= (int64_t)size) < 0, 0))
-        return object_due(runtime, type, size, zeroed);
-    runtime->plan.made += cyclic;
+        return object_due(runtime, type, size, cyclic, size, zeroed);
     pool->free = *(void **)object;
     __builtin_prefetch(pool->free, 1); /* it is read by the next one, which would wait */
-    head &= ~(uint64_t)0 >> 16;
+    head = head << 16 >> 16;
     memcpy(object, &head, sizeof(head));
     return zeroed ? zero_behind_head(object, size) : object;
 }
@@ -277,7 +294,9 @@ static inline __attribute__((always_inline)) hk_object *object_of_size(hk_runtim
         return NULL;
     if (__builtin_expect(size > HK_SMALL_MAX || head == 0, 0))
         return object_new(runtime, type, size, zeroed);
-    return object_make(runtime, type, head, size, (size + HK_STEP - 1) / HK_STEP, zeroed);
+    size_t size_class = (size + HK_STEP - 1) / HK_STEP;
+    return type->flags & HK_TYPE_ACYCLIC ? object_make(runtime, type, head, size, size_class, false, zeroed)
+                                         : object_make(runtime, type, head, size, size_class, true, zeroed);
 }
 
 /* Of a type that is new, large, or has a free list. */
@@ -294,7 +313,12 @@ hk_object *hk_new(hk_runtime *runtime, hk_type *type)
         return NULL;
     if (__builtin_expect(head >> 48 == 0, 0))
         return new_other(runtime, type);
-    return object_make(runtime, type, head, type->size, head >> 48, true);
+    size_t size = type->size;
+    if (size > ZEROED_HERE)
+        __builtin_unreachable(); /* see head_of */
+    if (head & HK_HEAD_ACYCLIC)
+        return object_make(runtime, type, head, size, head << 1 >> 49, false, true);
+    return object_make(runtime, type, head, size, head >> 48, true, true);
 }
 
 hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)
@@ -476,8 +500,6 @@ hk_runtime *hk_runtime_create(const hk_runtime_options *options)
         hk_os_unmap(runtime, sizeof(*runtime));
         return NULL;
     }
-    runtime->heaps[0] = runtime->cyclic;
-    runtime->heaps[HK_TYPE_ACYCLIC] = runtime->acyclic;
     hk_plan_init(&runtime->plan);
     runtime->enabled = options == NULL || !options->manual_gc;
     hk_collect_begin_runtime(runtime);

@@ -1,6 +1,12 @@
 /* See plan.h. */
 #include "object/plan.h"
 
+static void limit_set(struct hk_plan *plan, int64_t limit)
+{
+    plan->left += limit - plan->young_limit;
+    plan->young_limit = (int32_t)limit;
+}
+
 void hk_plan_init(struct hk_plan *plan)
 {
     *plan = (struct hk_plan){.growth = HK_PLAN_GROWTH, .mean_bytes = 48};
@@ -14,20 +20,20 @@ void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t thresh
         threshold = INT32_MAX / HK_PLAN_STRETCH;
     plan->threshold[generation] = plan->worthwhile[generation] = threshold;
     if (generation == 0)
-        plan->young_limit = threshold == 0 ? INT32_MAX : (int32_t)threshold;
+        limit_set(plan, threshold == 0 ? INT32_MAX : threshold);
 }
 
 uint64_t hk_plan_object_bytes(const struct hk_plan *plan)
 {
-    int64_t bytes = plan->object_bytes + (int64_t)plan->made * plan->mean_bytes;
+    int64_t bytes = plan->object_bytes + hk_plan_made(plan) * plan->mean_bytes;
     return bytes < 0 ? 0 : (uint64_t)bytes;
 }
 
 void hk_plan_large(struct hk_plan *plan, uint64_t bytes)
 {
     plan->large_bytes += bytes;
-    if (plan->large_bytes >= HK_PLAN_LARGE && plan->young_limit != INT32_MAX && plan->young_limit > plan->made)
-        plan->young_limit = plan->made;
+    if (plan->large_bytes >= HK_PLAN_LARGE && plan->young_limit != INT32_MAX && plan->left > 0)
+        limit_set(plan, hk_plan_made(plan));
 }
 
 int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes)
@@ -38,9 +44,9 @@ int hk_plan_generation(struct hk_plan *plan, uint64_t other_bytes)
         growth = HK_PLAN_FLOOR;
     if (plan->growth != 0 && hk_plan_object_bytes(plan) + other_bytes > plan->survived_bytes + growth)
         return 2;
-    if (plan->made < (int32_t)plan->worthwhile[0]) {
-        uint32_t next = (uint32_t)plan->made + plan->threshold[0];
-        plan->young_limit = (int32_t)(next < plan->worthwhile[0] ? next : plan->worthwhile[0]);
+    if (hk_plan_made(plan) < plan->worthwhile[0]) {
+        int64_t next = hk_plan_made(plan) + plan->threshold[0];
+        limit_set(plan, next < plan->worthwhile[0] ? next : plan->worthwhile[0]);
         return HK_PLAN_NOTHING;
     }
     return !plan->stepped && plan->threshold[1] != 0 && plan->collections >= plan->worthwhile[1] ? 1 : 0;
@@ -70,7 +76,6 @@ void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, 
         plan->mean_bytes = (uint32_t)(outcome->candidate_bytes / outcome->candidates);
     uint64_t bytes = generation == 2 ? outcome->candidate_bytes : hk_plan_object_bytes(plan);
     plan->object_bytes = (int64_t)(bytes - (outcome->freed_bytes < bytes ? outcome->freed_bytes : bytes));
-    plan->made = 0;
     plan->collections = generation == 0 ? plan->collections + 1 : 0;
     if (generation == 2) {
         plan->survived_bytes = (uint64_t)plan->object_bytes + other_bytes;
@@ -82,6 +87,7 @@ void hk_plan_learn(struct hk_plan *plan, const struct hk_plan_outcome *outcome, 
     }
     uint32_t next = plan->growth == 0 || plan->worthwhile[0] < plan->threshold[0] ? plan->worthwhile[0] : plan->threshold[0];
     plan->young_limit = next == 0 ? INT32_MAX : (int32_t)next;
+    hk_plan_forget_made(plan);
 }
 
 void hk_plan_begin_round(struct hk_plan *plan)
@@ -99,5 +105,5 @@ void hk_plan_learn_round(struct hk_plan *plan, uint64_t seen_bytes, int64_t grow
 {
     int64_t bytes = (int64_t)seen_bytes + grown;
     plan->survived_bytes = (bytes > 0 ? (uint64_t)bytes : 0) + other_bytes;
-    plan->object_bytes = bytes - (int64_t)plan->made * plan->mean_bytes;
+    plan->object_bytes = bytes - hk_plan_made(plan) * plan->mean_bytes;
 }

@@ -35,8 +35,8 @@
 enum { HK_PLAN_NOTHING = -1 };
 
 struct hk_plan {
-    int32_t made;          /* tracked objects made less died since the last collection */
-    int32_t young_limit;   /* what made is compared with; INT32_MAX: never */
+    int64_t left;          /* 0: made has come to the young limit. Each tracked object that is made takes one off, each that dies adds one */
+    int32_t young_limit;   /* INT32_MAX: there is none */
     uint32_t threshold[2]; /* as set */
     uint32_t worthwhile[2]; /* as many, or more */
     uint64_t large_bytes;  /* allocated in large blocks since growth was looked at */
@@ -54,6 +54,17 @@ struct hk_plan_outcome { /* of a collection */
     int generation;
     uint64_t candidates, candidate_bytes, freed, freed_bytes;
 };
+
+/* Tracked objects made less died since the last collection. */
+static inline int64_t hk_plan_made(const struct hk_plan *plan)
+{
+    return plan->young_limit - plan->left;
+}
+
+static inline void hk_plan_forget_made(struct hk_plan *plan)
+{
+    plan->left = plan->young_limit;
+}
 
 void hk_plan_init(struct hk_plan *plan);
 void hk_plan_set_threshold(struct hk_plan *plan, int generation, uint32_t threshold);

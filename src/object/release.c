@@ -17,24 +17,10 @@
 
 #define MAX_DEPTH 32
 
-/* The collector no longer knows it. Outside of collections, in a program that does not step, that is one bit, and of an object that no
- * collection has seen none. */
-static inline __attribute__((always_inline)) void forget(const hk_runtime *runtime, const hk_object *object, const char *base, uint64_t *tracked)
-{
-    size_t granule = (size_t)((const char *)object - base) >> HK_GRANULE_SHIFT;
-    uint64_t *word = &tracked[granule / 64], bits = *word;
-    if ((bits >> granule % 64 & 1) == 0)
-        return;
-    if (__builtin_expect(runtime->collecting || runtime->step_stats.steps > 0, 0))
-        hk_gc_forget(object);
-    else
-        *word = bits & ~hk_bit_of(granule);
-}
-
 static inline void untrack(hk_runtime *runtime, hk_object *object)
 {
     hk_gc_forget(object);
-    runtime->plan.made--;
+    runtime->plan.left++;
 }
 
 /* What the object refers to, one by one. The function may do anything to the children: of the object the traverse function has
@@ -118,105 +104,100 @@ bool hk_object_finalize(hk_runtime *runtime, hk_object *object, const hk_type *t
 
 static void release_other(hk_runtime *runtime, hk_object *object);
 
-/* Nothing but its references and its memory has to go. */
-static inline bool is_plain(const hk_object *object)
+/* The collector no longer knows it. Outside of collections, in a program that does not step, that is one bit. */
+static inline __attribute__((always_inline)) void forget(const hk_runtime *runtime, const hk_object *object)
 {
-    return hk_shapes[object->type].plain != HK_NOT_PLAIN && object->flags == 0;
+    if (__builtin_expect(runtime->collecting || runtime->step_stats.steps > 0, 0))
+        hk_gc_forget(object);
+    else
+        hk_gc_untrack(object);
 }
 
-/* As hk_free_unlocked, for a block that lies in the region. */
-static inline __attribute__((always_inline)) void block_free(hk_heap *heap, void *block, char *base, struct hk_pool *pools)
+/* The memory of a plain object. In a pool that is not noted the collector knows none. */
+static inline __attribute__((always_inline)) void bury(hk_runtime *runtime, hk_object *object, char *base, struct hk_pool *pools)
 {
-    hk_pool_free(heap, &pools[(size_t)((char *)block - base) >> HK_POOL_SHIFT], block);
+    struct hk_pool *pool = &pools[(size_t)((char *)object - base) >> HK_POOL_SHIFT];
+    if (pool->is_noted)
+        forget(runtime, object);
+    hk_pool_free(pool->heap, pool, object);
 }
 
 /* Something dies that is not plain: somebody else's code may run. */
-static __attribute__((noinline)) int32_t release_beside(hk_runtime *runtime, hk_object *object, hk_object *chain, int32_t died)
+static __attribute__((noinline)) void release_beside(hk_runtime *runtime, hk_object *object, hk_object *chain)
 {
     struct hk_releasing releasing = {runtime->releasing, (uint64_t)(uintptr_t)chain};
     runtime->releasing = &releasing;
-    runtime->plan.made -= died;
     release_other(runtime, object);
     runtime->releasing = releasing.outer;
-    return 0;
 }
 
 static hk_object nobody = {.references = HK_IMMORTAL};
 
 /* A plain object is dead with no more ado. What it referred to, on a stack, is to lose a reference each. It is not in the cache,
  * often: what comes from the stack is asked for, and waits in a ring until that has gone round; where nothing else does, `nobody`
- * waits. Dead objects for which the stack has no room wait in a chain, linked as above. */
-static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *dead, hk_object *chain)
+ * waits. Dead objects for which the stack has no room wait in a chain, linked as above; taken from there one has a reference to lose
+ * once more, as the first has, and loses it at once. */
+static __attribute__((noinline)) void release_plain(hk_runtime *runtime, hk_object *first, hk_object *chain)
 {
     enum { STACK = 128, RING = 8 };
     hk_object *stack[STACK + 64], *ring[RING];
-    size_t top = 0, turn = 0, idle = 0;
-    int32_t died = 0;
+    size_t top = 0, turn = 0, rounds = RING;
     char *base = hk_region.base;
     struct hk_pool *pools = hk_region.pools;
-    uint64_t *tracked = hk_gc_tables.tracked;
-    const struct hk_gc_shape *shapes = hk_shapes, *shape = shapes;
     for (size_t i = 0; i < RING; i++)
         ring[i] = &nobody;
-    if (dead != NULL) {
-        shape = &shapes[dead->type];
-        goto bury;
-    }
+    ring[0] = first;
     for (;;) {
         hk_object *later = &nobody;
         uint64_t head;
         if (top > 0) {
             later = stack[--top];
             __builtin_prefetch(later, 1);
-            idle = 0;
-        } else if (idle++ >= RING) {
+            rounds = RING;
+        } else if (rounds-- == 0) {
             if (chain == NULL)
                 break;
-            dead = chain;
-            memcpy(&head, dead, sizeof(head));
+            ring[turn] = chain;
+            memcpy(&head, chain, sizeof(head));
+            *chain = (hk_object){.references = 1, .type = (uint16_t)head};
             chain = (hk_object *)(uintptr_t)(head >> 16);
-            dead->type = (uint16_t)head;
-            shape = &shapes[dead->type];
-            goto bury;
+            rounds = RING;
         }
-        dead = ring[turn % RING];
-        ring[turn++ % RING] = later;
+        hk_object *dead = ring[turn];
+        ring[turn] = later;
+        turn = (turn + 1) % RING;
         memcpy(&head, dead, sizeof(head)); /* see hk_object */
         if ((uint32_t)head != 1) {
             if ((uint32_t)head < HK_IMMORTAL)
                 dead->references--;
             continue;
         }
-        shape = &shapes[head >> 32 & UINT16_MAX];
-        __asm__("" : "+r"(shape)); /* or gcc works it out twice */
-        if (__builtin_expect(shape->plain == HK_NOT_PLAIN || head >> 48 != 0, 0)) {
+        uint64_t type = head >> 32; /* below its flags */
+        if (__builtin_expect(type >= HK_NOT_PLAIN, 0)) {
             dead->references = 0;
-            died = release_beside(runtime, dead, chain, died);
+            release_beside(runtime, dead, chain);
             continue;
         }
-    bury:
         if (__builtin_expect(top > STACK, 0)) {
             chain = hk_object_chain(dead, chain);
             continue;
         }
-        hk_object **place = (hk_object **)dead + shape->first, **end = place + shape->count;
-        for (; place < end; place++) {
-            stack[top] = *place;
-            top += *place != NULL;
+        const struct hk_gc_shape *shape = &hk_shapes[type];
+        __asm__("" : "+r"(shape)); /* or gcc works it out twice */
+        runtime->plan.left += shape->cyclic;
+        hk_object **end = (hk_object **)dead + shape->first + shape->count;
+        __asm__("" : "+r"(end));
+        for (ptrdiff_t place = -(ptrdiff_t)shape->count; place != 0; place++) {
+            __asm__("" : "+r"(place)); /* one register counts and says where */
+            stack[top] = end[place];
+            top += end[place] != NULL;
         }
         for (uint64_t bits = shape->scattered; bits != 0; bits &= bits - 1) {
             stack[top] = ((hk_object **)dead)[__builtin_ctzll(bits)];
             top += stack[top] != NULL;
         }
-        hk_heap *heap = runtime->acyclic;
-        if (shape->plain == HK_PLAIN) {
-            forget(runtime, dead, base, tracked);
-            died++;
-            heap = runtime->cyclic;
-        }
-        block_free(heap, dead, base, pools);
+        bury(runtime, dead, base, pools);
     }
-    runtime->plan.made -= died;
 }
 
 static void release_other(hk_runtime *runtime, hk_object *object)
@@ -251,7 +232,7 @@ static void release_other(hk_runtime *runtime, hk_object *object)
 
 void hk_release(hk_runtime *runtime, hk_object *object)
 {
-    if (__builtin_expect(!is_plain(object), 0)) {
+    if (__builtin_expect(!hk_object_is_plain(object), 0)) {
         release_other(runtime, object);
         return;
     }
@@ -260,19 +241,15 @@ void hk_release(hk_runtime *runtime, hk_object *object)
     while (place < end && *place == NULL)
         place++;
     if (place < end || shape->scattered != 0) {
+        object->references = 1;
         release_plain(runtime, object, NULL);
         return;
     }
-    if (shape->plain == HK_PLAIN) {
-        runtime->plan.made--;
-        forget(runtime, object, hk_region.base, hk_gc_tables.tracked);
-        block_free(runtime->cyclic, object, hk_region.base, hk_region.pools);
-    } else {
-        block_free(runtime->acyclic, object, hk_region.base, hk_region.pools);
-    }
+    runtime->plan.left += shape->cyclic;
+    bury(runtime, object, hk_region.base, hk_region.pools);
 }
 
 void hk_object_release_chain(hk_runtime *runtime, hk_object *chain)
 {
-    release_plain(runtime, NULL, chain);
+    release_plain(runtime, &nobody, chain);
 }

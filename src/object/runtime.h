@@ -89,7 +89,6 @@ struct hk_releasing { /* a release during which somebody else's code runs; see o
 };
 
 struct hk_runtime {
-    hk_heap *heaps[2]; /* by flags of the type: cyclic, acyclic */
     hk_heap *cyclic, *acyclic, *memory;
     struct hk_large large; /* head of the list */
     uint64_t run_bytes;    /* of objects that are runs */
@@ -125,9 +124,19 @@ struct hk_runtime {
     hk_collection round; /* what its steps have done, for the recorder */
 };
 
-/* By the number of a type. plain: none of its functions is called when an object dies, nor is that kept for reuse. */
+/* By the number of a type. */
 HK_API extern struct hk_gc_shape hk_shapes[1 << 16];
-enum { HK_NOT_PLAIN, HK_PLAIN, HK_PLAIN_ACYCLIC };
+
+/* A type is plain if none of its functions is called when an object dies, nor is that kept for reuse. The numbers of the others begin
+ * here, so that a look at an object's head tells that nothing but its references and its memory has to go. */
+#define HK_NOT_PLAIN 0x8000u
+
+static inline bool hk_object_is_plain(const hk_object *object)
+{
+    return object->type < HK_NOT_PLAIN && object->flags == 0;
+}
+
+#define HK_HEAD_ACYCLIC ((uint64_t)1 << 63) /* of hk_type.head */
 
 void hk_immortals_begin(void); /* numbers.c: they are made, if they were not. Any thread */
 
@@ -148,6 +157,11 @@ static inline uint64_t hk_hash_mix(uint64_t value)
 {
     value = (value ^ value >> 32) * 0xd6e8feb86659fd93u;
     return value ^ value >> 32;
+}
+
+static inline hk_heap *hk_heap_of_type(const hk_runtime *runtime, const hk_type *type)
+{
+    return type->flags & HK_TYPE_ACYCLIC ? runtime->acyclic : runtime->cyclic;
 }
 
 /* object.c */

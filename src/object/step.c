@@ -100,7 +100,7 @@ static void round_end(hk_runtime *runtime)
     struct hk_gc_step *step = &runtime->step;
     int64_t grown = (int64_t)hk_plan_object_bytes(&runtime->plan) - (int64_t)runtime->step_estimate;
     if (!runtime->enabled)
-        runtime->plan.made = 0; /* there is nobody to compare it, and new objects would ask each time */
+        hk_plan_forget_made(&runtime->plan); /* there is nobody to compare it, and new objects would ask each time */
     hk_plan_learn_round(&runtime->plan, step->candidate_bytes, grown, hk_collect_other_bytes(runtime));
     runtime->step_stats.rounds++;
     give_up(runtime);

@@ -155,7 +155,7 @@ void hk_watch_enter(hk_runtime *runtime, const char *function)
 
 void hk_watch_made(hk_runtime *runtime, hk_object *object, const hk_type *type, size_t size)
 {
-    hk_heap *heap = runtime->heaps[type->flags & HK_TYPE_ACYCLIC];
+    hk_heap *heap = hk_heap_of_type(runtime, type);
     struct hk_debug_shard *shard = hk_debug_shard_of(object);
     uint32_t site = hk_debug_site(heap->domain);
     heap->budget_start -= heap->budget; /* the next one comes here, too; what was used of it stays the same */

@@ -275,12 +275,12 @@ static void program_collect(struct program *program, int generation, uint64_t ma
 static void program_run(struct program *program, uint64_t objects, unsigned die)
 {
     for (uint64_t i = 0; i < objects; i++) {
-        if (program->plan.made >= program->plan.young_limit) {
+        if (program->plan.left <= 0) {
             int generation = hk_plan_generation(&program->plan, 0);
             if (generation != HK_PLAN_NOTHING)
-                program_collect(program, generation, (uint64_t)program->plan.made);
+                program_collect(program, generation, (uint64_t)hk_plan_made(&program->plan));
         }
-        program->plan.made++;
+        program->plan.left--;
         program->garbage++;
         program->young += i % 100 < die;
         if (program->live + program->garbage > program->most)
@@ -318,15 +318,15 @@ static void test_the_work_of_full_collections_over_a_growing_heap_is_linear(void
     uint64_t work = 0;
     int fulls = 0;
     for (uint64_t i = 0; i < 20000000; i++) {
-        if (program.plan.made >= program.plan.young_limit) {
+        if (program.plan.left <= 0) {
             int generation = hk_plan_generation(&program.plan, 0);
             if (generation != HK_PLAN_NOTHING) {
-                program_collect(&program, generation, (uint64_t)program.plan.made);
+                program_collect(&program, generation, (uint64_t)hk_plan_made(&program.plan));
                 work += generation == 2 ? program.live : 0;
                 fulls += generation == 2;
             }
         }
-        program.plan.made++;
+        program.plan.left--;
         program.live++;
     }
     assert_in_range(fulls, 5, 25);
