@@ -90,14 +90,14 @@ def test_arguments_are_separated_by_dashes(programs):
 def test_each_side_may_be_code_or_a_module(programs, form):
     place, python = programs
     small, large = ([word.replace("CODE", "x = bytearray(%d)" % size).replace("MODULE", "module%d" % size) for word in form.split()]
-                    for size in (1_000_000, 3_000_000))
-    for size in 1_000_000, 3_000_000:
+                    for size in (10_000_000, 30_000_000))
+    for size in 10_000_000, 30_000_000:
         (place / ("module%d.py" % size)).write_text("x = bytearray(%d)\n" % size)
-    (place / "large.py").write_text("x = bytearray(3_000_000)\n")
-    for a, b in ((small, large), (small, ["large.py"]), (["module1000000.py"], large), (small + ["x"], ["--"] + large)):
+    (place / "large.py").write_text("x = bytearray(30_000_000)\n")
+    for a, b in ((small, large), (small, ["large.py"]), (["module10000000.py"], large), (small + ["x"], ["--"] + large)):
         found = json.loads(show("compare", *python, "-r", "1", "--json", *a, *b, cwd=str(place)).out.decode())
         assert found["a"]["command"] == " ".join(a) and found["b"]["command"] == " ".join(word for word in b if word != "--")
-        assert found["b"]["peak_bytes"]["median"] - found["a"]["peak_bytes"]["median"] in range(1_900_000, 2_100_000)
+        assert found["b"]["peak_bytes"]["median"] - found["a"]["peak_bytes"]["median"] in range(17_000_000, 23_000_000)
 
 
 def test_side_that_fails_is_named(programs):
