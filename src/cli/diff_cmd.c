@@ -62,24 +62,53 @@ static int show(const struct options *o, struct hk_diff_view *v)
     return hk_cli_written("difference");
 }
 
+/* Its rows would be nothing but zeros. NULL: a line on stderr has said why. */
+static struct hk_capture *open_recorded(const char *target)
+{
+    struct hk_capture *capture = hk_cli_open(target);
+    if (!capture || capture->header.mode != HK_MODE_NONE)
+        return capture;
+    hk_cli_fail(HK_EXIT_FAILURE, "diff: %s has no record of who allocated what: it was run with --no-record", capture->path);
+    hk_capture_close(capture);
+    return NULL;
+}
+
+/* False: a line on stderr has said why. */
+static bool has_rows(const struct hk_sites *sites, enum hk_group_by by)
+{
+    bool good = by != HK_BY_THREAD || hk_sites_have_threads(sites);
+    if (!good)
+        hk_cli_fail(HK_EXIT_FAILURE, "diff: %s does not tell threads apart; a record of every block does (run without --sample)",
+                    sites->capture->path);
+    return good;
+}
+
+static bool is_same_process(const struct hk_capture *a, const struct hk_capture *b)
+{
+    return a->header.pid == b->header.pid && a->header.start_ticks == b->header.start_ticks &&
+           memcmp(a->header.boot_id, b->header.boot_id, sizeof a->header.boot_id) == 0;
+}
+
 static int show_captures(const struct options *o, struct hk_diff_view *v)
 {
-    struct hk_capture *before = hk_cli_open(o->targets[0]), *after = before ? hk_cli_open(o->targets[1]) : NULL;
+    struct hk_capture *before = open_recorded(o->targets[0]), *after = before ? open_recorded(o->targets[1]) : NULL;
+    struct hk_sites *sites[] = {before ? hk_sites_read(before) : NULL, after ? hk_sites_read(after) : NULL};
     int status = HK_EXIT_FAILURE;
-    if (after) {
-        struct hk_sites *sites[] = {hk_sites_read(before), hk_sites_read(after)};
+    if (after && has_rows(sites[0], v->by) && has_rows(sites[1], v->by)) {
         struct hk_groups *groups[] = {hk_groups_make(sites[0], v->by), hk_groups_make(sites[1], v->by)};
+        for (int i = 0; i < 2 && v->by == HK_BY_THREAD && !is_same_process(before, after); i++)
+            hk_diff_forget_numbers(groups[i]);
         struct hk_diff *diff = hk_diff_captures(sites[0], groups[0], sites[1], groups[1]);
         v->before = before;
         v->after = after;
         v->diff = diff;
         status = show(o, v);
         hk_diff_free(diff);
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < 2; i++)
             hk_groups_free(groups[i]);
-            hk_sites_free(sites[i]);
-        }
     }
+    for (int i = 0; i < 2; i++)
+        hk_sites_free(sites[i]);
     hk_capture_close(before);
     hk_capture_close(after);
     return status;
@@ -89,17 +118,17 @@ static int show_moments(const struct options *o, struct hk_diff_view *v)
 {
     struct hk_moment from, to;
     struct hk_error error;
-    struct hk_capture *capture = hk_cli_open(o->targets[0]);
+    struct hk_capture *capture = open_recorded(o->targets[0]);
+    struct hk_sites *sites = capture ? hk_sites_read(capture) : NULL;
     int status = HK_EXIT_FAILURE;
-    if (!capture)
-        return status;
-    if (!hk_moment_find(capture, o->from ? o->from : "start", &from, &error) ||
+    if (!capture || !has_rows(sites, v->by)) {
+        /* said already */
+    } else if (!hk_moment_find(capture, o->from ? o->from : "start", &from, &error) ||
         !hk_moment_find(capture, o->to ? o->to : "end", &to, &error)) {
         status = hk_cli_fail(HK_EXIT_USAGE, "diff: %s", error.text);
     } else if (from.time_ns > to.time_ns) {
         status = hk_cli_fail(HK_EXIT_USAGE, "diff: --from %s is later than --to %s", o->from, o->to ? o->to : "end");
     } else {
-        struct hk_sites *sites = hk_sites_read(capture);
         struct hk_groups *groups = hk_groups_make(sites, v->by);
         struct hk_diff *diff = hk_diff_moments(sites, groups, &from, &to);
         v->before = v->after = capture;
@@ -109,8 +138,8 @@ static int show_moments(const struct options *o, struct hk_diff_view *v)
         status = show(o, v);
         hk_diff_free(diff);
         hk_groups_free(groups);
-        hk_sites_free(sites);
     }
+    hk_sites_free(sites);
     hk_capture_close(capture);
     return status;
 }

@@ -2,6 +2,7 @@
 #include "read/diff.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "read/index.h"
 
@@ -33,6 +34,26 @@ static void add_up(struct hk_diff *d)
 {
     for (size_t i = 0; i < d->count; i++)
         hk_diff_add(&d->totals, &d->rows[i]);
+}
+
+void hk_diff_forget_numbers(struct hk_groups *threads)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < threads->count; i++) {
+        struct hk_group *g = &threads->groups[i], *same = threads->groups;
+        char *number = strrchr(g->name, '(');
+        if (number && number > g->name && number[-1] == ' ' && strspn(number + 1, "0123456789") + 2 == strlen(number))
+            number[-1] = 0;
+        while (same < threads->groups + kept && strcmp(same->name, g->name) != 0)
+            same++;
+        if (same < threads->groups + kept) {
+            hk_amounts_add(&same->amounts, &g->amounts);
+            free(g->name);
+        } else {
+            threads->groups[kept++] = *g;
+        }
+    }
+    threads->count = kept;
 }
 
 struct hk_diff *hk_diff_captures(const struct hk_sites *before_sites, const struct hk_groups *before,

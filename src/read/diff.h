@@ -21,6 +21,9 @@ struct hk_diff {
     struct hk_diff_row totals; /* its group is NULL */
 };
 
+/* Threads by their names alone, "worker" for "worker (4242)", those of one name together: in another process they have other numbers. */
+void hk_diff_forget_numbers(struct hk_groups *threads);
+
 /* Borrowed until hk_diff_free: both, and the sites that they were made of. */
 struct hk_diff *hk_diff_captures(const struct hk_sites *before_sites, const struct hk_groups *before,
                                  const struct hk_sites *after_sites, const struct hk_groups *after);

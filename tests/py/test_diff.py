@@ -48,6 +48,42 @@ def pair(tmp_path_factory, python):
     return paths
 
 
+def test_threads_of_two_processes_are_told_by_their_names(pair, heapkeeper):
+    main, = [row for row in diff("--by", "thread", *pair)["rows"] if row["name"].startswith("main")]
+    assert main["name"] == "main" and main["before"]["live_bytes"] > 1 << 20 and main["after"]["live_bytes"] > 1 << 20
+    for path in pair:
+        assert diff("--by", "thread", path, path)["rows"] == [] == diff("--by", "thread", "--from", "end", path)["rows"]
+    program = """
+        import sys, threading
+        kept = []
+        for size in map(int, sys.argv[1:]):
+            thread = threading.Thread(target=lambda: kept.append(bytearray(size)))
+            thread.start()
+            thread.join()
+    """
+    paths = []
+    for sizes in ("1000000", "2000000"), ("7000000",):
+        heapkeeper.good(["-c", textwrap.dedent(program), *sizes], options=("--exact",))
+        paths.append(heapkeeper.output)
+    found = diff("--by", "thread", *paths)
+    assert [row["name"].rstrip("0123456789()- ") for row in found["rows"]].count("main") == 1
+    others = [row for row in found["rows"] + [found["others"]] if row.get("name") != "main"]
+    assert not any("(" in row["name"] for row in found["rows"])
+    assert sum(row["change"]["live_bytes"] for row in others) in range(3_900_000, 4_100_000)
+    assert found["totals"]["change"]["live_bytes"] == sum(row["change"]["live_bytes"] for row in found["rows"] + [found["others"]])
+
+
+def test_record_that_has_no_rows_is_refused_with_the_reason(pair, heapkeeper):
+    heapkeeper.good("pass", options=("--no-record",))
+    off = heapkeeper.output
+    heapkeeper.good("pass", options=("--sample",))
+    sampled = heapkeeper.output
+    for words in ([pair[0], off], [off, pair[0]], ["--from", "start", off]):
+        assert b"run with --no-record" in show("diff", *words, status=1).err
+    for words in ([pair[0], sampled], [sampled, pair[0]], ["--from", "start", sampled]):
+        assert b"does not tell threads apart" in show("diff", "--by", "thread", *words, status=1).err
+
+
 @pytest.mark.parametrize("by", ("line", "function", "file", "module", "domain"))
 def test_rows_add_up_to_the_difference_of_both_tables(pair, by):
     before, after = (table(path, "--by", by)["totals"] for path in pair)
