@@ -17,6 +17,7 @@ What these objects need themselves is in no statistics: lines of this file are l
 
 import functools
 import inspect
+import operator
 
 __all__ = ["Difference", "Snapshot", "Statistic", "Tracker", "take_snapshot"]
 
@@ -134,6 +135,8 @@ class Snapshot:
         self._sums = {}
 
     def _group(self, groups, key, frames, cumulative):
+        if frames is not None and operator.index(frames) < 1:
+            raise ValueError("heapkeeper: frames is how many of a stack tell it from others, 1 or more, or None, not %d" % frames)
         if key != "traceback" and not cumulative:
             frames = 1
         found = _tracing._group(groups, KEYS[key], min(frames or ALL_FRAMES, ALL_FRAMES), cumulative, False)
@@ -175,6 +178,8 @@ class Snapshot:
 
     def diff(self, older, key="lineno", frames=None, cumulative=False):
         """A list of Difference of what this snapshot has more or less than an older one, the largest first."""
+        if not isinstance(older, Snapshot):
+            raise TypeError("heapkeeper: diff() is to an older Snapshot, not to %s" % type(older).__name__)
         new = {s.frames: s for s in self.statistics(key, frames, cumulative)}
         old = {s.frames: s for s in older.statistics(key, frames, cumulative)}
         key, none = _key_of(key), Statistic(key, ())
@@ -243,8 +248,11 @@ class Tracker:
         self.stop()
 
     def __del__(self):
-        if self._window is not None:
+        if getattr(self, "_window", None) is not None:
             _tracing._close(self._window)
+
+    def __reduce__(self):
+        raise TypeError("heapkeeper: a tracker cannot be copied; what take_snapshot() returns can")
 
     def __call__(self, function):
         """Decorator: the function is tracked while it runs; the figures are those of its last call that ended. Of calls inside

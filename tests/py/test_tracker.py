@@ -180,6 +180,42 @@ def test_what_is_no_function_or_does_not_run_when_called_is_refused_and_a_partia
     assert found["span"] == "heapkeeper.span: a name is a str, not function"
 
 
+def test_wrong_arguments_are_refused_with_a_reason_and_nothing_else_is_said(run):
+    found = run("""
+        import copy, json, heapkeeper, sys
+        found = {}
+        def refused(name, call, *arguments, **names):
+            try:
+                found[name] = repr(call(*arguments, **names))
+            except (TypeError, ValueError) as error:
+                found[name] = "%s: %s" % (type(error).__name__, error)
+        class Text:
+            def write(self, text):
+                found["stderr"] = found.get("stderr", "") + text
+            def flush(self):
+                pass
+        sys.stderr = Text()
+        tracker = heapkeeper.Tracker().start()
+        kept = bytes(1000)
+        refused("copy", copy.copy, tracker)
+        refused("init", heapkeeper.Tracker, 5)
+        tracker.stop()
+        snapshot = tracker.take_snapshot()
+        for frames in 0, -1, "x", 1.5:
+            for key in "lineno", "traceback":
+                refused("%s %s" % (frames, key), snapshot.statistics, key, frames=frames)
+        refused("diff", snapshot.diff, None)
+        assert snapshot.statistics("traceback", frames=1)[0].size >= 1033 and copy.copy(snapshot).size == snapshot.size
+        print(json.dumps(found))
+    """)
+    assert "stderr" not in found
+    assert found["copy"] == "TypeError: heapkeeper: a tracker cannot be copied; what take_snapshot() returns can" and "argument" in found["init"]
+    for key in "lineno", "traceback":
+        assert found["0 " + key].endswith("1 or more, or None, not 0") and found["-1 " + key].startswith("ValueError: heapkeeper: frames is")
+        assert found["x " + key].startswith("TypeError: ") and found["1.5 " + key].startswith("TypeError: ")
+    assert found["diff"] == "TypeError: heapkeeper: diff() is to an older Snapshot, not to NoneType"
+
+
 def test_what_heapkeeper_itself_needs_to_answer_is_in_no_statistics(run, every_python):
     found = run("""
         import gc, json, heapkeeper
