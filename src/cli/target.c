@@ -178,7 +178,9 @@ static char *find_program(const char *word, struct hk_error *error)
     struct stat st;
     if (!strchr(word, '/')) {
         char *found = search_path(word);
-        if (!found)
+        if (!found && stat(word, &st) == 0 && S_ISDIR(st.st_mode))
+            hk_error_set(error, "%s: is a directory, not a program", word);
+        else if (!found)
             hk_error_set(error,
                          stat(word, &st) == 0 ? "%s: not found on PATH; for the file here write "
                                                 "./%s, or \"python3 %s\" for a Python script"

@@ -255,6 +255,9 @@ def test_what_cannot_be_run_is_refused(tmp_path, place):
     (tmp_path / "dir.py").mkdir()
     refused(1, "is a directory, not a script", "run", tmp_path / "dir.py", env=environment)
     refused(1, "is a directory, not a program", "run", tmp_path, env=environment)
+    (tmp_path / "folder").mkdir()
+    for word in "folder", ".", "..":
+        refused(1, "is a directory, not a program", "run", word, env=environment, cwd=str(tmp_path))
     refused(1, 'is not executable; for a Python script write "python3 ', "run", plain, env=environment)
     refused(1, "no-such-program: no such program on PATH", "run", "no-such-program", env=environment)
     refused(1, "the program cannot be found: No such file", "run", "./no-such-program", env=environment)
