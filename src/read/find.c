@@ -72,6 +72,19 @@ static uint64_t start_of(int directory, const char *name)
     return start;
 }
 
+/* True if of two captures of one process, a copy among them, the first one knows more. */
+static bool got_further(const char *path, const char *other)
+{
+    uint64_t allocated[2] = {0, 0};
+    for (int i = 0; i < 2; i++) {
+        struct hk_error ignored;
+        struct hk_capture *c = hk_capture_open(i ? other : path, HK_OPEN_BRIEF, &ignored);
+        allocated[i] = c ? c->now.allocated_bytes : 0;
+        hk_capture_close(c);
+    }
+    return allocated[0] > allocated[1];
+}
+
 static void newest_in(const char *place, char **best, uint64_t *best_start)
 {
     int fd = open(place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -88,11 +101,16 @@ static void newest_in(const char *place, char **best, uint64_t *best_start)
         if (entry->d_name[0] == '.' || !ends_with(entry->d_name, SUFFIX))
             continue;
         uint64_t start = start_of(dirfd(directory), entry->d_name);
-        if (start > *best_start) {
-            free(*best);
-            *best = join(place, entry->d_name);
-            *best_start = start;
+        if (start == 0 || start < *best_start)
+            continue;
+        char *path = join(place, entry->d_name);
+        if (start == *best_start && !got_further(path, *best)) {
+            free(path);
+            continue;
         }
+        free(*best);
+        *best = path;
+        *best_start = start;
     }
     closedir(directory);
 }

@@ -354,6 +354,12 @@ def test_copy_of_a_capture_is_no_other_process(tmp_path):
     for path, state in ((tmp_path / "server.py.100.1.0.hkc", "ended"), (worker, "ended"), (tmp_path / "a.hkc", "killed"), (tmp_path / "z.hkc", "killed")):
         found = {p["pid"]: p["state"] for p in json_of(path)["processes"]}
         assert len(json_of(path)["processes"]) == 3 and found == {100: "ended", 101: state, 102: "killed"}, path
+    for name in "server.py.100.1.0.hkc", "worker.py.102.1.0.hkc", "other.999.1.0.hkc", "whole-a.hkc", "whole-z.hkc":
+        (tmp_path / name).unlink()
+    for i in range(30):
+        early.write(tmp_path / ("%d.hkc" % i))
+    newest = json.loads(text_of("--json", HEAPKEEPER_DIR=str(tmp_path)))
+    assert newest["state"] == "ended" and [p["pid"] for p in newest["processes"]] == [101]
     for name in "one.hkc", "two.hkc":
         (tmp_path / "beside").mkdir(exist_ok=True)
         (tmp_path / "beside" / name).write_bytes(worker.read_bytes())
