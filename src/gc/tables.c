@@ -37,6 +37,8 @@ bool hk_gc_tables_init(void)
 bool hk_gc_tables_commit(const void *start, size_t size)
 {
     size_t granule = hk_granule_of(start), granules = size >> HK_GRANULE_SHIFT, bits = granules / 8;
+    if (size > HK_ARENA_SIZE) /* the heap is large, as far as huge pages are concerned, and each full scan begins with fresh counts */
+        hk_os_huge_pages(hk_gc_tables.count + granule, granules, true);
     return hk_os_commit(&hk_gc_tables.tracked[granule / 64], bits) && hk_os_commit(&hk_gc_tables.white[granule / 64], bits) &&
            hk_os_commit(&hk_gc_tables.grey[granule / 64], bits) && hk_os_commit(&hk_gc_tables.age[granule / 64], 2 * bits) &&
            hk_os_commit(hk_gc_tables.count + granule, granules) && hk_os_commit(hk_gc_tables.step_count + granule, granules) &&
@@ -48,16 +50,36 @@ static size_t first_granule(const struct hk_arena *arena)
     return (size_t)(arena - hk_region.arenas) * ARENA_GRANULES;
 }
 
-void hk_gc_scan_discard(const struct hk_arena *arena)
+static void scan_discard(size_t granule, size_t granules)
 {
-    hk_os_discard(&hk_gc_tables.grey[first_granule(arena) / 64], ARENA_GRANULES / 8);
-    hk_os_discard(hk_gc_tables.count + first_granule(arena), ARENA_GRANULES);
+    hk_os_discard(&hk_gc_tables.grey[granule / 64], granules / 8);
+    hk_os_discard(hk_gc_tables.count + granule, granules);
 }
 
-void hk_gc_step_discard(const struct hk_arena *arena)
+static void step_discard(size_t granule, size_t granules)
 {
-    hk_os_discard(&hk_gc_tables.marks[first_granule(arena) / 64], ARENA_GRANULES / 64 * sizeof(struct hk_gc_marks));
-    hk_os_discard(hk_gc_tables.step_count + first_granule(arena), ARENA_GRANULES);
+    hk_os_discard(&hk_gc_tables.marks[granule / 64], granules / 64 * sizeof(struct hk_gc_marks));
+    hk_os_discard(hk_gc_tables.step_count + granule, granules);
+}
+
+/* Of arenas that follow one another at once: a huge page that goes in parts comes back as small ones. */
+static void each_run(const struct hk_heap *heap, void (*discard)(size_t granule, size_t granules))
+{
+    for (const struct hk_arena *first = heap->arenas, *last; first != NULL; first = last->next) {
+        for (last = first; last->next == last + 1;)
+            last++;
+        discard(first_granule(first), (size_t)(last + 1 - first) * ARENA_GRANULES);
+    }
+}
+
+void hk_gc_scan_discard(const struct hk_heap *heap)
+{
+    each_run(heap, scan_discard);
+}
+
+void hk_gc_step_discard(const struct hk_heap *heap)
+{
+    each_run(heap, step_discard);
 }
 
 void hk_gc_arena_clear(const struct hk_arena *arena)
@@ -66,8 +88,8 @@ void hk_gc_arena_clear(const struct hk_arena *arena)
     hk_os_discard(&hk_gc_tables.tracked[word], ARENA_GRANULES / 8);
     hk_os_discard(&hk_gc_tables.white[word], ARENA_GRANULES / 8);
     hk_os_discard(&hk_gc_tables.age[word], ARENA_GRANULES / 4);
-    hk_gc_scan_discard(arena);
-    hk_gc_step_discard(arena);
+    scan_discard(first_granule(arena), ARENA_GRANULES);
+    step_discard(first_granule(arena), ARENA_GRANULES);
     memset(hk_gc_tables.pools + (size_t)(arena - hk_region.arenas) * HK_ARENA_POOLS, 0,
            HK_ARENA_POOLS * sizeof(*hk_gc_tables.pools));
 }

@@ -60,9 +60,9 @@ extern struct hk_gc_tables hk_gc_tables;
 bool hk_gc_tables_init(void);
 /* Makes the entries of a part of the region usable; whole arenas. False: no memory. Any thread. */
 bool hk_gc_tables_commit(const void *start, size_t size);
-/* Gives what a scan alone needs of an arena's objects back to the system; the other, what a round of steps needs. */
-void hk_gc_scan_discard(const struct hk_arena *arena);
-void hk_gc_step_discard(const struct hk_arena *arena);
+/* Gives what a scan alone needs of a heap's objects back to the system; the other, what a round of steps needs. */
+void hk_gc_scan_discard(const struct hk_heap *heap);
+void hk_gc_step_discard(const struct hk_heap *heap);
 /* Nothing in the arena is an object any more. */
 void hk_gc_arena_clear(const struct hk_arena *arena);
 

@@ -226,9 +226,8 @@ static int64_t collect_because(hk_runtime *runtime, int generation, hk_collectio
     if (pools_for(runtime, generation, &runtime->looked_at))
         found = collect(runtime, generation, &runtime->looked_at, stats, &about, &freed);
     if (found >= 0) {
-        bool trims = generation == 2 && runtime->cyclic->arena_count > KEPT_TABLES / HK_ARENA_SIZE;
-        for (struct hk_arena *arena = runtime->cyclic->arenas; trims && arena != NULL; arena = arena->next)
-            hk_gc_scan_discard(arena);
+        if (generation == 2 && runtime->cyclic->arena_count > KEPT_TABLES / HK_ARENA_SIZE)
+            hk_gc_scan_discard(runtime->cyclic);
         if (generation == 2) {
             hk_step_trim(runtime);
             hk_free_lists_trim(runtime);

@@ -185,6 +185,5 @@ void hk_step_trim(hk_runtime *runtime)
 {
     if (runtime->step.phase != 0 || runtime->step_stats.steps == 0)
         return;
-    for (struct hk_arena *arena = runtime->cyclic->arenas; arena != NULL; arena = arena->next)
-        hk_gc_step_discard(arena);
+    hk_gc_step_discard(runtime->cyclic);
 }
