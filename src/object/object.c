@@ -180,7 +180,10 @@ static inline __attribute__((always_inline)) hk_object *zero_behind_head(hk_obje
     if (__builtin_expect(size > ZEROED_HERE, 0))
         return zero_much(object, size);
     ((uint64_t *)object)[1] = 0;
-    for (size_t at = 16; at < size; at += 16) {
+    if (size <= 16)
+        return object;
+    *(zeroes *)((char *)object + 16) = (zeroes){0, 0};
+    for (size_t at = 32; at < size; at += 16) {
         *(zeroes *)((char *)object + at) = (zeroes){0, 0};
         __asm__("" : "+r"(at)); /* a call, and the processor's instruction for it, which gcc would put here, take longer */
     }
@@ -311,14 +314,15 @@ hk_object *hk_new(hk_runtime *runtime, hk_type *type)
     uint64_t head = __atomic_load_n(&type->head, __ATOMIC_RELAXED);
     if (hk_fault())
         return NULL;
-    if (__builtin_expect(head >> 48 == 0, 0))
+    int64_t size_class = (int64_t)head >> 48;
+    if (__builtin_expect(size_class == 0, 0))
         return new_other(runtime, type);
     size_t size = type->size;
     if (size > ZEROED_HERE)
         __builtin_unreachable(); /* see head_of */
-    if (head & HK_HEAD_ACYCLIC)
-        return object_make(runtime, type, head, size, head << 1 >> 49, false, true);
-    return object_make(runtime, type, head, size, head >> 48, true, true);
+    if (size_class < 0) /* HK_HEAD_ACYCLIC */
+        return object_make(runtime, type, head, size, (size_t)(size_class & INT16_MAX), false, true);
+    return object_make(runtime, type, head, size, (size_t)size_class, true, true);
 }
 
 hk_object *hk_new_items(hk_runtime *runtime, hk_type *type, size_t count)

@@ -119,7 +119,10 @@ static inline __attribute__((always_inline)) void bury(hk_runtime *runtime, hk_o
     struct hk_pool *pool = &pools[(size_t)((char *)object - base) >> HK_POOL_SHIFT];
     if (pool->is_noted)
         forget(runtime, object);
-    hk_pool_free(pool->heap, pool, object);
+    if (__builtin_expect(pool->free == NULL, 0))
+        hk_free_slow(pool->heap, object);
+    else
+        hk_pool_free(pool->heap, pool, object); /* which would read its heap before it knows that it need not */
 }
 
 /* Something dies that is not plain: somebody else's code may run. */
