@@ -4,9 +4,11 @@
  *                slots are the number of an entry; those above are bits of its hash, the tag, so that where another
  *                key is found that is seen, mostly, without a look at its entry. EMPTY, or DELETED where an entry was: there is
  *                no entry with these numbers, the last ones
- *      entries   hash, key, value, in the order of insertion; two thirds as many as indices. A deleted one has no key
+ *      entries   key, value, in the order of insertion; two thirds as many as indices. A deleted one has no key
+ *      hashes    of the entries, 32 bits each
  *
- * Both are in one piece of memory beside the object. When the entries are used up the table is built anew for what is alive
+ * All are in one piece of memory beside the object: hashes, which grow down from where the indices begin, indices, entries. Hashes have
+ * a place of their own since a look-up in a large table waits for what it reads, and there the tag alone tells other keys apart. When the entries are used up the table is built anew for what is alive
  * in it, so deletions cost nothing in the long run. A set is a dict without values. */
 #include <string.h>
 
@@ -19,7 +21,6 @@
 #define SMALLEST 8
 
 struct entry {
-    uint64_t hash;
     hk_object *key, *value;
 };
 
@@ -29,7 +30,7 @@ struct dict {
     uint32_t filled; /* entries in use, deleted ones too */
     uint32_t size;   /* of the indices; 0: no table yet */
     uint32_t version; /* changes with each key that comes or goes */
-    void *table;
+    void *table; /* the indices */
 };
 
 static size_t index_width(uint32_t size)
@@ -45,6 +46,28 @@ static uint32_t usable(uint32_t size)
 static struct entry *entries_of(const struct dict *dict)
 {
     return (struct entry *)((char *)dict->table + dict->size * index_width(dict->size));
+}
+
+static inline uint32_t *hash_at(void *table, uint32_t number)
+{
+    return (uint32_t *)table - 1 - number;
+}
+
+/* Bytes of the memory that begins with the hashes; so many before the indices. */
+static size_t hash_bytes(uint32_t size)
+{
+    return (usable(size) * sizeof(uint32_t) + 15) / 16 * 16;
+}
+
+static size_t table_bytes(uint32_t size)
+{
+    return size == 0 ? 0 : hash_bytes(size) + size * index_width(size) + usable(size) * sizeof(struct entry);
+}
+
+static void table_free(hk_runtime *runtime, void *table, uint32_t size)
+{
+    if (size > 0)
+        hk_memory_free(runtime, (char *)table - hash_bytes(size));
 }
 
 /* Of an index, all bits. */
@@ -67,45 +90,46 @@ static inline void index_put(void *table, size_t slot, size_t width, uint32_t in
     }
 }
 
-static inline uint32_t tag_of(uint64_t hash, size_t mask, size_t width)
+static inline uint32_t tag_of(uint32_t hash, size_t mask, size_t width)
 {
-    return (uint32_t)(hash >> 32) & ~(uint32_t)mask & ones(width);
+    return hash & ~(uint32_t)mask & ones(width);
 }
 
 /* Where to look next: a walk through all slots, in which every bit of the hash has its say. */
-static inline size_t probe(size_t slot, size_t mask, uint64_t *perturb)
+static inline size_t probe(size_t slot, size_t mask, uint32_t *perturb)
 {
     *perturb >>= 5;
     return (slot * 5 + *perturb + 1) & mask;
 }
 
 /* The first entry with this hash, from *slot on; NULL: there is none. *slot: where its index is, or where one would go. Other tags
- * than that of the hash make a number that no entry has, and so do EMPTY and DELETED. */
-static inline __attribute__((always_inline)) struct entry *with_hash(const struct dict *dict, uint64_t hash, size_t width, size_t *slot,
-                                                                     uint64_t *perturb)
+ * than that of the hash make a number that no entry has, and so do EMPTY and DELETED. Of a wide index the tag is as good as the hash: it
+ * has 16 bits in the smallest of such tables, and the next thing that is looked at is the key, anyway. */
+static inline __attribute__((always_inline)) struct entry *with_hash(const struct dict *dict, uint32_t hash, size_t width, size_t *slot,
+                                                                     uint32_t *perturb)
 {
     struct entry *entries = (struct entry *)((char *)dict->table + dict->size * width);
     size_t mask = dict->size - 1;
     uint32_t tag = tag_of(hash, mask, width), filled = dict->filled;
     for (;; *slot = probe(*slot, mask, perturb)) {
         uint32_t index = index_get(dict->table, *slot, width), number = index ^ tag;
-        if (number < filled && entries[number].hash == hash)
+        if (number < filled && (width == 4 || *hash_at(dict->table, number) == hash))
             return &entries[number];
         if (index == (EMPTY & ones(width)))
             return NULL;
     }
 }
 
-static inline __attribute__((always_inline)) struct entry *next_with_hash(const struct dict *dict, uint64_t hash, size_t *slot, uint64_t *perturb)
+static inline __attribute__((always_inline)) struct entry *next_with_hash(const struct dict *dict, uint32_t hash, size_t *slot, uint32_t *perturb)
 {
     if (dict->size > 32768)
         return with_hash(dict, hash, 4, slot, perturb);
     return dict->size > 128 ? with_hash(dict, hash, 2, slot, perturb) : with_hash(dict, hash, 1, slot, perturb);
 }
 
-static __attribute__((noinline)) struct entry *find_any(const struct dict *dict, const hk_object *key, uint64_t hash, size_t *slot)
+static __attribute__((noinline)) struct entry *find_any(const struct dict *dict, const hk_object *key, uint32_t hash, size_t *slot)
 {
-    uint64_t perturb = hash;
+    uint32_t perturb = hash;
     if (dict->size == 0)
         return NULL;
     for (*slot = hash & (dict->size - 1);; *slot = probe(*slot, dict->size - 1, &perturb)) {
@@ -116,10 +140,10 @@ static __attribute__((noinline)) struct entry *find_any(const struct dict *dict,
 }
 
 /* Of a string: mostly it is the first with its hash, and short, so that no other function has to be called. */
-static __attribute__((noinline)) struct entry *find_text(const struct dict *dict, const hk_object *key, uint64_t hash, size_t *found)
+static __attribute__((noinline)) struct entry *find_text(const struct dict *dict, const hk_object *key, uint32_t hash, size_t *found)
 {
     size_t slot = hash & (dict->size - 1);
-    uint64_t perturb = hash;
+    uint32_t perturb = hash;
     if (dict->size == 0)
         return NULL;
     struct entry *entry = next_with_hash(dict, hash, &slot, &perturb);
@@ -134,27 +158,26 @@ static __attribute__((noinline)) struct entry *find_text(const struct dict *dict
 }
 
 /* The entry of the key; NULL: it is not there. *slot: where its index is, or where one would go, if there is a table. */
-static inline struct entry *find(const struct dict *dict, const hk_object *key, uint64_t *hash, size_t *slot)
+static inline struct entry *find(const struct dict *dict, const hk_object *key, uint32_t *hash, size_t *slot)
 {
     bool is_text = hk_is(key, &hk_str_type);
-    *hash = is_text ? hk_text_hash((struct hk_text *)key) : hk_hash(key);
+    *hash = (uint32_t)(is_text ? hk_text_hash((struct hk_text *)key) : hk_hash_mix(hk_hash(key)));
     return is_text ? find_text(dict, key, *hash, slot) : find_any(dict, key, *hash, slot);
 }
 
 static inline const struct entry *entry_of(const struct dict *dict, const hk_object *key)
 {
-    uint64_t hash;
+    uint32_t hash;
     size_t slot;
     return find(dict, key, &hash, &slot);
 }
 
-/* The numbers of the entries into the indices, which are empty. */
+/* The numbers of the entries, by their hashes, into the indices, which are empty. */
 static inline __attribute__((always_inline)) void index_all(struct dict *dict, size_t width)
 {
-    const struct entry *entries = (const struct entry *)((char *)dict->table + dict->size * width);
     size_t mask = dict->size - 1;
     for (uint32_t i = 0; i < dict->filled; i++) {
-        uint64_t hash = entries[i].hash, perturb = hash;
+        uint32_t hash = *hash_at(dict->table, i), perturb = hash;
         size_t slot = hash & mask;
         while (index_get(dict->table, slot, width) != (EMPTY & ones(width)))
             slot = probe(slot, mask, &perturb);
@@ -171,30 +194,32 @@ static bool rebuild(hk_runtime *runtime, struct dict *dict)
         next.size *= 2;
     if (usable(next.size) <= dict->count)
         return false;
-    size_t indices = next.size * index_width(next.size);
-    next.table = hk_memory(runtime, indices + usable(next.size) * sizeof(struct entry));
-    if (next.table == NULL)
+    char *memory = hk_memory(runtime, table_bytes(next.size));
+    if (memory == NULL)
         return false;
-    memset(next.table, 0xff, indices);
+    next.table = memory + hash_bytes(next.size);
+    memset(next.table, 0xff, next.size * index_width(next.size));
     next.filled = 0;
     struct entry *from = dict->size > 0 ? entries_of(dict) : NULL, *to = entries_of(&next);
     for (uint32_t i = 0; i < dict->filled; i++)
-        if (from[i].key != NULL)
+        if (from[i].key != NULL) {
+            *hash_at(next.table, next.filled) = *hash_at(dict->table, i);
             to[next.filled++] = from[i];
+        }
     if (next.size > 32768)
         index_all(&next, 4);
     else if (next.size > 128)
         index_all(&next, 2);
     else
         index_all(&next, 1);
-    hk_memory_free(runtime, dict->table);
+    table_free(runtime, dict->table, dict->size);
     *dict = next;
     return true;
 }
 
 static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_object *value)
 {
-    uint64_t hash;
+    uint32_t hash;
     size_t slot = 0;
     struct entry *entry = find(dict, key, &hash, &slot);
     if (entry != NULL) {
@@ -209,7 +234,8 @@ static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_objec
     }
     size_t width = index_width(dict->size);
     index_put(dict->table, slot, width, tag_of(hash, dict->size - 1, width) | dict->filled);
-    entries_of(dict)[dict->filled++] = (struct entry){hash, hk_incref(key), value != NULL ? hk_incref(value) : NULL};
+    *hash_at(dict->table, dict->filled) = hash;
+    entries_of(dict)[dict->filled++] = (struct entry){hk_incref(key), value != NULL ? hk_incref(value) : NULL};
     dict->count++;
     dict->version++;
     return true;
@@ -218,7 +244,7 @@ static bool put(hk_runtime *runtime, struct dict *dict, hk_object *key, hk_objec
 static bool take_out(hk_runtime *runtime, struct dict *dict, const hk_object *key)
 {
     size_t slot, width = index_width(dict->size);
-    uint64_t hash;
+    uint32_t hash;
     struct entry *entry = find(dict, key, &hash, &slot);
     if (entry == NULL)
         return false;
@@ -258,20 +284,20 @@ static void dict_traverse(const hk_object *self, hk_traversal *traversal)
 
 static void dict_destroy(hk_runtime *runtime, hk_object *self)
 {
-    hk_memory_free(runtime, ((struct dict *)self)->table);
+    const struct dict *dict = (const struct dict *)self;
+    table_free(runtime, dict->table, dict->size);
 }
 
 static size_t dict_memory(const hk_object *self)
 {
-    const struct dict *dict = (const struct dict *)self;
-    return dict->size > 0 ? dict->size * index_width(dict->size) + usable(dict->size) * sizeof(struct entry) : 0;
+    return table_bytes(((const struct dict *)self)->size);
 }
 
 static void dict_reset(hk_runtime *runtime, hk_object *self, size_t keep)
 {
     struct dict *dict = (struct dict *)self;
     if (dict->size > 0 && (dict->size > SMALLEST || dict_memory(self) > keep)) {
-        hk_memory_free(runtime, dict->table);
+        table_free(runtime, dict->table, dict->size);
         dict->table = NULL;
         dict->size = 0;
     } else if (dict->size > 0) {
@@ -344,7 +370,7 @@ void hk_dict_clear(hk_runtime *runtime, hk_object *self)
         hk_xdecref(runtime, entries[i].key);
         hk_xdecref(runtime, entries[i].value);
     }
-    hk_memory_free(runtime, old.table);
+    table_free(runtime, old.table, old.size);
 }
 
 bool hk_dict_next(const hk_object *dict, size_t *position, hk_object **key, hk_object **value)

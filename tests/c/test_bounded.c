@@ -313,7 +313,7 @@ static void test_memory_of_an_object_is_its_block_and_what_it_has_beside(void **
     assert_in_range(hk_object_memory(pair), 56, 80);
     empty = hk_object_memory(dict);
     assert_true(hk_dict_set(runtime, dict, real, real));
-    assert_int_equal(hk_object_memory(dict), empty + 8 + 4 * 24);
+    assert_int_equal(hk_object_memory(dict), empty + 16 + 8 + 4 * 16);
     give_up(real);
     give_up(list);
     give_up(text);
