@@ -118,7 +118,7 @@ enum hk_capture_limit {
     HK_LIMIT_SITES = 1,   /* section full: further sites are counted in "(other)" of their domain */
     HK_LIMIT_NODES = 2,   /* stacks were cut to their innermost frames */
     HK_LIMIT_STRINGS = 4, /* names of late code objects are missing */
-    HK_LIMIT_DISK = 8,    /* the file system was full: recording stopped at `limit_time_ns`; others have a HK_EVENT_LIMIT */
+    HK_LIMIT_DISK = 8,    /* the file system was full (of a child that had no file yet: memory): recording stopped at `limit_time_ns`; others have a HK_EVENT_LIMIT */
     HK_LIMIT_MEMORY = 16, /* no memory for the recorder's own tables */
 };
 

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -28,6 +29,8 @@
 
 #define TMPFS 0x01021994
 #define SMALLEST_BOUND (1u << 20)
+#define SMALLEST_DATA (16u << 20)
+#define SMALLEST_DEBUG_DATA (192u << 20)
 
 struct options {
     struct hk_settings settings;
@@ -304,6 +307,18 @@ static void announce(const struct options *o, const struct hk_target *target,
             : "");
 }
 
+/* Our library takes some 7 MiB of RLIMIT_DATA (ulimit -d) to begin with, debug mode 130: what a small limit has is the program's. Said always. */
+static bool has_room(const struct options *o)
+{
+    unsigned smallest = o->settings.debug ? SMALLEST_DEBUG_DATA : SMALLEST_DATA;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_DATA, &limit) != 0 || limit.rlim_cur >= smallest)
+        return true;
+    hk_cli_fail(0, "run: RLIMIT_DATA (ulimit -d) is %llu KiB, and heapkeeper takes part from %u KiB on only: the program runs unrecorded",
+                (unsigned long long)limit.rlim_cur / 1024, smallest / 1024);
+    return false;
+}
+
 /* Comes back only if the program could not be started. */
 static void start(const struct options *o, const struct hk_target *target, struct hk_place *place,
                   const char *library, struct hk_error *error)
@@ -312,7 +327,7 @@ static void start(const struct options *o, const struct hk_target *target, struc
                     : hk_place_default(place, target->name, error)))
         return;
     char *low = NULL;
-    if (!hk_target_takes_library(target))
+    if (!hk_target_takes_library(target) || !has_room(o))
         library = NULL;
     else if (hk_target_lies_low(target) && (low = hk_library_low(library)) != NULL)
         library = low;

@@ -98,7 +98,8 @@ struct hk_region {
     char *base;
     size_t span;           /* bytes; 0: no region, every block is the C allocator's */
     struct hk_pool *pools; /* committed as arenas are taken */
-    struct hk_arena *arenas;
+    struct hk_arena *arenas; /* the same; all can be read */
+    size_t arenas_writable; /* bytes of the process's region's */
     uint32_t arena_limit; /* that fit in span */
     uint32_t arena_next;  /* never used from here on */
     struct hk_arena *freed;

@@ -49,7 +49,8 @@ static bool tables_init(size_t span)
     size_t pools_bytes = arenas * HK_ARENA_POOLS * sizeof(struct hk_pool) + pools_skew();
     char *pools = hk_os_reserve_zero(pools_bytes, HUGE_PAGE); /* what was never used is HK_PLACE_NONE */
     hk_region.pools = (struct hk_pool *)(pools + pools_skew());
-    hk_region.arenas = hk_os_map(arenas * sizeof(struct hk_arena));
+    hk_region.arenas = hk_os_reserve_zero(arenas * sizeof(struct hk_arena), hk_os_page_size());
+    hk_region.arenas_writable = 0;
     hk_region.owners = hk_os_reserve_zero(arenas * HK_ARENA_POOLS * HK_OWNER_BYTES, hk_os_page_size());
     hk_region.classes = (uint8_t *)(hk_region.owners + arenas * HK_ARENA_POOLS);
     if (pools != NULL && hk_region.arenas != NULL && hk_region.owners != NULL)
@@ -124,10 +125,23 @@ bool hk_region_shrink(size_t spare)
     return shrunk;
 }
 
+/* The first so many of the table's entries can be written: whole pages of them. */
+static bool entries_commit(uint32_t count)
+{
+    size_t page = hk_os_page_size(), from = hk_region.arenas_writable, to = (count * sizeof(struct hk_arena) + page - 1) & ~(page - 1);
+    if (to <= from)
+        return true;
+    if (!hk_os_commit((char *)hk_region.arenas + from, to - from))
+        return false;
+    hk_region.arenas_writable = to;
+    return true;
+}
+
 /* Arenas [index, index + count) can be read and written. */
 static bool arenas_commit(uint32_t index, uint32_t count)
 {
-    return hk_os_commit(hk_region.pools + (size_t)index * HK_ARENA_POOLS,
+    return entries_commit(index + count) &&
+           hk_os_commit(hk_region.pools + (size_t)index * HK_ARENA_POOLS,
                         (size_t)count * HK_ARENA_POOLS * sizeof(struct hk_pool)) &&
            hk_os_commit(hk_region.base + (size_t)index * HK_ARENA_SIZE, (size_t)count * HK_ARENA_SIZE) &&
            hk_slots_commit(index, count);

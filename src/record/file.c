@@ -5,7 +5,8 @@
  * asked for by madvise(MADV_POPULATE_WRITE), which answers EFAULT where a store would kill. The
  * descriptor is closed as soon as the mapping stands: daemons close all descriptors, and a
  * reused number would receive our writes. Kernels before 5.14 do not know MADV_POPULATE_WRITE:
- * there the whole bound is allocated at start.
+ * there the whole bound is allocated at start. A record in unnamed memory is reserved as a
+ * whole and made writable piece by piece, since all that can be written counts towards RLIMIT_DATA.
  *
  * Sections lie at fixed places, in proportion to the bound; for 8 MiB:
  *
@@ -190,8 +191,14 @@ failed:
 bool hk_rec_file_unnamed(uint64_t bound, const char **why)
 {
     bound = choose_bound(bound, false);
-    uint8_t *map = hk_os_map(bound);
+    uint64_t first =
+        hk_rec_round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+    uint8_t *map = hk_os_reserve_zero(bound, hk_rec.page);
 
+    if (map && !hk_os_commit(map, first)) {
+        hk_os_unmap(map, bound);
+        map = NULL;
+    }
     if (!map) {
         *why = "no memory for the recorder";
         return false;
@@ -200,9 +207,8 @@ bool hk_rec_file_unnamed(uint64_t bound, const char **why)
     hk_rec.map = map;
     hk_rec.bound = bound;
     hk_rec.named = false;
-    hk_rec.preallocated = true;
-    hk_rec.file_bytes =
-        hk_rec_round_up(HK_CAPTURE_STATUS_OFFSET + sizeof(struct hk_capture_status), hk_rec.page);
+    hk_rec.preallocated = false;
+    hk_rec.file_bytes = first;
     hk_rec.path[0] = '\0';
     return true;
 }
@@ -284,6 +290,19 @@ void hk_rec_layout(void)
     place(HK_SECTION_SITES, sizeof(struct hk_capture_site), &offset, bound - offset);
 }
 
+/* Pages that were never written to. */
+static bool ask_for(uint8_t *start, uint64_t bytes)
+{
+    int tries = 3;
+
+    if (!hk_rec.named)
+        return hk_os_commit(start, bytes);
+    while (!hk_rec.preallocated && madvise(start, bytes, MADV_POPULATE_WRITE) != 0)
+        if ((errno != EAGAIN && errno != EINTR) || --tries == 0)
+            return false;
+    return true;
+}
+
 /* Makes the section's first `bytes` bytes writable. */
 static bool make_ready(struct hk_rec_section *section, uint64_t bytes)
 {
@@ -294,15 +313,9 @@ static bool make_ready(struct hk_rec_section *section, uint64_t bytes)
     if (wanted > end)
         wanted = end;
     wanted = hk_rec_round_up(wanted, hk_rec.page);
-    if (!hk_rec.preallocated) {
-        int tries = 3;
-        while (madvise(section->data + section->ready, wanted - section->ready,
-                       MADV_POPULATE_WRITE) != 0) {
-            if ((errno == EAGAIN || errno == EINTR) && --tries > 0)
-                continue;
-            hk_rec_limit(HK_LIMIT_DISK);
-            return false;
-        }
+    if (!ask_for(section->data + section->ready, wanted - section->ready)) {
+        hk_rec_limit(HK_LIMIT_DISK);
+        return false;
     }
     hk_rec.file_bytes += wanted - section->ready;
     section->ready = wanted;

@@ -139,7 +139,6 @@ void hk_rec_name(void)
     munmap(file, bound);
     unlink(hk_rec.path);
     hk_rec.named = false;
-    hk_rec.preallocated = true;
     hk_rec.bound = bound;
 }
 
@@ -272,7 +271,7 @@ void hk_record_fork_child(void)
         hk_rec.fork_interrupted = false;
         if (hk_rec.map)
             mmap(hk_rec.map, hk_rec.bound, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+                 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0); /* shared: else RLIMIT_DATA may refuse it */
         __atomic_store_n(&hk_rec.stage, HK_REC_OFF, __ATOMIC_RELEASE);
         hk_exact_refresh();
         arm_wiped();

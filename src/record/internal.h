@@ -133,7 +133,7 @@ struct hk_recorder {
     uint8_t *map;
     uint64_t bound;
     bool named;        /* false: unnamed memory */
-    bool preallocated; /* needs no population */
+    bool preallocated; /* of a file: it needs no population */
     bool fork_interrupted;
     bool ticked; /* since the fork: see hk_record_tick */
     bool exact;  /* HK_MODE_EXACT, and the host counts */

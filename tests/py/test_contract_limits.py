@@ -133,6 +133,44 @@ def test_program_runs_under_ulimit_v_as_far_as_stock_does(heapkeeper, kilobytes)
         check_sums(report)
 
 
+@pytest.mark.parametrize("kilobytes", [8000, 16383, 16384, 24000])
+@pytest.mark.parametrize("options", [[], ["--sample"], ["--native"], ["--geometry", "guide"], ["-o", "/dev/null"],
+                                     ["-o", "/dev/null", "--sample"]], ids=" ".join)
+def test_program_runs_under_ulimit_d_as_far_as_stock_does(heapkeeper, kilobytes, options):
+    """What our tables may grow to does not count as data, and a limit that has no room for what they are from the start is the program's alone."""
+    code = "keep = [bytearray(100) for _ in range(%d)]; print(len(keep))" % (10 if kilobytes < 24000 else 20000)
+    shell = ["sh", "-c", 'ulimit -d %d; exec "$@"' % kilobytes, "sh"]
+    stock = heapkeeper.stock(code, prefix=shell)
+    if stock.status != 0:
+        pytest.skip("too little for stock Python, too")
+    ours = heapkeeper.run(code, prefix=shell, options=options)
+    assert (ours.status, ours.out) == (0, stock.out)
+    if kilobytes < 16384:
+        assert ours.err.count(b"\n") == 1 and b"RLIMIT_DATA (ulimit -d) is %d KiB" % kilobytes in ours.err
+    else:
+        assert ours.err == b""
+        if "/dev/null" not in options:
+            check_real_path(heapkeeper.report(), python=heapkeeper.python, mode="sample" if "--sample" in options else "exact")
+
+
+def test_a_table_of_many_stacks_grows_under_ulimit_d(heapkeeper):
+    """The list of keys is made writable as it grows: where it may not, the program goes on."""
+    code = """
+        import resource
+        def deep(n, way): return (deep(n - 1, way >> 1) if way & 1 else deep(n - 1, way >> 1)) if n else bytearray(600)
+        for way in range(3000): deep(13, way)
+        resource.setrlimit(resource.RLIMIT_DATA, (1, resource.RLIM_INFINITY))
+        try:
+            for way in range(8192): deep(13, way)
+        except MemoryError:
+            pass
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print(sum(len(deep(13, way)) for way in range(8192)))
+    """
+    assert heapkeeper.run(code, options=["--exact"]).said == (0, b"4915200\n", b"")
+    check_real_path(heapkeeper.report(), python=heapkeeper.python, mode="exact")
+
+
 @pytest.mark.parametrize("kilobytes", [300000, 500000, 1000000])
 @pytest.mark.parametrize("ask", ["bytearray(size)", "b'x' * size", "grown(size)"])
 def test_half_of_what_ulimit_v_allows_can_be_had_in_one_piece(heapkeeper, kilobytes, ask):

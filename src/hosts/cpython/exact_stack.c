@@ -205,11 +205,11 @@ static bool grow_keys(void)
     uint32_t bits = had == 0 ? KEYS_FIRST_BITS : had + (fresh >= all_keys.used / 2);
     uint32_t *slots = bits <= KEYS_MOST_BITS ? hk_os_map(sizeof *slots << bits) : NULL;
     if (all_keys.list == NULL) {
-        all_keys.list = hk_os_map(KEYS_MOST * sizeof *all_keys.list);
+        all_keys.list = hk_os_reserve_zero(KEYS_MOST * sizeof *all_keys.list, hk_os_page_size());
         if (all_keys.list != NULL)
             hk_os_huge_pages(all_keys.list, KEYS_MOST * sizeof *all_keys.list, false);
     }
-    if (slots == NULL || all_keys.list == NULL) {
+    if (slots == NULL || all_keys.list == NULL || !hk_os_commit(all_keys.list, (3u << bits) / 4 * sizeof *all_keys.list)) {
         all_keys.failed = true; /* it serves as it is */
         if (slots != NULL)
             hk_os_unmap(slots, sizeof *slots << bits);
