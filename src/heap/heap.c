@@ -247,7 +247,7 @@ static void *calloc_large(hk_heap *heap, size_t size)
 {
     void *block = hk_libc.calloc(1, size);
     uint64_t mean;
-    if (block == NULL && hk_large_try_again())
+    if (block == NULL && hk_large_try_again(size))
         block = hk_libc.calloc(1, size);
     if (block == NULL)
         return NULL;

@@ -85,6 +85,15 @@ void hk_large_forget(const void *block)
         hk_recorder.free(block);
 }
 
+/* What the recorder calls a block while it is moved; NULL: it does not know it. */
+static const void *moving(const void *block)
+{
+    const void *name = (const char *)block + 1;
+    if (hk_recorder.rename == NULL)
+        hk_large_forget(block);
+    return hk_recorder.rename != NULL && hk_recorder.rename(block, name) ? name : NULL;
+}
+
 void hk_large_free(hk_heap *heap, void *block)
 {
     if (block == NULL)
@@ -161,10 +170,10 @@ static void *large_begin(hk_heap *heap, void *block, size_t claimed)
     return block;
 }
 
-bool hk_large_try_again(void)
+bool hk_large_try_again(size_t size)
 {
-    uint64_t limit = hk_os_address_limit();
-    return limit != UINT64_MAX && hk_region_shrink(limit / 16);
+    uint64_t limit = hk_os_address_limit(), used = hk_region_used();
+    return limit != UINT64_MAX && used < limit && size < limit - used && hk_region_shrink(limit / 16);
 }
 
 /* From the C allocator, or of a heap that asks it for nothing: from its own pools. */
@@ -176,7 +185,7 @@ void *hk_large_malloc(hk_heap *heap, size_t size)
     if (!large_claim(heap, size, &claimed))
         return NULL;
     void *block = hk_libc.malloc(size);
-    if (block == NULL && hk_large_try_again())
+    if (block == NULL && hk_large_try_again(size))
         block = hk_libc.malloc(size);
     return large_begin(heap, block, claimed);
 }
@@ -190,7 +199,7 @@ void *hk_large_aligned(hk_heap *heap, size_t alignment, size_t size)
     if (!large_claim(heap, size, &claimed))
         return NULL;
     int status = hk_libc.memalign(&block, alignment, size);
-    if (status != 0 && hk_large_try_again())
+    if (status != 0 && hk_large_try_again(size))
         status = hk_libc.memalign(&block, alignment, size);
     return large_begin(heap, status == 0 ? block : NULL, claimed);
 }
@@ -237,13 +246,17 @@ void *hk_large_realloc(hk_heap *heap, void *block, size_t size)
             return NULL;
     }
     bool sampled = charge(heap, size, &mean);
-    hk_large_forget(block);
+    const void *name = moving(block);
     void *moved = hk_libc.realloc(block, size);
-    if (moved == NULL && size > usable && hk_large_try_again())
+    if (moved == NULL && size > usable && hk_large_try_again(size))
         moved = hk_libc.realloc(block, size);
     if (moved == NULL && size <= usable)
         moved = block; /* it holds as much already */
+    if (name != NULL && moved != NULL)
+        hk_large_forget(name);
     if (moved == NULL) {
+        if (name != NULL)
+            hk_recorder.rename(name, block);
         large_add(heap, -(int64_t)claimed, 0);
         return NULL;
     }

@@ -203,6 +203,7 @@ struct hk_heap_recorder {
     uint64_t (*draw)(uint64_t *mean); /* NULL: no samples are wanted */
     void (*allocation)(const void *block, size_t size, uint64_t mean, int domain);
     bool (*free)(const void *block);
+    bool (*rename)(const void *block, const void *name); /* of one that is about to be moved; NULL: it is forgotten */
     uint32_t (*table_size)(void);
     void (*came_home)(hk_heap *owner, void *block); /* a block is about to be freed that others than its owner freed */
     void (*foreign)(void); /* a block was freed or reallocated that came from nobody here */
@@ -289,6 +290,7 @@ size_t hk_heap_mapped(const hk_heap *heap);        /* what a limit looks at */
 
 /* region.c */
 bool hk_region_init(void);
+size_t hk_region_used(void); /* addresses that arenas have taken; they stay taken */
 bool hk_region_shrink(size_t spare); /* gives back all but `spare` bytes of the unused addresses */
 void hk_arenas_give_up(hk_heap *heap); /* all of them, with all that is allocated in them */
 void hk_arenas_give_empty(hk_heap *heap); /* those without a block, with their pages */
@@ -350,8 +352,9 @@ void hk_large_expect(void); /* the C allocator is told of them, the first time *
 void hk_large_free(hk_heap *heap, void *block); /* any block that lies in no pool, or NULL */
 void *hk_large_realloc(hk_heap *heap, void *block, size_t size);           /* both are large, and the C allocator's */
 /* The C allocator has failed. Where the process's addresses are limited (RLIMIT_AS), those that no arena has taken are needed more
- * by it: true, they are given back, and it is worth another try. */
-bool hk_large_try_again(void);
+ * by it: true, they are given back, and it is worth another try. Not for what could not be had
+ * beside the arenas that are taken. */
+bool hk_large_try_again(size_t size);
 bool hk_run_realloc(hk_heap *heap, struct hk_pool *pool, size_t size);     /* in its place; false: it cannot be */
 void hk_large_count(hk_heap *heap, size_t usable, int sign);
 void hk_large_forget(const void *block); /* the recorder may know it */

@@ -106,6 +106,11 @@ static void owners_shrink(size_t keep, size_t old)
         hk_region.owners_writable = from;
 }
 
+size_t hk_region_used(void)
+{
+    return __atomic_load_n(&hk_region.arena_next, __ATOMIC_RELAXED) * HK_ARENA_SIZE;
+}
+
 bool hk_region_shrink(size_t spare)
 {
     hk_lock_take(&hk_region.lock);

@@ -24,9 +24,10 @@ uint32_t hk_rec_kib(uint64_t bytes)
     return kib < UINT32_MAX ? (uint32_t)kib : UINT32_MAX;
 }
 
+/* The same by either name of the block: see hk_record_rename. */
 uint32_t hk_rec_birth_kib(const struct hk_rec_sample *sample)
 {
-    uint64_t kib = (sample->weight + (hk_rec_hash(sample->block, 1) & 1023)) >> 10;
+    uint64_t kib = (sample->weight + (hk_rec_hash(sample->block & ~(uintptr_t)1, 1) & 1023)) >> 10;
 
     return kib < UINT32_MAX ? (uint32_t)kib : UINT32_MAX;
 }

@@ -399,6 +399,36 @@ bool hk_record_free(const void *block)
     return known;
 }
 
+static bool rename_block(uintptr_t block, uintptr_t name)
+{
+    struct hk_rec_sample *sample = hk_rec_sample_find(block), kept;
+
+    if (!sample)
+        return false;
+    kept = *sample;
+    hk_rec_sample_remove(sample);
+    kept.block = name;
+    *hk_rec_sample_add(name) = kept; /* there is room: one was removed */
+    return true;
+}
+
+bool hk_record_rename(const void *block, const void *name)
+{
+    int error = errno;
+    bool known;
+
+    if (!alive() || __atomic_load_n(&hk_rec.table_count, __ATOMIC_RELAXED) == 0)
+        return false;
+    if (HK_UNLIKELY(!hk_rec_enter())) {
+        put_aside((uintptr_t)block);
+        return false;
+    }
+    known = rename_block((uintptr_t)block, (uintptr_t)name);
+    hk_rec_leave();
+    errno = error;
+    return known;
+}
+
 HK_HOT uint32_t hk_record_table_size(void)
 {
     return alive() ? __atomic_load_n(&hk_rec.table_count, __ATOMIC_RELAXED) : 0;

@@ -128,6 +128,9 @@ void hk_record_allocation(const void *block, size_t bytes, uint64_t mean, int do
  * anew). Of a block that is not in the table (large ones are asked for each time): nothing,
  * returns false. */
 bool hk_record_free(const void *block);
+/* The block is about to be moved, which may fail, and if it does not, its address may be another's at once: so it goes by another
+ * name meanwhile, an odd address, and by its own again, or is freed by that name. False: it is not in the table. */
+bool hk_record_rename(const void *block, const void *name);
 /* The number of blocks in the table; a plain load: callers skip hk_record_free for unknown
  * blocks when 0. */
 uint32_t hk_record_table_size(void);

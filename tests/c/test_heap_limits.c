@@ -87,6 +87,21 @@ static void little_address_space(void)
     CHILD_CHECK(stack_of_a_thread != NULL);
 }
 
+static void more_than_all_addresses(void)
+{
+    size_t limit = ((size_t)statm(0) + ((size_t)1 << 30)) / 4096 * 4096;
+    set_limit(RLIMIT_AS, limit);
+    hk_heap *heap = hk_heap_create(NULL);
+    void *small = hk_malloc(heap, 100), *large = hk_malloc(heap, 100000);
+    size_t span = hk_region.span;
+    CHILD_CHECK(small != NULL && large != NULL && span != 0);
+    CHILD_CHECK(hk_malloc(heap, limit) == NULL && hk_calloc(heap, 1, limit) == NULL);
+    CHILD_CHECK(hk_aligned_alloc(heap, 4096, limit) == NULL && hk_realloc(heap, large, limit) == NULL);
+    CHILD_CHECK(hk_region.span == span); /* giving addresses back would not have helped */
+    CHILD_CHECK(hk_realloc(heap, large, (size_t)850 << 20) != NULL); /* here it does */
+    CHILD_CHECK(hk_region.span < span);
+}
+
 static void next_to_no_address_space(void)
 {
     set_limit(RLIMIT_AS, statm(0) + ((uint64_t)24 << 20));
@@ -250,6 +265,42 @@ static void block_made_smaller_with_no_smaller_one_to_be_had(void)
     hk_free(heap, s.block);
 }
 
+static const void *sampled; /* what the recorder knows */
+
+static uint32_t one_sample(void)
+{
+    return sampled != NULL;
+}
+
+static bool forget_sample(const void *block)
+{
+    bool known = block == sampled;
+    sampled = known ? NULL : sampled;
+    return known;
+}
+
+static bool rename_sample(const void *block, const void *name)
+{
+    bool known = block == sampled;
+    sampled = known ? name : sampled;
+    return known;
+}
+
+static void sampled_block_that_cannot_grow(void)
+{
+    hk_heap *heap = heap_new(HK_LOCK_HOST);
+    hk_recorder = (struct hk_heap_recorder){.free = forget_sample, .rename = rename_sample, .table_size = one_sample};
+    void *block = hk_malloc(heap, 50000);
+    sampled = block;
+    refuse(1);
+    CHILD_CHECK(hk_realloc(heap, block, 60000) == NULL);
+    CHILD_CHECK(sampled == block);
+    refuse(0);
+    block = hk_realloc(heap, block, 60000);
+    CHILD_CHECK(block != NULL && sampled == NULL);
+    hk_free(heap, block);
+}
+
 /* ---- the region, shrunk: what happens when a running program's RLIMIT_AS is lowered ---- */
 
 static void shrunk_region(hk_lock_mode lock, size_t spare)
@@ -337,6 +388,16 @@ static void test_without_memory_calls_give_null_and_blocks_stay(void **state)
     in_limited_child(no_memory_under_its_own_lock);
 }
 
+static void test_addresses_are_given_back_only_for_what_can_be_had_then(void **state)
+{
+    in_limited_child(more_than_all_addresses);
+}
+
+static void test_a_block_that_could_not_grow_is_still_known_to_the_recorder(void **state)
+{
+    in_child(sampled_block_that_cannot_grow);
+}
+
 static void test_without_memory_no_heap_is_made(void **state)
 {
     in_limited_child(no_memory_for_a_heap);
@@ -367,6 +428,8 @@ int main(void)
         cmocka_unit_test(test_a_limit_that_is_set_later_leaves_the_heap_what_it_has),
         cmocka_unit_test(test_without_memory_calls_give_null_and_blocks_stay),
         cmocka_unit_test(test_without_memory_no_heap_is_made),
+        cmocka_unit_test(test_addresses_are_given_back_only_for_what_can_be_had_then),
+        cmocka_unit_test(test_a_block_that_could_not_grow_is_still_known_to_the_recorder),
         cmocka_unit_test(test_a_c_allocator_that_refuses_costs_nothing_but_null),
         cmocka_unit_test(test_shrinking_a_block_never_fails),
         cmocka_unit_test(test_a_shrunk_region_serves_what_is_left_and_then_the_c_allocator),

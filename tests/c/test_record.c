@@ -51,6 +51,32 @@ static void test_a_block_is_found_under_its_whole_stack(void **state)
     capture_free(&c);
 }
 
+static void test_a_block_that_is_being_moved_is_alive_by_another_name(void **state)
+{
+    struct fake_code code = helper_code("shop.py", "grow", 10);
+    const void *name = (const char *)BLOCK(1) + 1;
+
+    helper_start(HK_MODE_SAMPLE, 4096, 0);
+    helper_push(&code, 4);
+    hk_record_allocation(BLOCK(1), 100000, 4096, 2);
+    assert_false(hk_record_rename(BLOCK(2), name));
+    assert_true(hk_record_rename(BLOCK(1), name));
+    assert_int_equal(hk_record_check(), 0);
+    assert_true(hk_record_rename(name, BLOCK(1))); /* it could not be moved */
+    assert_true(hk_record_rename(BLOCK(1), name));
+    hk_record_allocation(BLOCK(1), 50000, 4096, 2); /* it could, and another has its address */
+    assert_true(hk_record_free(name));
+    assert_int_equal(hk_record_table_size(), 1);
+    assert_int_equal(hk_record_check(), 0);
+    struct capture c = capture_read(helper_path);
+    const struct hk_capture_site *s = capture_find_site(&c, "grow", 2);
+    assert_int_equal(s->live_blocks, 1);
+    assert_int_equal(s->live_bytes, 50000);
+    capture_free(&c);
+    assert_true(hk_record_free(BLOCK(1)));
+    assert_int_equal(hk_record_check(), 0);
+}
+
 static void test_the_header_says_who_and_when(void **state)
 {
     char text[64];
@@ -652,6 +678,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_block_is_found_under_its_whole_stack),
+        cmocka_unit_test(test_a_block_that_is_being_moved_is_alive_by_another_name),
         cmocka_unit_test(test_the_header_says_who_and_when),
         cmocka_unit_test(test_an_address_used_again_by_another_code_is_another_code),
         cmocka_unit_test(test_the_same_source_compiled_again_is_the_same_code),

@@ -303,6 +303,7 @@ void hk_cpython_attach_recorder(bool samples)
         .draw = samples ? hk_record_draw : NULL,
         .allocation = recorder_allocation,
         .free = recorder_free,
+        .rename = hk_record_rename,
         .pool_reopened = recorder_pool_reopened,
         .table_size = hk_record_table_size,
         .foreign = count_foreign,

@@ -171,6 +171,7 @@ static void attach(bool samples)
             .draw = samples ? hk_record_draw : NULL,
             .allocation = hk_record_allocation,
             .free = hk_record_free,
+            .rename = hk_record_rename,
             .table_size = hk_record_table_size,
             .foreign = NULL, /* blocks from before we served */
             .tick = tick,
