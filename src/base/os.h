@@ -45,6 +45,10 @@ bool hk_os_file_discard(void *start, size_t size);                /* gives it ba
  * kernel forbids process_vm_readv, the pages are asked for first, which leaves a race with an unmapping. errno is lost. */
 bool hk_os_read_memory(const void *from, void *to, size_t size);
 
+/* The program has confined itself (seccomp): a system call that it does not make itself may end it. Of those that the C allocator
+ * makes, and can be taken to be allowed, the heap needs no others; files are not opened any more. */
+extern bool hk_os_is_confined;
+
 uint64_t hk_os_clock_ns(void);     /* CLOCK_MONOTONIC */
 uint64_t hk_os_physical_memory(void); /* bytes */
 uint64_t hk_os_address_limit(void);   /* RLIMIT_AS, bytes; UINT64_MAX: none */

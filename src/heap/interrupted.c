@@ -9,7 +9,10 @@
  * use (remote.c), which are changed by one instruction. Under a limit there is no memory. What goes on here is counted in the facade.
  *
  * A C allocator that is none of libc's may come here, too: the first time that tcmalloc is asked for a block's size it makes an
- * object with `new`, which is ours. What it gets meanwhile is its own and not counted, or it would be asked for its size. */
+ * object with `new`, which is ours. What it gets meanwhile is its own and not counted, or it would be asked for its size.
+ *
+ * A handler that leaves by siglongjmp in the midst of all this leaves the C allocator's lock taken, as with glibc alone, and the thread entered:
+ * its slow paths come here for good, and what they get may go uncounted. */
 #include "heap/threads.h"
 
 static __thread bool asking; /* the C allocator, from here */

@@ -35,6 +35,10 @@
 
 HK_HOT int hk_rec_open(const char *path, int flags, unsigned mode)
 {
+    if (hk_os_is_confined) {
+        errno = EPERM;
+        return -1;
+    }
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
                         mode);
 }

@@ -116,9 +116,9 @@ void hk_rec_describe_process(void)
     header->start_realtime_ns = read_clock(CLOCK_REALTIME) - (hk_rec_clock() - hk_rec.start_ns);
     header->start_ticks = read_start_ticks();
     header->command_line = read_command_line();
-    size = readlink("/proc/self/exe", hk_rec.buffer, 4096);
+    size = hk_os_is_confined ? -1 : readlink("/proc/self/exe", hk_rec.buffer, 4096);
     header->executable = hk_rec_string(hk_rec.buffer, size > 0 ? (size_t)size : 0);
-    header->working_directory = getcwd(hk_rec.buffer, 4096) ? hk_rec_text(hk_rec.buffer) : 0;
+    header->working_directory = !hk_os_is_confined && getcwd(hk_rec.buffer, 4096) ? hk_rec_text(hk_rec.buffer) : 0;
 }
 
 /* The line that begins so, which is not the first; NULL: there is none. */

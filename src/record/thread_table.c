@@ -47,7 +47,7 @@ static uint16_t make(void)
     memset(entry, 0, sizeof *entry);
     entry->first_ns = hk_rec_clock() - hk_rec.start_ns;
     if (section->count < HK_CAPTURE_THREADS - 1) {
-        entry->id = (uint32_t)syscall(SYS_gettid);
+        entry->id = hk_os_is_confined ? 0 : (uint32_t)syscall(SYS_gettid);
         read_name(entry);
     }
     hk_rec_publish(HK_SECTION_THREADS, 1);

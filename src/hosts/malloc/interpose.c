@@ -1,4 +1,4 @@
-/* Names of libc that we stand in front of in both products, and why:
+/* Names of libc that we stand in front of in both products (with those of confine.c), and why:
  *
  *   free realloc malloc_usable_size   (few.c; the malloc product: family.c) a block of PyMem_Malloc may reach C's free (it
  *                                     works on stock CPython, where requests over 512 bytes are malloc's). One range
@@ -43,6 +43,8 @@ void hk_next_find(void)
     hk_next.trim = dlsym(RTLD_NEXT, "malloc_trim");
     hk_next.setrlimit = dlsym(RTLD_NEXT, "setrlimit");
     hk_next.prlimit = dlsym(RTLD_NEXT, "prlimit");
+    hk_next.prctl = dlsym(RTLD_NEXT, "prctl");
+    hk_next.syscall = dlsym(RTLD_NEXT, "syscall");
     __atomic_store_n(&hk_next.free, (void (*)(void *))dlsym(RTLD_NEXT, "free"), __ATOMIC_RELEASE);
     __atomic_store_n(&inside, NULL, __ATOMIC_RELAXED);
 }

@@ -19,6 +19,8 @@ struct hk_next {
     int (*trim)(size_t);
     int (*setrlimit)(__rlimit_resource_t, const struct rlimit *);
     int (*prlimit)(pid_t, enum __rlimit_resource, const struct rlimit *, struct rlimit *);
+    int (*prctl)(int, unsigned long, unsigned long, unsigned long, unsigned long);
+    long (*syscall)(long, long, long, long, long, long, long);
 };
 extern struct hk_next hk_next;
 
