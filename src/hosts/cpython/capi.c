@@ -29,6 +29,23 @@ object *hk_capi_text(const char *text)
     return text == NULL ? hk_capi_none() : hk_capi.PyUnicode_DecodeUTF8(text, (ssize_t)strlen(text), NULL);
 }
 
+object *hk_capi_tuple(object *a, object *b, object *c, object *d, ssize_t count)
+{
+    object *items[] = {a, b, c, d}, *tuple = hk_capi.PyTuple_New(count);
+    bool good = tuple != NULL;
+    for (ssize_t i = 0; i < count; i++)
+        good &= items[i] != NULL;
+    for (ssize_t i = 0; i < count; i++) {
+        if (good)
+            hk_capi.PyTuple_SetItem(tuple, i, items[i]);
+        else if (items[i] != NULL)
+            hk_capi.Py_DecRef(items[i]);
+    }
+    if (!good && tuple != NULL)
+        hk_capi.Py_DecRef(tuple);
+    return good ? tuple : NULL;
+}
+
 object *hk_capi_module(const char *name, struct method *methods)
 {
     object *module = hk_capi_find() ? hk_capi.PyModule_New(name) : NULL;

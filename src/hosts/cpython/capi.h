@@ -121,6 +121,9 @@ static inline object *hk_capi_none(void)
 /* A str; of NULL None. A new reference; NULL with an exception. */
 object *hk_capi_text(const char *text);
 
+/* A tuple of the first `count` of these, whose references it takes; NULL among them: nothing is made. */
+object *hk_capi_tuple(object *a, object *b, object *c, object *d, ssize_t count);
+
 /* A module object with these functions; NULL with an exception, or without where Python's API is not there. */
 object *hk_capi_module(const char *name, struct method *methods);
 

@@ -20,16 +20,12 @@
 
 #include "heap/slots.h"
 #include "heap/threads.h"
-#include "hosts/cpython/capi.h"
 #include "hosts/cpython/exact.h"
+#include "hosts/cpython/trace_objects.h"
 #include "hosts/cpython/tracked.h"
-#include "hosts/cpython/traces.h"
 #include "hosts/cpython/windows.h"
 #include "record/exact.h"
 #include "record/look.h"
-
-#define LARGEST_LIMIT 65535
-#define UNKNOWN "<unknown>"
 
 static struct {
     int window; /* -1: not tracing */
@@ -65,130 +61,7 @@ static bool may_work(void)
     return why == NULL;
 }
 
-/* --- lists of tracebacks --- */
-
-struct maker {
-    const struct hk_traces *traces;
-    bool with_functions;
-    object **frames, **tracebacks; /* made already; of the former, file names are in `files` */
-    object **files;                /* by frame: the same object for the same name, through the frame that had it first */
-    size_t frame_count, trace_count;
-};
-
-static object *make_string(uint32_t string)
-{
-    static char buffer[4096]; /* under the GIL */
-    size_t size = hk_traces_string(string, buffer, sizeof buffer);
-    if (size == 0)
-        return hk_capi.PyUnicode_DecodeUTF8(UNKNOWN, sizeof UNKNOWN - 1, NULL);
-    return hk_capi.PyUnicode_DecodeUTF8(buffer, (ssize_t)size, "replace");
-}
-
-/* A list or tuple takes the references; NULL among them: nothing is made. */
-static object *make_tuple(object *a, object *b, object *c, object *d, ssize_t count)
-{
-    object *items[] = {a, b, c, d}, *tuple = hk_capi.PyTuple_New(count);
-    bool good = tuple != NULL;
-    for (ssize_t i = 0; i < count; i++)
-        good &= items[i] != NULL;
-    for (ssize_t i = 0; i < count; i++) {
-        if (good)
-            hk_capi.PyTuple_SetItem(tuple, i, items[i]);
-        else if (items[i] != NULL)
-            hk_capi.Py_DecRef(items[i]);
-    }
-    if (!good && tuple != NULL)
-        hk_capi.Py_DecRef(tuple);
-    return good ? tuple : NULL;
-}
-
-static object *again(object *made)
-{
-    if (made != NULL)
-        hk_capi.Py_IncRef(made);
-    return made;
-}
-
-/* The file names of neighbouring frames are mostly the same: looked for among the frames that are made, by a small table. */
-static object *file_of(struct maker *m, uint32_t file)
-{
-    static struct {
-        const struct maker *whose;
-        uint32_t file, frame;
-    } known[256];
-    uint32_t at = file * 0x9e3779b9u >> 24;
-    if (known[at].whose == m && known[at].file == file && known[at].frame < m->frame_count &&
-        m->traces->frames[known[at].frame].file == file && m->files[known[at].frame] != NULL)
-        return again(m->files[known[at].frame]);
-    object *name = make_string(file);
-    for (uint32_t i = 0; name != NULL && i < m->frame_count; i++) {
-        if (m->traces->frames[i].file != file)
-            continue;
-        if (m->files[i] == NULL)
-            m->files[i] = again(name);
-        known[at].whose = m;
-        known[at].file = file;
-        known[at].frame = i;
-        break;
-    }
-    return name;
-}
-
-static object *frame_of(struct maker *m, uint32_t frame)
-{
-    const struct hk_trace_frame *f = &m->traces->frames[frame];
-    if (m->frames[frame] != NULL)
-        return again(m->frames[frame]);
-    object *file = file_of(m, f->file), *line = hk_capi.PyLong_FromLong(f->line);
-    object *function = m->with_functions ? make_string(f->function) : NULL;
-    m->frames[frame] = make_tuple(file, line, function, NULL, m->with_functions ? 3 : 2);
-    return again(m->frames[frame]);
-}
-
-static object *traceback_of(struct maker *m, uint32_t trace)
-{
-    const struct hk_trace *t = &m->traces->traces[trace];
-    if (m->tracebacks[trace] != NULL)
-        return again(m->tracebacks[trace]);
-    object *tuple = hk_capi.PyTuple_New(t->length);
-    for (uint32_t i = 0; tuple != NULL && i < t->length; i++) {
-        object *frame = frame_of(m, m->traces->path[t->first + i]);
-        if (frame == NULL) {
-            hk_capi.Py_DecRef(tuple);
-            return NULL;
-        }
-        hk_capi.PyTuple_SetItem(tuple, i, frame);
-    }
-    m->tracebacks[trace] = tuple;
-    return again(tuple);
-}
-
-static bool maker_begin(struct maker *m, const struct hk_traces *traces, bool with_functions)
-{
-    *m = (struct maker){.traces = traces,
-                        .with_functions = with_functions,
-                        .frame_count = traces->frame_count,
-                        .trace_count = traces->trace_count};
-    m->frames = hk_os_map(m->frame_count * sizeof(object *) + 1);
-    m->files = hk_os_map(m->frame_count * sizeof(object *) + 1);
-    m->tracebacks = hk_os_map(m->trace_count * sizeof(object *) + 1);
-    return m->frames != NULL && m->files != NULL && m->tracebacks != NULL;
-}
-
-static void drop(object **list, size_t count)
-{
-    for (size_t i = 0; list != NULL && i < count; i++)
-        if (list[i] != NULL)
-            hk_capi.Py_DecRef(list[i]);
-    hk_traces_free(list, count * sizeof(object *) + 1);
-}
-
-static void maker_end(struct maker *m)
-{
-    drop(m->tracebacks, m->trace_count);
-    drop(m->frames, m->frame_count);
-    drop(m->files, m->frame_count);
-}
+/* --- while an answer is made --- */
 
 /* What allocates in here belongs to no window. */
 static void pause(void)
@@ -200,72 +73,6 @@ static object *resume(object *result)
 {
     hk_windows.paused--;
     return result;
-}
-
-/* [(frames, bytes, blocks)] of every trace that has any. */
-static object *list_sums(struct maker *m)
-{
-    ssize_t count = 0, at = 0;
-    for (size_t i = 0; i < m->trace_count; i++)
-        count += m->traces->traces[i].blocks != 0 || m->traces->traces[i].bytes != 0;
-    object *list = hk_capi.PyList_New(count);
-    for (uint32_t i = 0; list != NULL && i < m->trace_count; i++) {
-        const struct hk_trace *t = &m->traces->traces[i];
-        if (t->blocks == 0 && t->bytes == 0)
-            continue;
-        object *entry = make_tuple(traceback_of(m, i), hk_capi.PyLong_FromUnsignedLongLong(t->bytes),
-                                   hk_capi.PyLong_FromUnsignedLongLong(t->blocks), NULL, 3);
-        if (entry == NULL) {
-            hk_capi.Py_DecRef(list);
-            return NULL;
-        }
-        hk_capi.PyList_SetItem(list, at++, entry);
-    }
-    return list;
-}
-
-static object *trace_object(struct maker *m, const struct hk_group *group, uint32_t trace)
-{
-    return make_tuple(hk_capi.PyLong_FromLong((long)group->domain), hk_capi.PyLong_FromUnsignedLongLong(group->bytes / group->blocks),
-                      traceback_of(m, trace), hk_capi.PyLong_FromLong(m->traces->traces[trace].depth < LARGEST_LIMIT ?
-                                                                 (long)m->traces->traces[trace].depth : LARGEST_LIMIT), 4);
-}
-
-/* A trace (0, size, frames, depth) for each block; or, not flat, [(trace, blocks)]. */
-static object *list_traces(struct maker *m, const struct hk_group *groups, bool flat)
-{
-    size_t count = m->traces->group_count, length = 0, at = 0;
-    for (size_t i = 0; i < count; i++)
-        length += flat ? groups[i].blocks : 1;
-    object *list = hk_capi.PyList_New((ssize_t)length);
-    for (size_t i = 0; list != NULL && i < count; i++) {
-        object *trace = trace_object(m, &groups[i], m->traces->trace_of_group[i]);
-        if (!flat)
-            trace = make_tuple(trace, hk_capi.PyLong_FromUnsignedLongLong(groups[i].blocks), NULL, NULL, 2);
-        if (trace == NULL) {
-            hk_capi.Py_DecRef(list);
-            return NULL;
-        }
-        for (uint64_t k = flat ? groups[i].blocks : 1; k > 0; k--)
-            hk_capi.PyList_SetItem(list, (ssize_t)at++, k > 1 ? again(trace) : trace);
-    }
-    return list;
-}
-
-enum result { SUMS, TRACES, TRACES_FLAT };
-
-static object *make(const struct hk_group *groups, size_t count, const struct hk_traces_options *options, enum result result)
-{
-    struct hk_traces traces;
-    struct maker maker = {0};
-    object *list = NULL;
-    if (hk_traces_resolve(groups, count, options, &traces) && maker_begin(&maker, &traces, options->key >= HK_BY_FUNCTION))
-        list = result == SUMS ? list_sums(&maker) : list_traces(&maker, groups, result == TRACES_FLAT);
-    else
-        hk_capi.PyErr_NoMemory();
-    maker_end(&maker);
-    hk_traces_end(&traces);
-    return list;
 }
 
 /* --- objects from free lists, which no allocator sees: 3.13 on, unless somebody else traces references --- */
@@ -388,7 +195,7 @@ static object *figures(int window)
     uint64_t live = 0, peak = 0;
     if (window >= 0)
         hk_window_figures(window, &live, &peak);
-    return make_tuple(hk_capi.PyLong_FromUnsignedLongLong(live), hk_capi.PyLong_FromUnsignedLongLong(peak), NULL, NULL, 2);
+    return hk_capi_tuple(hk_capi.PyLong_FromUnsignedLongLong(live), hk_capi.PyLong_FromUnsignedLongLong(peak), NULL, NULL, 2);
 }
 
 static object *window_figures(object *self, object *arguments)
@@ -411,7 +218,7 @@ static object *window_sums(object *self, object *arguments)
     const struct hk_window *at = &hk_windows.at[window];
     uint64_t bytes = __atomic_load_n(&at->born_bytes, __ATOMIC_RELAXED), blocks = __atomic_load_n(&at->born_blocks, __ATOMIC_RELAXED);
     pause();
-    return resume(make_tuple(hk_capi.PyLong_FromUnsignedLongLong(live), hk_capi.PyLong_FromUnsignedLongLong(peak),
+    return resume(hk_capi_tuple(hk_capi.PyLong_FromUnsignedLongLong(live), hk_capi.PyLong_FromUnsignedLongLong(peak),
                              hk_capi.PyLong_FromUnsignedLongLong(bytes), hk_capi.PyLong_FromUnsignedLongLong(blocks), 4));
 }
 
@@ -468,7 +275,7 @@ static object *look(object *self, object *arguments)
     if (good)
         subtract(allocated, count, &opened[window]);
     pause();
-    object *result = make_tuple(hk_capi.PyLong_FromUnsignedLongLong(bytes), hk_capi.PyLong_FromUnsignedLongLong(peak),
+    object *result = hk_capi_tuple(hk_capi.PyLong_FromUnsignedLongLong(bytes), hk_capi.PyLong_FromUnsignedLongLong(peak),
                                 groups_object(good, live, live_count), groups_object(good, allocated, count), 4);
     return resume(result);
 }
@@ -496,7 +303,7 @@ static object *group(object *self, object *arguments)
         return hk_capi.PyErr_Format(*hk_capi.value_error, "no such key, or a limit below 1");
     struct hk_traces_options options = {(enum hk_traces_key)key, (uint32_t)limit, false, cumulative, as_cpython};
     pause();
-    return resume(make(groups, count, &options, SUMS));
+    return resume(hk_trace_objects(groups, count, &options, HK_SUMS));
 }
 
 static object *traces(object *self, object *arguments)
@@ -512,7 +319,7 @@ static object *traces(object *self, object *arguments)
         if (groups[i].blocks == 0)
             return hk_capi.PyErr_Format(*hk_capi.value_error, "a group without blocks");
     pause();
-    return resume(make(groups, count, &options, TRACES));
+    return resume(hk_trace_objects(groups, count, &options, HK_TRACES));
 }
 
 /* --- CPython's --- */
@@ -522,8 +329,8 @@ static object *start(object *self, object *arguments)
     int limit = 1;
     if (!hk_capi.PyArg_ParseTuple(arguments, "|i:start", &limit))
         return NULL;
-    if (limit < 1 || limit > LARGEST_LIMIT)
-        return hk_capi.PyErr_Format(*hk_capi.value_error, "the number of frames must be in range [1; %d]", LARGEST_LIMIT);
+    if (limit < 1 || limit > HK_MOST_FRAMES)
+        return hk_capi.PyErr_Format(*hk_capi.value_error, "the number of frames must be in range [1; %d]", HK_MOST_FRAMES);
     if (tracing.window >= 0)
         return hk_capi_none();
     if (!may_work())
@@ -591,7 +398,7 @@ static object *get_traces(object *self, object *unused)
         return NULL;
     struct hk_traces_options options = {HK_BY_LINE, tracing.limit, true, false, true};
     pause();
-    object *list = collect_all(&groups, &count) ? make(groups, count, &options, TRACES_FLAT) : hk_capi.PyErr_NoMemory();
+    object *list = collect_all(&groups, &count) ? hk_trace_objects(groups, count, &options, HK_TRACES_FLAT) : hk_capi.PyErr_NoMemory();
     hk_traces_free(groups, count * sizeof *groups);
     return resume(list);
 }
@@ -600,17 +407,8 @@ static object *traceback_of_site(uint32_t site, uint32_t limit)
 {
     struct hk_group found = {.blocks = 1, .site = site};
     struct hk_traces_options options = {HK_BY_LINE, limit, true, false, true};
-    struct hk_traces traces = {0};
-    struct maker maker = {0};
-    object *tuple = NULL;
     pause();
-    if (hk_traces_resolve(&found, 1, &options, &traces) && maker_begin(&maker, &traces, false))
-        tuple = traceback_of(&maker, traces.trace_of_group[0]);
-    else
-        hk_capi.PyErr_NoMemory();
-    maker_end(&maker);
-    hk_traces_end(&traces);
-    return resume(tuple);
+    return resume(hk_trace_objects(&found, 1, &options, HK_TRACEBACK));
 }
 
 static object *get_object_traceback(object *self, object *asked)
