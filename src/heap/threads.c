@@ -391,14 +391,28 @@ void hk_member_free_slow(hk_heap *member, void *block)
 
 /* Facades. */
 
-static void own_fork_prepare(void)
+void hk_heaps_fork_prepare(void)
 {
     hk_lock_take_to_fork(&hk_heaps_lock);
-    hk_threads_fork_prepare();
     struct hk_heap_cursor cursor = {0};
     for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
         if (heap->mode == HK_LOCK_OWN)
             hk_lock_take_to_fork(&heap->lock);
+}
+
+void hk_heaps_fork_release(void)
+{
+    struct hk_heap_cursor cursor = {0};
+    for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
+        if (heap->mode == HK_LOCK_OWN)
+            hk_lock_release_forked(&heap->lock);
+    hk_lock_release_forked(&hk_heaps_lock);
+}
+
+static void own_fork_prepare(void)
+{
+    hk_threads_fork_prepare();
+    hk_heaps_fork_prepare();
     hk_lock_take_to_fork(&hk_region.lock);
     hk_lock_take_to_fork(&hk_buffers_lock);
 }
@@ -407,11 +421,7 @@ static void own_fork_release(void)
 {
     hk_lock_release_forked(&hk_buffers_lock);
     hk_lock_release_forked(&hk_region.lock);
-    struct hk_heap_cursor cursor = {0};
-    for (hk_heap *heap; (heap = hk_heap_next(&cursor)) != NULL;)
-        if (heap->mode == HK_LOCK_OWN)
-            hk_lock_release_forked(&heap->lock);
-    hk_lock_release_forked(&hk_heaps_lock);
+    hk_heaps_fork_release();
 }
 
 static void own_fork_parent(void)

@@ -141,6 +141,9 @@ extern bool hk_threads_host_forks;
 void hk_threads_fork_prepare(void);
 void hk_threads_fork_parent(void);
 void hk_threads_fork_child(void);
+/* The list of heaps, and every heap that locks itself: after those, before the region's. Who has some of these locks already has them once more. */
+void hk_heaps_fork_prepare(void);
+void hk_heaps_fork_release(void);
 
 /* Slow paths of the inline functions; member may be &hk_no_member, which stands for the process's facade. */
 void *hk_member_malloc_slow(hk_heap *member, size_t size);

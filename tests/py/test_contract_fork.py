@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from conftest import COMMAND, check_real_path, check_sums, execute, live_in, sites_in, total_in
+from conftest import COMMAND, TREE, check_real_path, check_sums, execute, live_in, sites_in, total_in
 
 # Of a child that allocated less than 64 MiB and ended well only a summary is kept; this makes it a large one.
 LARGE = "[None for _ in range(80) if not bytearray(1 << 20)]"
@@ -421,3 +421,49 @@ def test_fork_and_first_allocation_stay_quick_with_many_sites(heapkeeper):
     assert len(parent["sites"]) > 2500
     assert live_in(child, "of_the_child") > 15 * 1000 * 1000
     json.dumps(child)
+
+
+def test_heaps_of_an_embedding_program_are_whole_in_a_child_forked_while_threads_use_them(heapkeeper, compile_c):
+    """As without us, where one of them was made with HK_LOCK_THREADS."""
+    program = compile_c(r"""
+        #include <heapkeeper/heap.h>
+        #include <dlfcn.h>
+        #include <pthread.h>
+        #include <stdint.h>
+        #include <stdlib.h>
+        #include <sys/wait.h>
+        #include <unistd.h>
+        static hk_heap *heap;
+        static void *(*get)(hk_heap *, size_t);
+        static void (*put)(hk_heap *, void *);
+        static volatile int over;
+        static void *work(void *argument)
+        {
+            for (unsigned i = 0; !over; i++) put(heap, get(heap, i * 37 % 6000));
+            return NULL;
+        }
+        int main(void)
+        {
+            hk_heap *(*make)(const hk_heap_options *) = (hk_heap *(*)(const hk_heap_options *))dlsym(RTLD_DEFAULT, "hk_heap_create");
+            get = (void *(*)(hk_heap *, size_t))dlsym(RTLD_DEFAULT, "hk_malloc");
+            put = (void (*)(hk_heap *, void *))dlsym(RTLD_DEFAULT, "hk_free");
+            make(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_THREADS});
+            heap = make(&(hk_heap_options){.size = sizeof(hk_heap_options), .lock = HK_LOCK_OWN});
+            pthread_t thread[3];
+            for (int i = 0; i < 3; i++) pthread_create(&thread[i], NULL, work, NULL);
+            for (int i = 0; i < 200; i++) {
+                pid_t pid = fork();
+                if (pid == 0) {
+                    alarm(20);
+                    for (unsigned k = 0; k < 500; k++) put(heap, get(heap, k * 37 % 6000));
+                    _exit(0);
+                }
+                int status;
+                if (waitpid(pid, &status, 0) != pid || status != 0) return 1;
+            }
+            over = 1;
+            for (int i = 0; i < 3; i++) pthread_join(thread[i], NULL);
+            return 7;
+        }
+    """, "-I" + os.path.join(TREE, "include"), "-pthread")
+    assert execute([COMMAND, "run", "-o", "/dev/null", program]).said == (7, b"", b"")

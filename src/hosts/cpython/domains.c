@@ -21,6 +21,7 @@
 #include <dlfcn.h>
 #include <string.h>
 
+#include "heap/threads.h"
 #include "record/exact.h"
 #include "record/record.h"
 
@@ -242,6 +243,7 @@ void hk_cpython_fork_prepare(void)
         for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
             hk_lock_take_to_fork(&(*heap)->lock);
     }
+    hk_heaps_fork_prepare(); /* an embedding program's, too */
     hk_lock_take_to_fork(&hk_region.lock);
     hk_lock_take_to_fork(&hk_exact_apart);
 }
@@ -250,6 +252,7 @@ void hk_cpython_fork_release(bool child)
 {
     hk_lock_release_forked(&hk_exact_apart);
     hk_lock_release_forked(&hk_region.lock);
+    hk_heaps_fork_release();
     if (hk_python.interpreters == NULL)
         return;
     for (hk_heap *const *heap = own_locks(); *heap != NULL; heap++)
