@@ -155,7 +155,6 @@ static void marks_sparkline(const struct page *p, char *to, const uint64_t *at_m
 static void put_head(const struct page *p)
 {
     const struct hk_capture *c = p->report->capture;
-    struct hk_heap_view v = hk_heap_view(c);
     struct hk_totals totals = hk_report_totals(p->report);
     char program[256], name[NAME], version[32], a[32], b[32], d[32], e[32];
     FILE *out = p->t->out;
@@ -174,8 +173,8 @@ static void put_head(const struct page *p)
             c->life == HK_LIFE_RUNNING ? "live now" : "live at the end",
             hk_text_bytes(b, (double)totals.live_bytes), p->dot,
             hk_text_bytes(d, (double)totals.allocated_bytes));
-    if (v.peak_rss_bytes)
-        fprintf(out, "%speak RSS %s", p->dot, hk_text_bytes(e, (double)v.peak_rss_bytes));
+    if (totals.peak_rss_bytes)
+        fprintf(out, "%speak RSS %s", p->dot, hk_text_bytes(e, (double)totals.peak_rss_bytes));
     fputc('\n', out);
 }
 

@@ -55,6 +55,7 @@ struct hk_heap_view hk_heap_view(const struct hk_capture *capture);
  * process was killed, or sleeps. If more was allocated after it than can be passed over, they are sums over sites. */
 struct hk_totals {
     uint64_t peak_bytes, live_bytes, live_blocks, allocated_bytes, allocated_blocks;
+    uint64_t peak_rss_bytes; /* 0: not known */
     uint64_t later_bytes; /* allocated after the newest point; 0: they are of the point */
 };
 struct hk_totals hk_report_totals(const struct hk_report *report);

@@ -95,7 +95,6 @@ static void put_command_line(const struct page *p)
 static void put_head(const struct page *p)
 {
     const struct hk_capture *c = p->report->capture;
-    struct hk_heap_view v = hk_heap_view(c);
     struct hk_totals totals = hk_report_totals(p->report);
     char program[256], name[NAME], version[32], time[32], blocks[48] = "", a[32];
 
@@ -118,8 +117,8 @@ static void put_head(const struct page *p)
     put_figure(p, c->life == HK_LIFE_RUNNING ? "live now" : "live at the end", (double)totals.live_bytes, blocks);
     snprintf(blocks, sizeof blocks, "in %s blocks", hk_text_count(a, totals.allocated_blocks));
     put_figure(p, "allocated", (double)totals.allocated_bytes, totals.allocated_blocks ? blocks : "");
-    if (v.peak_rss_bytes)
-        put_figure(p, "peak resident size", (double)v.peak_rss_bytes, "");
+    if (totals.peak_rss_bytes)
+        put_figure(p, "peak resident size", (double)totals.peak_rss_bytes, "");
     fputs("</dl>\n</header>\n", p->out);
 }
 

@@ -88,7 +88,7 @@ struct hk_totals hk_report_totals(const struct hk_report *r)
 {
     const struct hk_capture *c = r->capture;
     struct hk_heap_view v = hk_heap_view(c);
-    struct hk_totals of_point = {v.peak_bytes, v.live_bytes, v.live_blocks, c->now.allocated_bytes, c->now.allocated_blocks, 0};
+    struct hk_totals of_point = {v.peak_bytes, v.live_bytes, v.live_blocks, c->now.allocated_bytes, c->now.allocated_blocks, v.peak_rss_bytes, 0};
     struct hk_totals of_sites = {0};
     if (c->header.mode != HK_MODE_EXACT || c->life == HK_LIFE_ENDED)
         return of_point;
@@ -104,9 +104,11 @@ struct hk_totals hk_report_totals(const struct hk_report *r)
     if ((double)of_sites.allocated_bytes <= 1.01 * (double)of_point.allocated_bytes)
         return of_point;
     of_sites.later_bytes = of_sites.allocated_bytes - of_point.allocated_bytes;
-    of_sites.peak_bytes = of_point.peak_bytes > r->sites->peak_bytes ? of_point.peak_bytes : r->sites->peak_bytes;
+    of_sites.peak_bytes = c->now.domain_allocated_bytes[HK_DOMAIN_NATIVE] ? of_point.peak_bytes : r->sites->peak_bytes;
     if (of_sites.peak_bytes < of_sites.live_bytes)
         of_sites.peak_bytes = of_sites.live_bytes;
+    if (v.peak_rss_bytes > of_sites.live_bytes) /* else it was read before these bytes were there */
+        of_sites.peak_rss_bytes = v.peak_rss_bytes;
     return of_sites;
 }
 

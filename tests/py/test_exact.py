@@ -598,3 +598,18 @@ def test_totals_of_a_killed_process_are_those_of_all_that_was_recorded(exact, he
     behind = report["allocated_bytes"] - report["heap"]["allocated_bytes"]
     text = heapkeeper.text().decode()
     assert ("all this at the last point of the timeline" in text) == (behind > 0), text
+
+
+def test_what_a_sub_interpreter_frees_is_counted(exact, every_python):
+    if every_python.version >= (3, 13):
+        pytest.skip("interpreters of 3.13 on are made in other ways: test_interpreters.py")
+    report = exact("""
+        import os, signal, _xxsubinterpreters
+        other = _xxsubinterpreters.create()
+        for _ in range(4):
+            _xxsubinterpreters.run_string(other, "import sys\\ndef fill(): return [bytes(5000) for _ in range(500)]\\nsys.keep = fill()\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """, python=every_python, state="killed", status=-9)
+    inside = sites_in(report, "fill")[0]
+    assert sum(site["total_blocks"] for site in inside) >= 2000
+    assert 500 <= sum(site["live_blocks"] for site in inside) <= 505

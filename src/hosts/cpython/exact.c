@@ -181,7 +181,7 @@ static __attribute__((noinline)) void main_free_slow(hk_heap *heap, void *block)
         return;
     }
     struct hk_exact_block record = hk_exact_block_take(block);
-    hk_exact_block_died(&record);
+    hk_exact_block_died(&record, HK_LANE_MAIN);
     if (record.is_code)
         hk_exact_quarantine(block);
     else
@@ -239,7 +239,7 @@ static inline __attribute__((always_inline)) void main_moved(int domain, const s
         return;
     }
     if (size < had->bytes) {
-        hk_exact_block_shrank(had, moved, size);
+        hk_exact_block_shrank(had, moved, size, HK_LANE_MAIN);
         return;
     }
     uint32_t site = HK_EXACT_NONE;
@@ -252,7 +252,7 @@ static inline __attribute__((always_inline)) void main_moved(int domain, const s
         hk_exact_move(&hk_exact.counters[had->site], had->bytes, &hk_exact.counters[site], (size_t)bytes);
         return;
     }
-    hk_exact_block_died(had);
+    hk_exact_block_died(had, HK_LANE_MAIN);
     if (bytes < 0)
         return;
     hk_exact_birth(&hk_exact.counters[site], (size_t)bytes);

@@ -54,11 +54,11 @@ static bool goes_on(const struct hk_exact_block *had, void *moved, size_t size)
 {
     bool is_smaller = had->site != HK_EXACT_NONE && size < had->bytes;
     if (is_smaller) {
-        hk_exact_block_shrank(had, moved, size);
+        hk_exact_block_shrank(had, moved, size, HK_LANE_UNKNOWN);
         if (is_watched(had))
             hk_exact_block_watch(moved, &had->life, had->site, &had->living);
     } else {
-        hk_exact_block_died(had);
+        hk_exact_block_died(had, HK_LANE_UNKNOWN);
     }
     return is_smaller;
 }
@@ -94,7 +94,7 @@ uint32_t hk_cpython_exact_site_here(void)
 void hk_cpython_exact_came_home(hk_heap *owner, void *block)
 {
     struct hk_exact_block record = hk_exact_block_take(block);
-    hk_exact_block_died(&record);
+    hk_exact_block_died(&record, HK_LANE_UNKNOWN);
     if (!record.is_code)
         return;
     apart_code_died();
@@ -105,7 +105,7 @@ void hk_cpython_exact_came_home(hk_heap *owner, void *block)
 bool hk_cpython_exact_forget(const void *block)
 {
     struct hk_exact_block record = hk_exact_block_take(block);
-    hk_exact_block_died(&record);
+    hk_exact_block_died(&record, HK_LANE_UNKNOWN);
     if (record.is_code)
         apart_code_died();
     return record.site != HK_EXACT_NONE;

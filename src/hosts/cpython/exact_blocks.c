@@ -163,14 +163,14 @@ ssize_t hk_exact_block_put(const void *block, size_t size, uint32_t site, uint8_
     return (ssize_t)(pool->block_size - slack);
 }
 
-void hk_exact_block_died(const struct hk_exact_block *record)
+void hk_exact_block_died(const struct hk_exact_block *record, enum hk_exact_lane lane)
 {
     const void *state;
     if (record->site == HK_EXACT_NONE || deaths_are_off())
         return;
     if (record->life.weight != 0 && life_clock() - record->life.born <= HK_CAPTURE_LIFE_SHORT + 2 * record->bytes)
         hk_exact_life(record->life.site, record->life.weight, true);
-    bool main = hk_exact_holds_main(&state), is_main = hk_exact_is_main(record->site);
+    bool main = lane == HK_LANE_MAIN || hk_exact_holds_main(&state), is_main = hk_exact_is_main(record->site);
     if (hk_windows_are_open())
         hk_window_death(record->site, record->age, record->bytes, main);
     if (main && is_main) {
@@ -235,18 +235,18 @@ void hk_exact_block_restore(const void *block, const struct hk_exact_block *reco
         hk_exact_block_watch(block, &record->life, record->site, &record->living);
 }
 
-void hk_exact_block_shrank(const struct hk_exact_block *had, const void *moved, size_t size)
+void hk_exact_block_shrank(const struct hk_exact_block *had, const void *moved, size_t size, enum hk_exact_lane lane)
 {
     const void *state;
     ssize_t bytes = hk_exact_block_put(moved, size, had->site, had->age);
     struct hk_exact_block rest = {.bytes = had->bytes - (size_t)bytes, .site = had->site, .age = had->age};
     if (bytes < 0) {
-        hk_exact_block_died(had);
+        hk_exact_block_died(had, lane);
         return;
     }
     if (rest.bytes == 0 || deaths_are_off())
         return;
-    bool main = hk_exact_holds_main(&state), is_main = hk_exact_is_main(had->site);
+    bool main = lane == HK_LANE_MAIN || hk_exact_holds_main(&state), is_main = hk_exact_is_main(had->site);
     if (hk_windows_are_open())
         hk_window_death(rest.site, rest.age, rest.bytes, main);
     if (main && is_main) {

@@ -84,9 +84,11 @@ ssize_t hk_exact_block_put(const void *block, size_t size, uint32_t site, uint8_
 void hk_exact_block_restore(const void *block, const struct hk_exact_block *record);
 uint32_t hk_exact_block_site(const void *block); /* HK_EXACT_NONE: not recorded */
 
-/* Counts what is known: the block dies; it has become `moved`, which is smaller, and stays where it was charged. */
-void hk_exact_block_died(const struct hk_exact_block *record);
-void hk_exact_block_shrank(const struct hk_exact_block *had, const void *moved, size_t size);
+/* Counts what is known: the block dies; it has become `moved`, which is smaller, and stays where it was charged. Of the main lane, whose
+ * functions are called under the main GIL: until 3.11 a thread in a sub-interpreter cannot be seen to hold it. */
+enum hk_exact_lane { HK_LANE_MAIN, HK_LANE_UNKNOWN };
+void hk_exact_block_died(const struct hk_exact_block *record, enum hk_exact_lane lane);
+void hk_exact_block_shrank(const struct hk_exact_block *had, const void *moved, size_t size, enum hk_exact_lane lane);
 
 /* life, living: of weight 0: not as such. site: whose it is now. */
 void hk_exact_block_watch(const void *block, const struct hk_life *life, uint32_t site, const struct hk_exact_living *living);
