@@ -29,7 +29,7 @@
 
 #define TMPFS 0x01021994
 #define SMALLEST_BOUND (1u << 20)
-#define SMALLEST_DATA (16u << 20)
+#define SMALLEST_DATA (20u << 20)
 #define SMALLEST_DEBUG_DATA (192u << 20)
 
 struct options {

@@ -133,7 +133,7 @@ def test_program_runs_under_ulimit_v_as_far_as_stock_does(heapkeeper, kilobytes)
         check_sums(report)
 
 
-@pytest.mark.parametrize("kilobytes", [8000, 16383, 16384, 24000])
+@pytest.mark.parametrize("kilobytes", [8000, 20479, 20480, 24000])
 @pytest.mark.parametrize("options", [[], ["--sample"], ["--native"], ["--geometry", "guide"], ["-o", "/dev/null"],
                                      ["-o", "/dev/null", "--sample"]], ids=" ".join)
 def test_program_runs_under_ulimit_d_as_far_as_stock_does(heapkeeper, kilobytes, options):
@@ -145,7 +145,7 @@ def test_program_runs_under_ulimit_d_as_far_as_stock_does(heapkeeper, kilobytes,
         pytest.skip("too little for stock Python, too")
     ours = heapkeeper.run(code, prefix=shell, options=options)
     assert (ours.status, ours.out) == (0, stock.out)
-    if kilobytes < 16384:
+    if kilobytes < 20480:
         assert ours.err.count(b"\n") == 1 and b"RLIMIT_DATA (ulimit -d) is %d KiB" % kilobytes in ours.err
     else:
         assert ours.err == b""
