@@ -13,11 +13,19 @@
 #ifndef HK_READ_LINES_H
 #define HK_READ_LINES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 /* The line of the instruction `offset_bytes` into the code, -1 if it has none or the table does not
  * reach that far. minor: 9 for Python 3.9; below 9 is read as 9, above 15 as 15. Thread-safe. */
 int hk_line_of(int minor, const uint8_t *table, size_t length, int firstlineno, int offset_bytes);
+
+/* True of a frame at an instruction of its code's prologue (struct hk_capture_code): CPython shows no such frame, in tracebacks or
+ * tracemalloc, and its generator is charged to the call. */
+static inline bool hk_has_not_begun(uint32_t prologue, int32_t offset)
+{
+    return prologue > 0 && offset < (int64_t)prologue;
+}
 
 #endif

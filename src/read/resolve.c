@@ -123,12 +123,6 @@ static void find_owners(struct hk_resolver *r, uint32_t node)
     r->native[node] = caller_is_better ? owner : node;
 }
 
-/* CPython shows no such frame, in tracebacks or tracemalloc: its generator is charged to the call. */
-static bool has_not_begun(const struct code *code, int32_t offset)
-{
-    return code->prologue > 0 && offset < (int64_t)code->prologue;
-}
-
 static void read_nodes(struct hk_resolver *r)
 {
     r->node_count = r->capture->tables[HK_SECTION_NODES].count;
@@ -142,7 +136,7 @@ static void read_nodes(struct hk_resolver *r)
         hk_capture_entry(r->capture, HK_SECTION_NODES, i, &node, sizeof node);
         uint32_t parent = node.parent < i ? node.parent : 0;
         const struct code *code = &r->codes[node.code < r->code_count ? node.code : 0]; /* 0: none */
-        bool is_shown = code != r->codes && !code->hidden && !has_not_begun(code, node.offset);
+        bool is_shown = code != r->codes && !code->hidden && !hk_has_not_begun(code->prologue, node.offset);
         r->parents[i] = parent;
         r->node_codes[i] = (uint32_t)(code - r->codes);
         r->shown[i] = is_shown ? (uint32_t)i : r->shown[parent];

@@ -63,10 +63,15 @@ static bool goes_on(const struct hk_exact_block *had, void *moved, size_t size)
     return is_smaller;
 }
 
-static void apart_moved(int domain, const struct hk_exact_block *had, void *moved, size_t size)
+static void *apart_realloc(hk_heap *heap, int domain, void *block, size_t size)
 {
-    if (!goes_on(had, moved, size))
-        apart_born(domain, moved, size, had);
+    struct hk_exact_block had = hk_exact_block_take(block);
+    void *moved = hk_realloc(heap, block, size);
+    if (moved == NULL)
+        hk_exact_block_restore(block, &had);
+    else if (!goes_on(&had, moved, size))
+        apart_born(domain, moved, size, &had);
+    return moved;
 }
 
 static void apart_code_died(void)
@@ -187,13 +192,7 @@ static void *raw_realloc(void *context, void *block, size_t size)
     hk_heap *heap = raw_heap(context);
     if (block == NULL)
         return raw_malloc(context, size);
-    struct hk_exact_block had = hk_exact_block_take(block);
-    void *moved = hk_realloc(heap, block, size);
-    if (moved != NULL)
-        apart_moved(heap->domain, &had, moved, size);
-    else
-        hk_exact_block_restore(block, &had);
-    return moved;
+    return apart_realloc(heap, heap->domain, block, size);
 }
 
 /* --- MEM and OBJECT where interpreters have GILs of their own; the context is the domain's heap --- */
@@ -250,13 +249,7 @@ static void *many_realloc(void *context, void *block, size_t size)
         }
         return copy;
     }
-    struct hk_exact_block had = hk_exact_block_take(block);
-    void *moved = hk_realloc(heap, block, size);
-    if (moved != NULL)
-        apart_moved(main->domain, &had, moved, size);
-    else
-        hk_exact_block_restore(block, &had);
-    return moved;
+    return apart_realloc(heap, main->domain, block, size);
 }
 
 /* --- tables --- */

@@ -4,8 +4,6 @@
 
 #include "base/os.h"
 
-#define UNKNOWN "<unknown>"
-
 struct maker {
     const struct hk_traces *traces;
     bool with_functions;
@@ -19,7 +17,7 @@ static object *make_string(uint32_t string)
     static char buffer[4096]; /* under the GIL */
     size_t size = hk_traces_string(string, buffer, sizeof buffer);
     if (size == 0)
-        return hk_capi.PyUnicode_DecodeUTF8(UNKNOWN, sizeof UNKNOWN - 1, NULL);
+        return hk_capi_text("<unknown>");
     return hk_capi.PyUnicode_DecodeUTF8(buffer, (ssize_t)size, "replace");
 }
 

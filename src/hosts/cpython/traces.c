@@ -323,10 +323,8 @@ static uint32_t frame_of(struct resolving *r, const struct hk_capture_node *node
 static bool is_hidden(const struct resolving *r, const struct hk_capture_node *node)
 {
     const struct hk_capture_code *code = &r->look.codes[node->code];
-    if (code->flags & (HK_CODE_TRAMPOLINE | HK_CODE_NATIVE))
-        return true;
-    bool has_begun = code->prologue == 0 || node->offset >= (int64_t)code->prologue;
-    return !has_begun || (code->line_table_size == 0 && code->file == code->name && code->file != 0);
+    return (code->flags & (HK_CODE_TRAMPOLINE | HK_CODE_NATIVE)) || hk_has_not_begun(code->prologue, node->offset) ||
+           (code->line_table_size == 0 && code->file == code->name && code->file != 0);
 }
 
 /* The innermost frames of a node, at out->path[path_length]; their number, or NONE. */
