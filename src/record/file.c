@@ -134,6 +134,8 @@ static int open_file(const char *path, bool is_new, uint64_t device, uint64_t in
         status->st_size != 0 ||
         (!is_new && (status->st_dev != (dev_t)device || status->st_ino != (ino_t)inode))) {
         *why = "the capture file is not the one that was handed over";
+        if (is_new)
+            unlink(path);
         hk_rec_close(fd);
         return -1;
     }
@@ -222,6 +224,15 @@ void hk_rec_file_close(void)
     if (hk_rec.map)
         munmap(hk_rec.map, hk_rec.bound);
     hk_rec.map = NULL;
+}
+
+void hk_rec_file_drop(bool is_new)
+{
+    hk_rec_file_close();
+    if (hk_rec.named && is_new)
+        unlink(hk_rec.path);
+    else if (hk_rec.named && truncate(hk_rec.path, 0) != 0)
+        unlink(hk_rec.path);
 }
 
 static void place(int kind, uint32_t entry_size, uint64_t *offset, uint64_t bytes)

@@ -43,16 +43,7 @@ void hk_rec_detach(bool trusted)
         hk_rec_living_clear(false);
         if (hk_rec.exact && hk_rec.options.forget_blocks)
             hk_rec.options.forget_blocks();
-        memset(&hk_rec.strings, 0, sizeof hk_rec.strings);
-        memset(&hk_rec.codes, 0, sizeof hk_rec.codes);
-        memset(&hk_rec.nodes, 0, sizeof hk_rec.nodes);
-        hk_rec.first_site = NULL;
-        hk_rec.next_site = NULL;
-        hk_rec.node_links = hk_rec.site_links = hk_rec.linked = 0;
-        hk_rec.addresses = NULL;
-        hk_rec.address_capacity = hk_rec.address_used = hk_rec.last_depth = 0;
-        for (int kind = 0; kind < HK_SECTION_KINDS; kind++)
-            hk_rec.section[kind].count = 0;
+        hk_rec_forget(false);
     }
     if (stage == HK_REC_ON || stage == HK_REC_DETACHED) {
         stage = HK_REC_DETACHED;

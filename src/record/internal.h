@@ -213,6 +213,7 @@ extern __thread int hk_rec_inside;
 bool hk_rec_enter(void); /* false: this thread is inside already; counted as skipped */
 void hk_rec_leave(void);
 bool hk_rec_begin(void); /* fills a fresh file: header, first mark, "(other)" sites */
+void hk_rec_forget(bool trusted); /* all entries of the file that is left */
 bool hk_rec_wake(void);  /* ready to write? a forked child makes its capture here */
 void hk_rec_limit(uint32_t limit);
 void hk_rec_event(enum hk_event_kind kind, uint64_t value, uint32_t text);
@@ -222,6 +223,7 @@ bool hk_rec_file_open(const char *path, bool is_new, uint64_t device, uint64_t i
                       uint64_t bound, const char **why);
 bool hk_rec_file_unnamed(uint64_t bound, const char **why);
 void hk_rec_file_close(void); /* unmaps */
+void hk_rec_file_drop(bool is_new); /* and leaves no file where there was none, or an empty one */
 bool hk_rec_file_is_ours(int fd); /* fd: opened by the path the capture was made under */
 void hk_rec_layout(void);
 /* Room for `more` entries, which can be written; NULL: full, or the disk is. */

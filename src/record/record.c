@@ -142,6 +142,30 @@ void hk_rec_limit(uint32_t limit)
     hk_rec_event(HK_EVENT_LIMIT, limit, 0);
 }
 
+/* Entries of a file that is left are in no table any more. trusted: false after a fork in the midst of a change; then even the
+ * tables' addresses may be half written. */
+void hk_rec_forget(bool trusted)
+{
+    if (trusted) {
+        hk_rec_unmap(hk_rec.strings.slots, hk_rec.strings.capacity * sizeof *hk_rec.strings.slots);
+        hk_rec_unmap(hk_rec.codes.slots, hk_rec.codes.capacity * sizeof *hk_rec.codes.slots);
+        hk_rec_unmap(hk_rec.nodes.slots, hk_rec.nodes.capacity * sizeof *hk_rec.nodes.slots);
+        hk_rec_unmap(hk_rec.first_site, hk_rec.node_links * sizeof *hk_rec.first_site);
+        hk_rec_unmap(hk_rec.next_site, hk_rec.site_links * sizeof *hk_rec.next_site);
+        hk_rec_unmap(hk_rec.addresses, hk_rec.address_capacity * sizeof *hk_rec.addresses);
+    }
+    memset(&hk_rec.strings, 0, sizeof hk_rec.strings);
+    memset(&hk_rec.codes, 0, sizeof hk_rec.codes);
+    memset(&hk_rec.nodes, 0, sizeof hk_rec.nodes);
+    hk_rec.first_site = NULL;
+    hk_rec.next_site = NULL;
+    hk_rec.node_links = hk_rec.site_links = hk_rec.linked = 0;
+    hk_rec.addresses = NULL;
+    hk_rec.address_capacity = hk_rec.address_used = hk_rec.last_depth = 0;
+    for (int kind = 0; kind < HK_SECTION_KINDS; kind++)
+        hk_rec.section[kind].count = 0;
+}
+
 static bool reserve_first_entries(void)
 {
     static const int kinds[] = {HK_SECTION_STRINGS, HK_SECTION_CODES, HK_SECTION_NODES};
@@ -282,7 +306,8 @@ static bool start(const struct hk_record_options *options, const char **why)
     __atomic_store_n(&hk_rec.stage, HK_REC_ON, __ATOMIC_RELEASE);
     if (!hk_rec_begin()) {
         *why = "no space for the capture file";
-        hk_rec_file_close();
+        hk_rec_file_drop(options->path_is_new);
+        hk_rec_forget(true);
         __atomic_store_n(&hk_rec.stage, HK_REC_OFF, __ATOMIC_RELEASE);
         return false;
     }
