@@ -74,8 +74,8 @@ def snapshots(pid, runs):
 
 
 def measure(name, python, runs, with_tracemalloc):
-    script = [os.path.join(common.BENCH, "stacks_programs.py"), name]
-    run = [common.heapkeeper(), "run", "-q", "--python", python]
+    script = [python, "-S", os.path.join(common.BENCH, "stacks_programs.py"), name]  # what an installation's .pth files import has sites, too
+    run = [common.heapkeeper(), "run", "-q"]
     found = {"blocks": BLOCKS[name]}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory:
         with Running([*run, "--no-record", "-o", os.path.join(directory, "none"), *script]) as plain:
@@ -94,7 +94,7 @@ def measure(name, python, runs, with_tracemalloc):
             raise common.Failed("many: %d sites: stacks were cut" % sum(row["sites"] for row in ours))
     if with_tracemalloc:
         for frames in sorted({1, FRAMES[name]}):
-            with Running([python, *script, str(frames)]) as traced, Running([python, *script]) as stock:
+            with Running([*script, str(frames)]) as traced, Running([*script]) as stock:
                 found["tracemalloc(%d)" % frames] = {
                     "bytes a block": (traced.said["resident"] - stock.said["resident"]) / BLOCKS[name], "snapshot, ms": 1000 * traced.said["wall"],
                     "snapshot, CPU ms": 1000 * traced.said["cpu"], "seconds": traced.said["seconds"]}
