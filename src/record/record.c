@@ -459,6 +459,12 @@ HK_HOT uint32_t hk_record_table_size(void)
     return alive() ? __atomic_load_n(&hk_rec.table_count, __ATOMIC_RELAXED) : 0;
 }
 
+/* A forked child's record is in memory, and has not had its chance to become a file. */
+static bool wants_name(void)
+{
+    return hk_rec.exact && hk_rec.options.forked && !hk_rec.named && !hk_rec.naming_tried;
+}
+
 HK_HOT void hk_record_tick(uint64_t allocated_bytes)
 {
     int error = errno;
@@ -466,7 +472,7 @@ HK_HOT void hk_record_tick(uint64_t allocated_bytes)
     if (!alive() || __atomic_load_n(&hk_rec.frozen, __ATOMIC_RELAXED))
         return;
     if (HK_LIKELY(__atomic_load_n(hk_rec.wiped, __ATOMIC_RELAXED) == 1) &&
-        allocated_bytes < __atomic_load_n(&hk_rec.next_mark_bytes, __ATOMIC_RELAXED) &&
+        allocated_bytes < __atomic_load_n(&hk_rec.next_mark_bytes, __ATOMIC_RELAXED) && !wants_name() &&
         hk_rec_coarse_clock() < __atomic_load_n(&hk_rec.next_tick_ns, __ATOMIC_RELAXED))
         return;
     if (!hk_rec_enter())
@@ -476,7 +482,7 @@ HK_HOT void hk_record_tick(uint64_t allocated_bytes)
     hk_rec.ticked = true;
     if (!first && hk_rec_wake()) {
         hk_rec_tick(allocated_bytes);
-        hk_exact.names = hk_rec.exact && hk_rec.options.forked && !hk_rec.named && !hk_rec.naming_tried;
+        hk_exact.names = wants_name();
     }
     hk_rec_leave();
     errno = error;

@@ -377,6 +377,23 @@ def test_small_children_have_captures_and_curves_of_their_own_where_that_is_aske
     assert len(plot["lines"]) == 6 and plot["left_out"] == 0, "one of each, and all together"
 
 
+def test_a_forked_child_has_a_file_after_256_kib_however_quickly_they_came(heapkeeper):
+    """What is due by the clock is not yet when the child ends, a millisecond after the fork."""
+    code = """
+        import os, subprocess, sys
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        for i in range(20):
+            pid = os.fork()
+            if pid == 0:
+                more = [bytearray(5000) for _ in range(100)]
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+    """
+    heapkeeper.good(code, options=("--exact", "--keep-children"))
+    children = [process for process in heapkeeper.report()["processes"] if process["forked"]]
+    assert len(children) == 20 and all(child["peak_bytes"] > 500 * 1000 for child in children)
+
+
 def test_small_forked_children_are_folded_however_much_their_parent_had_allocated(heapkeeper):
     code = """
         import os
