@@ -272,9 +272,14 @@ def everything():
 
 # --- comparisons --------------------------------------------------------------------------------------------------
 
+def stored(text):
+    """Bytes that surrogates stand for are themselves (PEP 383), other surrogates have no bytes."""
+    return "".join("\ufffd" if 0xD800 <= ord(c) < 0xDC80 or 0xDD00 <= ord(c) < 0xE000 else c for c in text).encode("utf-8", "surrogateescape")
+
+
 def fnv(text):
     h = 0xcbf29ce484222325
-    for byte in "".join("\ufffd" if 0xD800 <= ord(c) < 0xE000 else c for c in text).encode():
+    for byte in stored(text):
         h = (h ^ byte) * 0x100000001b3 & 0xffffffffffffffff
     return h
 
@@ -401,11 +406,10 @@ def compare_code():
             wrong.append([code.co_name, "line table"])
         if sys.version_info >= (3, 11) and info.qualname != id(code.co_qualname):
             wrong.append([code.co_name, "qualname"])
-    for text in ("", "a", "abc" * 50, "\xe9", "\u20ac" * 9, "\U0001f600x", "a\0b", "\ud800", "z\udcffz"):
+    for text in ("", "a", "abc" * 50, "\xe9", "\u20ac" * 9, "\U0001f600x", "a\0b", "\ud800", "\udc7f\udd00", "z\udcff\udc80z"):
         buffer = ctypes.create_string_buffer(b"#" * 300, 300)
         n = probe.probe_string(id(text), buffer, 300)
-        expected = "".join("\ufffd" if 0xD800 <= ord(c) < 0xE000 else c for c in text).encode()
-        if buffer.raw[:n + 1] != expected + b"\0":
+        if buffer.raw[:n + 1] != stored(text) + b"\0":
             wrong.append([ascii(text), buffer.raw[:n + 1].hex()])
     for thing in (1, b"x", None, [], 1.5):
         if probe.probe_code(id(thing), ctypes.byref(Code())) or probe.probe_string(id(thing), ctypes.create_string_buffer(9), 9):

@@ -196,3 +196,16 @@ def test_what_a_frame_allocates_that_has_not_begun_is_its_callers(heapkeeper, tm
     assert len(starts) == 3
     if every_python.version >= (3, 11):  # before, closing a coroutine that never began makes a traceback there
         assert all(rows[line] < 200 for line in starts), rows
+
+
+def test_a_source_whose_name_is_no_utf8_is_named_as_the_system_has_it(heapkeeper, tmp_path, every_python):
+    script = os.fsencode(tmp_path) + b"/na\xc3\xafve_\xff\xfe.py"
+    with open(script, "wb") as file:
+        file.write(textwrap.dedent(PROGRAM).replace("print(", "print(ascii(__file__), ascii(top.traceback[0].filename)) or print(").encode())
+    words = ["-X", "tracemalloc", os.fsdecode(script)]
+    theirs = execute([every_python.path] + words).out.splitlines()[0].split()
+    ours = heapkeeper.run(words, python=every_python, options=OURS).out.splitlines()[0].split()
+    assert ours == theirs and ours[0] == ours[1]
+    for name in script, os.path.basename(script):
+        found = execute([COMMAND, "lines", "--json", os.fsdecode(name), heapkeeper.output]).json
+        assert found["source_state"] == "good" and max(line["live_blocks"] for line in found["lines"]) >= 1000

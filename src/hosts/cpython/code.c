@@ -108,10 +108,10 @@ const uint8_t *hk_py_bytes(const hk_py_layout *layout, const void *object, size_
     return (const uint8_t *)object + layout->bytes_data;
 }
 
-/* Encodes one character; returns its length. */
+/* Encodes one character; returns its length. What stands for a byte of a path that is no UTF-8 (PEP 383) becomes that byte. */
 static size_t put_utf8(uint32_t c, char out[4])
 {
-    if (c < 0x80) {
+    if (c < 0x80 || (c >= 0xDC80 && c < 0xDD00)) {
         out[0] = (char)c;
         return 1;
     }

@@ -77,8 +77,8 @@ bool hk_py_identify(const hk_py_layout *layout, const void *code, struct hk_code
  * not be used. */
 bool hk_py_is_trampoline(const hk_py_layout *layout, const void *code);
 
-/* Copies a str object as UTF-8, NUL-terminated, cut between characters so that it fits; lone
- * surrogates become U+FFFD. Returns the bytes before the NUL; 0 if it is not a str or cap is 0. A
+/* Copies a str object as UTF-8, NUL-terminated, cut between characters so that it fits; what stands
+ * for bytes of a path (surrogateescape, PEP 383) becomes these bytes, other lone surrogates U+FFFD. Returns the bytes before the NUL; 0 if it is not a str or cap is 0. A
  * string may contain NULs. */
 size_t hk_py_copy_string(const hk_py_layout *layout, const void *unicode, char *buffer, size_t cap);
 

@@ -18,7 +18,7 @@ static object *make_string(uint32_t string)
     size_t size = hk_traces_string(string, buffer, sizeof buffer);
     if (size == 0)
         return hk_capi_text("<unknown>");
-    return hk_capi.PyUnicode_DecodeUTF8(buffer, (ssize_t)size, "replace");
+    return hk_capi.PyUnicode_DecodeUTF8(buffer, (ssize_t)size, "surrogateescape");
 }
 
 static object *again(object *made)
