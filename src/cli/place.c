@@ -205,7 +205,7 @@ static bool make_way(const char *path, bool force, struct hk_error *error)
         hk_error_set(error, "%s: is not a regular file; a capture must be one", path);
     else if (!force)
         hk_error_set(error, "%s: exists already; --force writes over it", path);
-    else if (unlink(path) != 0)
+    else if (unlink(path) != 0 && errno != ENOENT)
         hk_error_set(error, "%s: cannot be replaced: %s", path, strerror(errno));
     else
         return true;
@@ -221,9 +221,15 @@ bool hk_place_output(struct hk_place *place, const char *output, bool force, str
     }
     if (strcmp(place->output, "/dev/null") == 0)
         return true;
-    if (!make_way(place->output, force, error))
-        return false;
-    if (!create(place, place->output)) {
+    bool made = false;
+    for (int i = 0; i < 100 && !made; i++) { /* another run may make its own between these two */
+        if (!make_way(place->output, force, error))
+            return false;
+        made = create(place, place->output);
+        if (!made && errno != EEXIST)
+            break;
+    }
+    if (!made) {
         hk_error_set(error, "%s: the capture cannot be created: %s", output, strerror(errno));
         return false;
     }

@@ -337,6 +337,14 @@ def test_output_is_made_absolute_and_never_over_a_file(tmp_path):
     assert (tmp_path / "out.hkc").read_bytes()[:8] in (b"hkcaptur", b"")
 
 
+def test_runs_that_write_over_one_file_at_once_all_run(tmp_path):
+    """One makes its file between another's removing the old one and making its own."""
+    words = [COMMAND, "run", "-q", "--force", "-o", str(tmp_path / "out.hkc"), "/bin/true"]
+    for _ in range(10):
+        runs = [subprocess.Popen(words, env=clean_environment(), stderr=subprocess.PIPE) for _ in range(6)]
+        assert [(run.communicate()[1], run.returncode) for run in runs] == [(b"", 0)] * 6
+
+
 def test_output_that_is_no_file_is_refused(tmp_path, place):
     target = tmp_path / "target"
     target.write_text("precious")
