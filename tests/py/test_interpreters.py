@@ -1,11 +1,14 @@
 """Interpreters with their own GIL (3.12 on): a heap each, what they leave behind, hooks that stand before us, what a
 record says of them."""
 
+import os
 import textwrap
 
 import pytest
 
-from conftest import check_sums, live_in, total_in
+from conftest import BUILD, TREE, check_sums, live_in, total_in
+
+PACKAGE = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
 
 API = """
 import ctypes, json, threading
@@ -55,6 +58,49 @@ def own_gil(every_python):
 
 def program(code):
     return API + textwrap.dedent(code)
+
+
+# --- where the interpreter's tables lie ---
+
+# A call of either function ends the process from `arm` to `disarm`; CPython's own end calls them.
+DEADLY = """
+libc = ctypes.CDLL(None)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+places = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in ("PyMem_GetAllocator", "PyMem_SetAllocator")]
+original = [ctypes.string_at(code, 16) for code in places]
+
+def arm():
+    for code in places:
+        assert libc.mprotect(code & -4096, 8192, 7) == 0
+        ctypes.memmove(code, bytes.fromhex("0f0b") + bytes(14), 16)      # ud2; zeros, undefined on AArch64
+
+def disarm():
+    for code, bytes in zip(places, original):
+        ctypes.memmove(code, bytes, 16)
+"""
+
+
+@pytest.mark.parametrize("options", [["--sample=16K"], ["--exact"]], ids=["sampled", "exact"])
+def test_no_hook_calls_what_may_give_the_gil_away(heapkeeper, own_gil, options):
+    """From 3.13 on PyMem_GetAllocator and PyMem_SetAllocator do, where another thread is in them. 3.12 calls them itself for each
+    interpreter."""
+    if own_gil.version < (3, 13):
+        pytest.skip("its functions keep the GIL")
+    code = program("import heapkeeper" + DEADLY + textwrap.dedent("""
+    arm()
+    def work(number):
+        for _ in range(5):
+            run("keep = [str(i) * 9 for i in range(30000)]")
+    together(3, work)
+    with heapkeeper.LineProfile(together):
+        together(3, work)
+    keep = [bytes(1000) for i in range(100000)]
+    disarm()
+    print("well")
+    """))
+    done = heapkeeper.run(code, python=own_gil, options=options, env=PACKAGE)
+    assert (done.status, done.out) == (0, b"well\n"), done.err
+    assert b"replaced" not in done.err
 
 
 # --- a heap each ---

@@ -128,7 +128,7 @@ HK_HOT hk_allocator hk_cpython_table(int domain)
 HK_HOT bool hk_cpython_table_is_ours(int domain)
 {
     hk_allocator table;
-    hk_python.get_allocator(domain, &table);
+    hk_cpython_get_table(domain, &table);
     hk_line_count_below(domain, &table);
     return table.context == hk_python.heaps[domain] &&
            (table.malloc == hk_cpython_table(domain).malloc || hk_cpython_is_many_table(&table));
@@ -139,7 +139,7 @@ static bool serves(int domain)
     hk_allocator table;
     if (hk_cpython_table_is_ours(domain))
         return true;
-    hk_python.get_allocator(domain, &table);
+    hk_cpython_get_table(domain, &table);
     void *block = table.malloc(table.context, 16);
     bool ours = block != NULL && hk_region_has(block);
     table.free(table.context, block);
@@ -154,7 +154,7 @@ bool hk_cpython_serves(void)
 static void set_table(int domain)
 {
     hk_allocator table = hk_cpython_table(domain);
-    hk_python.set_allocator(domain, &table);
+    hk_cpython_put_table(domain, &table);
 }
 
 static void set_locked_tables(void)
@@ -183,7 +183,7 @@ bool hk_cpython_is_unsettled(void)
 {
     hk_allocator table = {0};
     if (hk_python.get_allocator != NULL)
-        hk_python.get_allocator(HK_DOMAIN_MEM, &table);
+        hk_cpython_get_table(HK_DOMAIN_MEM, &table);
     return table.malloc == first_malloc;
 }
 
@@ -197,7 +197,7 @@ void hk_cpython_set_tables(void)
 {
     for (int i = 0; i < HK_DOMAINS; i++) {
         hk_allocator table;
-        hk_python.get_allocator(i, &table);
+        hk_cpython_get_table(i, &table);
         if (table.malloc != first_malloc)
             set_table(i);
     }
@@ -358,6 +358,7 @@ enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why)
         hk_cpython_debug_begin();
     for (int i = 0; i < HK_DOMAINS; i++)
         set_table(i);
+    hk_cpython_tables_find();
     if (hk_python.layout->minor >= 11 && hk_python.set_arena_allocator != NULL) {
         hk_python.set_arena_allocator(&(struct hk_arena_allocator){NULL, chunk_alloc, chunk_free});
         hk_os_rest_code_around((const void *)hk_python.set_arena_allocator); /* of CPython's cold code */
@@ -367,6 +368,6 @@ enum hk_capture_watch hk_cpython_install(size_t alignment, const char **why)
     bool audited = hk_python.add_audit_hook != NULL && gil_can_be_known() && !is_debug &&
                    (hk_python.layout->minor == 12 || hk_cpython_lines_wanted());
     for (int i = HK_DOMAIN_MEM; audited && i <= HK_DOMAIN_OBJECT; i++)
-        hk_python.set_allocator(i, &(hk_allocator){hk_python.heaps[i], first_malloc, first_calloc, locked_realloc, locked_free});
+        hk_cpython_put_table(i, &(hk_allocator){hk_python.heaps[i], first_malloc, first_calloc, locked_realloc, locked_free});
     return HK_WATCH_OURS;
 }

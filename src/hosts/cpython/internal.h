@@ -67,6 +67,13 @@ void hk_cpython_debug_begin(void);
 /* domains.c: looks the functions up; false: there is no interpreter. */
 bool hk_cpython_find(void);
 
+/* tables.c: the interpreter's tables of allocator functions as they are now. `find` after ours were put there, before main; the
+ * others in a hook, with or without the GIL, where a lock is held. `write`: a table that threads may be reading. */
+void hk_cpython_tables_find(void);
+void hk_cpython_get_table(int domain, hk_allocator *table);
+void hk_cpython_put_table(int domain, const hk_allocator *table);
+void hk_cpython_write_table(hk_allocator *to, const hk_allocator *table);
+
 /* domains.c: no block of MEM or OBJECT was asked for yet, where that is waited for. */
 bool hk_cpython_is_unsettled(void);
 

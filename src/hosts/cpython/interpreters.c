@@ -231,15 +231,6 @@ static hk_allocator *find_copy(const hk_allocator *in_force, const hk_allocator 
     return NULL;
 }
 
-/* Each pointer at once: threads of the main interpreter may be reading them, and any mixture is right for those. */
-static void correct(hk_allocator *copy, const hk_allocator *table)
-{
-    __atomic_store_n(&copy->malloc, table->malloc, __ATOMIC_RELEASE);
-    __atomic_store_n(&copy->calloc, table->calloc, __ATOMIC_RELEASE);
-    __atomic_store_n(&copy->realloc, table->realloc, __ATOMIC_RELEASE);
-    __atomic_store_n(&copy->free, table->free, __ATOMIC_RELEASE);
-}
-
 /* In front of a hook. Contexts stay the hook's, so that any mixture of its table and ours that a thread reads is right. */
 static hk_allocator hooks[HK_DOMAINS];
 
@@ -290,12 +281,12 @@ static hk_allocator front_table(int domain)
 static bool replace_table(int domain)
 {
     hk_allocator table = many_table(domain), ours = hk_cpython_table(domain), in_force;
-    hk_python.get_allocator(domain, &in_force);
+    hk_cpython_get_table(domain, &in_force);
     hk_line_count_below(domain, &in_force);
     hk_allocator *copy = NULL;
     bool is_hooked = !is_table(&in_force, &ours);
     if (is_hooked && (copy = find_copy(&in_force, &ours)) != NULL) {
-        correct(copy, &table);
+        hk_cpython_write_table(copy, &table);
         return true;
     }
     if (is_hooked) {
@@ -303,7 +294,7 @@ static bool replace_table(int domain)
         table = front_table(domain);
     }
     if (!hk_line_count_put_below(domain, &table))
-        hk_python.set_allocator(domain, &table);
+        hk_cpython_put_table(domain, &table);
     return !is_hooked;
 }
 
@@ -318,7 +309,7 @@ void hk_cpython_become_many(void)
     hk_lock_take(&family.lock);
     for (int i = HK_DOMAIN_MEM; i <= HK_DOMAIN_OBJECT; i++) {
         hk_allocator in_force, ours = hk_cpython_table(i);
-        hk_python.get_allocator(i, &in_force);
+        hk_cpython_get_table(i, &in_force);
         hk_line_count_below(i, &in_force);
         if (!hk_python.many || is_table(&in_force, &ours))
             good &= replace_table(i);

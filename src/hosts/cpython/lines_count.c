@@ -154,12 +154,12 @@ HK_HOT bool hk_line_count_below(int domain, hk_allocator *table)
 bool hk_line_count_put_below(int domain, const hk_allocator *table)
 {
     hk_allocator now;
-    hk_python.get_allocator(domain, &now);
+    hk_cpython_get_table(domain, &now);
     if (!is_counting(domain, &now))
         return false;
     below[domain] = *table;
     now = counting_table(domain);
-    hk_python.set_allocator(domain, &now);
+    hk_cpython_put_table(domain, &now);
     return true;
 }
 
@@ -167,12 +167,12 @@ void hk_line_count_begin(void)
 {
     for (int domain = 0; domain < HK_DOMAINS; domain++) {
         hk_allocator now;
-        hk_python.get_allocator(domain, &now);
+        hk_cpython_get_table(domain, &now);
         if (is_counting(domain, &now))
             continue;
         below[domain] = now;
         now = counting_table(domain);
-        hk_python.set_allocator(domain, &now);
+        hk_cpython_put_table(domain, &now);
     }
 }
 
@@ -181,9 +181,9 @@ void hk_line_count_end(void)
 {
     for (int domain = 0; domain < HK_DOMAINS; domain++) {
         hk_allocator now;
-        hk_python.get_allocator(domain, &now);
+        hk_cpython_get_table(domain, &now);
         if (is_counting(domain, &now))
-            hk_python.set_allocator(domain, &below[domain]);
+            hk_cpython_put_table(domain, &below[domain]);
     }
 }
 
