@@ -112,7 +112,12 @@ _tracing = None
 
 
 def active():
-    """Whether this process runs on heapkeeper's heap."""
+    """Whether Python's objects are in heapkeeper's heap; with install(), those that were made since."""
+    return _installed or (_preloaded and _holds_objects())
+
+
+def _is_loaded():
+    """Under `heapkeeper run`, whoever serves Python there, or installed."""
     return _preloaded or _installed
 
 
@@ -137,9 +142,9 @@ def install():
     """
     global _installed
     if active():
-        if not _holds_objects():
-            raise RuntimeError("heapkeeper.install(): " + _NOT_HELD)
         return
+    if _preloaded:
+        raise RuntimeError("heapkeeper.install(): " + _NOT_HELD)
     if _standard_tracemalloc.is_tracing():
         raise RuntimeError("heapkeeper.install(): tracemalloc is tracing: call tracemalloc.stop() first")
     if not hasattr(_library, "hk_python_install"):
@@ -179,7 +184,7 @@ def blocks(arenas=False):
     The answer lies in the heap itself once it has been made: the next one counts it. RuntimeError if Python's objects are
     not in heapkeeper's heap.
     """
-    if not active():
+    if not _is_loaded():
         raise RuntimeError("heapkeeper.blocks(): this process does not run on heapkeeper's heap: start it with "
                            "`heapkeeper run`, or call heapkeeper.install() first")
     if not _holds_objects():

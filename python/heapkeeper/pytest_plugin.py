@@ -153,7 +153,7 @@ def _owns_process(config):
 def _get_onto_the_heap(config):
     """Becomes `heapkeeper run` of this very command, unless that is what we are."""
     execed = os.environ.pop(EXECED, None) == str(os.getpid())
-    if heapkeeper.active() or hasattr(config, "workerinput") or not _is_wanted(config):
+    if heapkeeper._is_loaded() or hasattr(config, "workerinput") or not _is_wanted(config):
         return
     if execed:
         raise pytest.UsageError("heapkeeper: `heapkeeper run` did not get this Python onto its heap; `heapkeeper report` says why")
@@ -414,7 +414,7 @@ class Keeper:
         return Plan(limits, self.baseline is not None)
 
     def _advice(self):
-        if not heapkeeper.active():
+        if not heapkeeper._is_loaded():
             return ("this Python is not on heapkeeper's heap: start it with `pytest --heapkeeper`, or `heapkeeper run -m pytest` "
                     "(--no-heapkeeper: run without checks)")
         return self.why_not

@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/utf8.h"
+
 void hk_print(struct hk_print *out, const char *format, ...)
 {
     va_list arguments;
@@ -18,10 +20,14 @@ void hk_print(struct hk_print *out, const char *format, ...)
 void hk_print_json_string(struct hk_print *out, const char *text)
 {
     hk_print(out, "\"");
-    for (; *text != '\0'; text++)
-        if ((unsigned char)*text < 0x20)
-            hk_print(out, "\\u%04x", (unsigned)*text);
+    while (*text != '\0') {
+        uint32_t point = 0;
+        unsigned length = hk_utf8_next(text, &point);
+        if (length == 0 || point < 0x20)
+            hk_print(out, "\\u%04x", length == 0 ? 0xfffdu : point);
         else
-            hk_print(out, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+            hk_print(out, point == '"' || point == '\\' ? "\\%.*s" : "%.*s", (int)length, text);
+        text += length == 0 ? 1 : length;
+    }
     hk_print(out, "\"");
 }

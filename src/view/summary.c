@@ -143,7 +143,7 @@ static void note_watch(struct hk_notes *n, const struct hk_capture *c)
              *name ? name : "tracemalloc or another wrapper");
         break;
     case HK_WATCH_REPLACED:
-        note(n, "Python's allocators were replaced by %s after %s: figures stop there.",
+        note(n, "Python's allocators were replaced by %s, as was noticed after %s: what that allocates is in no figure.",
              *name ? name : "something else", hk_text_duration(when, h->watch_time_ns));
         break;
     case HK_WATCH_REFUSED:

@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/utf8.h"
+
 struct hk_terminal {
     FILE *out;
     bool utf8; /* else everything is ASCII */
@@ -24,9 +26,6 @@ void hk_terminal_for(struct hk_terminal *terminal, FILE *out);
 enum hk_style { HK_PLAIN, HK_BOLD, HK_DIM, HK_RED, HK_GREEN, HK_YELLOW, HK_CYAN };
 const char *hk_style(const struct hk_terminal *terminal,
                      enum hk_style style); /* HK_PLAIN ends a style */
-
-/* Length of the well-formed UTF-8 sequence at `text` and its code point; 0 if there is none. */
-unsigned hk_utf8_next(const char *text, uint32_t *point);
 
 /* Must not reach a terminal: C0, C1, DEL, direction marks, zero-width and separator characters. */
 bool hk_is_control(uint32_t point);

@@ -251,12 +251,12 @@ static void test_json_stays_json_whatever_a_heap_is_called(void **state)
 {
     static char text[16384];
     hk_heap *other = hk_heap_create(&(hk_heap_options){
-        .size = sizeof(hk_heap_options), .name = "the \"second\" \\ heap\n\x1f of \xc3\xa4 program"});
+        .size = sizeof(hk_heap_options), .name = "the \"second\" \\ heap\n\x1f of \xc3\xa4 pro\xffgram \xc3"});
     hk_stats_json(text, sizeof(text));
     const char *end = json_skip(text);
     assert_non_null(end);
     assert_int_equal(*end, 0);
-    assert_non_null(strstr(text, "the \\\"second\\\" \\\\ heap\\u000a\\u001f of \xc3\xa4 program"));
+    assert_non_null(strstr(text, "the \\\"second\\\" \\\\ heap\\u000a\\u001f of \xc3\xa4 pro\\ufffdgram \\ufffd\","));
     hk_heap_destroy(other);
 }
 

@@ -107,11 +107,12 @@ def test_install_does_nothing_where_the_heap_was_there_from_the_start(heapkeeper
 def test_install_says_so_where_python_was_told_to_use_another_allocator_than_run_gives_it(heapkeeper):
     code = """
 import heapkeeper
+print(heapkeeper.active())
 try: heapkeeper.install()
 except RuntimeError as error: print(error)
 """
     done = heapkeeper.run(code, env={**ENVIRONMENT, "PYTHONMALLOC": "malloc"})
-    said = b"heapkeeper.install(): heapkeeper is loaded, but Python's objects are not in its heap; `heapkeeper report` says why\n"
+    said = b"False\nheapkeeper.install(): heapkeeper is loaded, but Python's objects are not in its heap; `heapkeeper report` says why\n"
     assert (done.status, done.out) == (0, said), done.err
 
 
