@@ -415,7 +415,7 @@ def test_what_kept_us_out_is_said(tmp_path):
     c.event(1_000_000_000, 1, value=5)
     path = c.write(tmp_path / "x.hkc")
     notes = " ".join(section(text_of(path), "NOTES").split())
-    for words in ("replaced by mimalloc after 2.00 s", "stacks are off: unknown version 3.19",
+    for words in ("replaced by mimalloc, as was noticed after 2.00 s", "stacks are off: unknown version 3.19",
                   "table of sites was full after 3.00 s", "file system was full: recording stopped after 3.00 s",
                   "call tree was full", "space for names was full", "no memory for the recorder",
                   "After 1.00 s: hello ?]0;pwned?", "It forked 1 time."):
