@@ -16,7 +16,7 @@ struct hk_arena_allocator { /* PyObjectArenaAllocator of PEP 445 */
 
 struct hk_python {
     /* Public C API of CPython, found by name. The shape of a table is PyMemAllocatorEx of PEP 445, as hk_allocator's. */
-    void (*set_allocator)(int domain, hk_allocator *table);
+    void (*set_allocator)(int domain, const hk_allocator *table); /* declared without the const; it copies */
     void (*get_allocator)(int domain, hk_allocator *table);
     void (*set_arena_allocator)(struct hk_arena_allocator *table);
     const char *(*current_name)(void); /* not on 3.12 once finalised: takes a lock that is gone by then */

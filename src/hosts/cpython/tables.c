@@ -26,9 +26,7 @@ void hk_cpython_tables_find(void)
     for (int i = 0; i < HK_DOMAINS; i++)
         hk_python.get_allocator(i, &now[i]);
     size_t size = layout->runtime_size != 0 && layout->runtime_size < WITHIN ? layout->runtime_size : WITHIN;
-    for (size_t at = 0; at + sizeof(now) <= size && in_force == NULL; at += sizeof(void *))
-        if (memcmp((const char *)layout->runtime + at, now, sizeof(now)) == 0)
-            in_force = (hk_allocator *)((uintptr_t)layout->runtime + at);
+    in_force = memmem(layout->runtime, size, now, sizeof(now));
 }
 
 HK_HOT void hk_cpython_get_table(int domain, hk_allocator *table)
@@ -56,9 +54,8 @@ void hk_cpython_write_table(hk_allocator *to, const hk_allocator *table)
 
 void hk_cpython_put_table(int domain, const hk_allocator *table)
 {
-    hk_allocator copy = *table; /* they take it as one that they might write */
     if (in_force != NULL)
         hk_cpython_write_table(&in_force[domain], table);
     else
-        hk_python.set_allocator(domain, &copy);
+        hk_python.set_allocator(domain, table);
 }
