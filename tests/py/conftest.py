@@ -23,6 +23,7 @@ import pytest
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("HEAPKEEPER_BUILD") or os.path.join(TREE, "build"))
+ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}  # in which `import heapkeeper` finds this one
 COMMAND = os.path.join(BUILD, "heapkeeper")
 PRELOAD = os.path.join(BUILD, "libheapkeeper-preload.so")
 MALLOC_PRELOAD = os.path.join(BUILD, "libheapkeeper-malloc-preload.so")

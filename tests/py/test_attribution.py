@@ -5,14 +5,12 @@ however they got to run. Looked at are the record of `run --exact`, after SIGKIL
 
 import ast
 import json
-import os
 import textwrap
 
 import pytest
 
-from conftest import BUILD, TREE, check_real_path, execute
+from conftest import ENVIRONMENT, check_real_path, execute
 
-ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
 HEADER = 33  # bytes of a bytes object beside its contents
 
 BLOCK = """

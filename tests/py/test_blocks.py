@@ -14,7 +14,7 @@ import textwrap
 import pytest
 
 import capture_writer as cw
-from conftest import BUILD, COMMAND, TREE, build_is_usable, clean_environment, execute
+from conftest import COMMAND, ENVIRONMENT, build_is_usable, clean_environment, execute
 
 CLASSES = ("live", "free", "untouched", "tail", "empty", "metadata")
 
@@ -326,8 +326,6 @@ def test_colours_only_where_they_are_asked_for(picture):
 
 # ---- heapkeeper.blocks(), from inside ----
 
-PACKAGE = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
-
 
 def keys_of(data):
     """The shape: keys of every kind of dict in it."""
@@ -350,7 +348,7 @@ def test_blocks_from_inside_and_from_outside_are_the_same(heapkeeper, every_pyth
         os.read(0, 1)
     """
     words = heapkeeper.command(program, every_python, options=("--geometry", geometry))
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(**PACKAGE)) as process:
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(**ENVIRONMENT)) as process:
         inside = json.loads(process.stdout.readline())
         outside = blocks(process.pid)
         process.stdin.close()
@@ -382,7 +380,7 @@ def inside(heapkeeper, code, python=None, options=("--no-record",), **rest):
                        for c in heap["classes"] if c["block_size"] == size)
     """
     text = textwrap.dedent(helpers) + textwrap.dedent(code)
-    return heapkeeper.good(text, python=python, options=options, env=PACKAGE, **rest).json
+    return heapkeeper.good(text, python=python, options=options, env=ENVIRONMENT, **rest).json
 
 
 @pytest.mark.parametrize("options", [("--no-record",), ("--sample=16K",), ("--no-record", "--geometry=guide")])
@@ -461,13 +459,13 @@ def test_blocks_after_install_are_those_since_then(python):
     reason = build_is_usable()
     if reason:
         pytest.skip(reason)
-    done = execute([python.path, "-c", code], env=PACKAGE)
+    done = execute([python.path, "-c", code], env=ENVIRONMENT)
     assert done.status == 0, done.err
     assert sum(c["allocated"] for c in done.json) >= 10000
 
 
 def test_without_heapkeeper_blocks_says_what_to_do(python):
-    done = execute([python.path, "-c", "import heapkeeper; heapkeeper.blocks()"], env=PACKAGE)
+    done = execute([python.path, "-c", "import heapkeeper; heapkeeper.blocks()"], env=ENVIRONMENT)
     assert done.status == 1
     assert done.err.decode().splitlines()[-1] == (
         "RuntimeError: heapkeeper.blocks(): this process does not run on heapkeeper's heap: start it with `heapkeeper run`, "
@@ -476,6 +474,6 @@ def test_without_heapkeeper_blocks_says_what_to_do(python):
 
 def test_where_another_allocator_has_pythons_objects_blocks_says_so(heapkeeper):
     code = "import heapkeeper; heapkeeper.blocks()"
-    done = heapkeeper.run(code, env=dict(PACKAGE, PYTHONMALLOC="pymalloc"))
+    done = heapkeeper.run(code, env=dict(ENVIRONMENT, PYTHONMALLOC="pymalloc"))
     assert done.status == 1
     assert "heapkeeper is loaded, but Python's objects are not in its heap" in done.err.decode().splitlines()[-1]

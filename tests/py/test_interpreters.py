@@ -1,14 +1,11 @@
 """Interpreters with their own GIL (3.12 on): a heap each, what they leave behind, hooks that stand before us, what a
 record says of them."""
 
-import os
 import textwrap
 
 import pytest
 
-from conftest import BUILD, TREE, check_sums, live_in, total_in
-
-PACKAGE = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
+from conftest import ENVIRONMENT, check_sums, live_in, total_in
 
 API = """
 import ctypes, json, threading
@@ -72,11 +69,11 @@ original = [ctypes.string_at(code, 16) for code in places]
 def arm():
     for code in places:
         assert libc.mprotect(code & -4096, 8192, 7) == 0
-        ctypes.memmove(code, bytes.fromhex("0f0b") + bytes(14), 16)      # ud2; zeros, undefined on AArch64
+        ctypes.memmove(code, bytes.fromhex("0f0b") + bytes(14), 16)      # ud2; on AArch64 udf
 
 def disarm():
-    for code, bytes in zip(places, original):
-        ctypes.memmove(code, bytes, 16)
+    for code, before in zip(places, original):
+        ctypes.memmove(code, before, 16)
 """
 
 
@@ -98,7 +95,7 @@ def test_no_hook_calls_what_may_give_the_gil_away(heapkeeper, own_gil, options):
     disarm()
     print("well")
     """))
-    done = heapkeeper.run(code, python=own_gil, options=options, env=PACKAGE)
+    done = heapkeeper.run(code, python=own_gil, options=options, env=ENVIRONMENT)
     assert (done.status, done.out) == (0, b"well\n"), done.err
     assert b"replaced" not in done.err
 

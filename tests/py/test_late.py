@@ -3,9 +3,8 @@
 import os
 
 import pytest
-from conftest import BUILD, TREE, build_is_usable, execute
+from conftest import ENVIRONMENT, TREE, build_is_usable, execute
 
-ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
 
 # What interpreters with their own GIL are made with: create(), run(id, code), destroy(id).
 INTERPRETERS = """

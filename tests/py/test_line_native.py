@@ -1,14 +1,11 @@
 """Memory line by line, beyond Python's: malloc's under --native, and the process's resident size."""
 
 import json
-import os
 import re
 import textwrap
 
 import pytest
-from conftest import BUILD, COMMAND, TREE, execute
-
-ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
+from conftest import COMMAND, ENVIRONMENT, execute
 
 # Calls of every kind, small and large; what they came to, as malloc_usable_size has it, is the caller's to compare.
 CHURN = """

@@ -1,13 +1,10 @@
 """heapkeeper.profile and heapkeeper.LineProfile: figures by line, in a program that runs."""
 
 import json
-import os
 import textwrap
 
 import pytest
-from conftest import BUILD, TREE, execute
-
-ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
+from conftest import ENVIRONMENT, execute
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 import json
 import os
 
-from conftest import BUILD, TREE
+from conftest import ENVIRONMENT, TREE
 from lines_oracle import SOURCE
 
-ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
 PROGRAM = os.path.join(TREE, "tests", "py", "lines_program.py")
 
 

@@ -1,7 +1,6 @@
 """`heapkeeper plot` and stretches of a program that have a name: calls of profiled functions, and what heapkeeper.span names."""
 
 import json
-import os
 import re
 import textwrap
 import xml.etree.ElementTree
@@ -9,12 +8,11 @@ import xml.etree.ElementTree
 import pytest
 
 import capture_writer as cw
-from conftest import BUILD, TREE, execute
+from conftest import ENVIRONMENT, execute
 from test_contract_hostile import has_control_bytes
 from test_plot import pixels, plot
 from test_views import show
 
-ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
 MIB = 1 << 20
 SVG = "{http://www.w3.org/2000/svg}"
 SECOND = 1_000_000_000

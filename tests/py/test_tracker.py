@@ -5,9 +5,8 @@ import os
 import textwrap
 
 import pytest
-from conftest import BUILD, TREE, execute
+from conftest import ENVIRONMENT, TREE, execute
 
-ENVIRONMENT = {"PYTHONPATH": os.path.join(TREE, "python"), "HEAPKEEPER_BUILD": BUILD}
 PEAKS = os.path.join(TREE, "tests", "py", "peak_program.py")
 EXACT_PROGRAM = os.path.join(TREE, "tests", "py", "exact_program.py")
 
